@@ -1,5 +1,6 @@
 """Settings of a small real site: the demo runs on it, and so do the tests."""
 
+import json
 import os
 from pathlib import Path
 
@@ -57,4 +58,4 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
 
-DJANGO_JOBS: dict[str, object] = {}
+DJANGO_JOBS: dict[str, object] = json.loads(os.environ.get("DJANGO_JOBS_JSON", "{}"))

@@ -1,0 +1,132 @@
+"""Run every database test on each database that can be reached, in one pytest run (`pytest --help`: databases)."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import connections
+from django.test import TransactionTestCase
+
+from tests.support.databases import (
+    SERVERS,
+    VENDORS,
+    Database,
+    created_database,
+    drop_leftovers,
+    empty_tables,
+    new_url,
+    server_url,
+    why_unreachable,
+)
+
+DATABASE_FIXTURES = {"database", "db", "transactional_db", "django_db_reset_sequences", "live_server"}
+STATE = pytest.StashKey["dict[str, str]"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("databases")
+    group.addoption(
+        "--database",
+        action="append",
+        choices=VENDORS,
+        help="run database tests on this database only, and fail when it cannot be reached (repeatable); "
+        "without it on all in JOBS_TEST_DATABASES (default: all three) that can be reached; "
+        "with JOBS_TEST_REQUIRE=1 all must be; servers: " + ", ".join(variable for variable, _ in SERVERS.values()),
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "databases(*names): run this database test on these databases only")
+    config.stash[STATE] = {}
+
+
+def _chosen(config: pytest.Config) -> list[str]:
+    named = config.getoption("--database") or os.environ.get("JOBS_TEST_DATABASES", ",".join(VENDORS)).split(",")
+    chosen = [name.strip() for name in named]
+    if unknown := set(chosen) - set(VENDORS):
+        raise pytest.UsageError(f"JOBS_TEST_DATABASES: unknown {', '.join(sorted(unknown))}; use {', '.join(VENDORS)}")
+    return chosen
+
+
+def _uses_database(metafunc: pytest.Metafunc) -> bool:
+    marked = metafunc.definition.get_closest_marker("django_db") is not None
+    return marked or not DATABASE_FIXTURES.isdisjoint(metafunc.fixturenames)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrise database tests over all databases; session scope makes pytest run them database by database."""
+    if _uses_database(metafunc):
+        if "database" not in metafunc.fixturenames:
+            metafunc.fixturenames.insert(0, "database")
+        metafunc.parametrize("database", VENDORS, indirect=True, scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop the variants for databases that a test's mark, the options or the machine rule out."""
+    items[:] = [item for item in items if _vendor(item) in (None, *_allowed(item))]
+    wanted = Counter(vendor for item in items if (vendor := _vendor(item)))
+    if not wanted:
+        return
+    state, chosen = config.stash[STATE], _chosen(config)
+    must = bool(config.getoption("--database")) or os.environ.get("JOBS_TEST_REQUIRE") == "1"
+    for vendor in VENDORS:
+        reason = why_unreachable(vendor) if vendor in chosen else "not chosen"
+        if reason and must and vendor in chosen and wanted[vendor]:
+            raise pytest.UsageError(f"{vendor} is required and cannot be used: {reason}")
+        state[vendor] = f"not run ({reason})" if reason else "nothing to run"
+        if reason:
+            dropped = [item for item in items if _vendor(item) == vendor]
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = [item for item in items if _vendor(item) != vendor]
+
+
+def _vendor(item: pytest.Item) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("database") if callspec else None
+
+
+def _allowed(item: pytest.Item) -> tuple[str, ...]:
+    mark = item.get_closest_marker("databases")
+    if mark and (unknown := set(mark.args) - set(VENDORS)):
+        raise pytest.UsageError(f"{item.nodeid}: @databases names unknown {unknown}")
+    return mark.args if mark else VENDORS
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if state := config.stash[STATE]:
+        told = ", ".join(f"{vendor} {what}" for vendor, what in state.items())
+        terminalreporter.write_line(f"databases: {told}", yellow="not run" in told)
+
+
+@pytest.fixture(scope="session")
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any
+) -> Iterator[Database]:
+    """Give the database under test: created, migrated, and `default` for this process and its subprocesses."""
+    vendor: str = request.param
+    url = new_url(vendor, tmp_path_factory.mktemp("database"))
+    with ExitStack() as stack:
+        with django_db_blocker.unblock():
+            if vendor in SERVERS:
+                drop_leftovers(server_url(vendor))
+            stack.enter_context(created_database(url))
+        request.config.stash[STATE][vendor] = "ran"
+        stack.enter_context(mock.patch.object(TransactionTestCase, "_fixture_teardown", _empty_tables_after_test))
+        yield Database(vendor=vendor, url=url)
+        with django_db_blocker.unblock():
+            stack.close()
+
+
+def _empty_tables_after_test(test: TransactionTestCase) -> None:
+    """Stand in for Django's flush, which truncates every table and writes all permissions anew after each test."""
+    empty_tables(connections["default"])
+
+
+@pytest.fixture
+def django_db_setup(database: Database) -> None:
+    """Take the place of pytest-django's fixture: the `database` fixture does the work, once per database."""
