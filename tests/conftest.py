@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,13 +16,17 @@ from tests.support.databases import (
     SERVERS,
     VENDORS,
     Database,
+    create_database,
     created_database,
+    default_database_at,
     drop_leftovers,
     empty_tables,
+    migrate,
     new_url,
     server_url,
     why_unreachable,
 )
+from tests.support.servers import PRIVATE_SERVERS, PrivateServer
 
 DATABASE_FIXTURES = {"database", "db", "transactional_db", "django_db_reset_sequences", "live_server"}
 STATE = pytest.StashKey["dict[str, str]"]()
@@ -130,3 +135,17 @@ def _empty_tables_after_test(test: TransactionTestCase) -> None:
 @pytest.fixture
 def django_db_setup(database: Database) -> None:
     """Take the place of pytest-django's fixture: the `database` fixture does the work, once per database."""
+
+
+@pytest.fixture(params=sorted(PRIVATE_SERVERS))
+def private_server(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[PrivateServer]:
+    """Give a server of the test's own, migrated and `default`, that it may stop, kill and start again.
+
+    Not for tests marked `django_db`: there is no rollback and no emptying, the server goes as a whole.
+    """
+    with PRIVATE_SERVERS[request.param]() as server, django_db_blocker.unblock():
+        url = new_url(request.param, tmp_path, server.url)
+        create_database(url)
+        with default_database_at(url):
+            migrate()
+            yield server

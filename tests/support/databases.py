@@ -58,12 +58,19 @@ def why_unreachable(vendor: str) -> str | None:
         return hint
     where = urlsplit(server_url(vendor))
     try:
-        connection = _maintenance_connection(server_url(vendor))
-        parameters = connection.get_connection_params()
-        connection.get_new_connection(parameters).close()  # the driver's own: pytest-django forbids Django's so early
+        connect_once(server_url(vendor))
     except Exception as error:  # a driver may raise anything, and all of it means "not reachable"
         return f"{SERVERS[vendor][0]} at {where.hostname}:{where.port}: {' '.join(str(error).split())[:160]}"
     return None
+
+
+def connect_once(url: str) -> None:
+    """Connect to the server and close again; raise the driver's error when it cannot be done.
+
+    It uses the driver's connection, since pytest-django forbids Django's outside of database tests.
+    """
+    connection = _maintenance_connection(url)
+    connection.get_new_connection(connection.get_connection_params()).close()
 
 
 def _maintenance_connection(url: str) -> BaseDatabaseWrapper:
@@ -149,9 +156,6 @@ def create_database(url: str) -> None:
     with _maintenance_cursor(url) as cursor:
         if _is_postgresql(url):
             cursor.execute(f"""CREATE DATABASE "{name}" ENCODING 'UTF8' TEMPLATE template0""")
-            cursor.execute(
-                f'ALTER DATABASE "{name}" SET synchronous_commit = off'
-            )  # speed; crash tests have own servers
         else:
             cursor.execute(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
 
@@ -204,13 +208,24 @@ def _point(setting: dict[str, Any]) -> None:
     ContentType.objects.clear_cache()  # it remembers ids by alias, and the alias stays
 
 
+def migrate() -> None:
+    """Make the tables of all installed apps in the `default` database."""
+    call_command("migrate", verbosity=0, interactive=False, run_syncdb=True)
+
+
 @contextmanager
 def created_database(url: str) -> Iterator[None]:
-    """Create the database at `url`, point `default` at it, migrate it; drop it in the end."""
+    """Create the database at `url`, point `default` at it, migrate it; drop it in the end.
+
+    Commits need not survive the server here, only the client: on PostgreSQL they do not wait for the disk.
+    """
     create_database(url)
     try:
+        if _is_postgresql(url):
+            with _maintenance_cursor(url) as cursor:
+                cursor.execute(f'ALTER DATABASE "{urlsplit(url).path[1:]}" SET synchronous_commit = off')
         with default_database_at(url):
-            call_command("migrate", verbosity=0, interactive=False, run_syncdb=True)
+            migrate()
             yield
     finally:
         drop_database(url)

@@ -1,0 +1,162 @@
+"""Run the real `manage.py` in processes of its own, and never leave one behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from django_jobs.models import WorkerProcess
+
+from .waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "JOBS_TEST_SPAWN"  # in the environment of a process and all its descendants, whatever their parent or group
+
+
+def manage(
+    *args: str, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `manage.py args` to its end, on the database under test, and return it with stdout and stderr as text.
+
+    `settings` is its DJANGO_JOBS. After `timeout` seconds it is killed with all it started: AssertionError.
+    """
+    command, environment = _command(args, settings, env)
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            stderr.seek(0)
+            raise AssertionError(
+                f"manage.py {' '.join(args)} still runs after {timeout:g} s\n{stderr.read()}"
+            ) from None
+        finally:
+            _kill_all(process, environment[MARK])
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(command, process.returncode, stdout.read(), stderr.read())
+
+
+class Workers:
+    """A running `manage.py runworkers` with all its descendants."""
+
+    def __init__(self, process: subprocess.Popen[bytes], mark: str, log: Path) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._mark = mark
+        self._log = log
+        self._last_output = ""
+
+    def wait_ready(self, processes: int = 1, timeout: float = 20) -> None:
+        """Wait until this many of its processes hold a lease; an AssertionError when it ends before."""
+
+        def ready() -> bool:
+            if self._process.poll() is not None:
+                raise AssertionError(f"runworkers ended with {self._process.returncode}\n{self.output()}")
+            leased = WorkerProcess.objects.alive().filter(pid__in=self.pids())
+            return leased.count() >= processes
+
+        wait_until(ready, timeout, f"{processes} worker processes; output:\n{self.output()}")
+
+    def wait(self, timeout: float = 30) -> int:
+        """Wait for its end and return the exit code (negative: killed by that signal)."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"runworkers still runs after {timeout:g} s\n{self.output()}") from None
+
+    def is_running(self) -> bool:
+        """Say whether the process that was started (the supervisor, if there is one) is there."""
+        return self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started, and to it alone."""
+        self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        """Ask it to stop, as an operator does: SIGTERM to the process that was started."""
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL it and all its descendants at once, and see them gone."""
+        _kill_all(self._process, self._mark)
+
+    def pids(self) -> list[int]:
+        """Return the process numbers of all that live of it, descendants in other process groups included."""
+        return _marked(self._process, self._mark)
+
+    def output(self) -> str:
+        """Return what it and its descendants have written so far to stdout and stderr."""
+        if self._log.exists():
+            self._last_output = self._log.read_text(errors="replace")
+        return self._last_output
+
+
+@contextmanager
+def spawn_workers(
+    *args: str, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Workers]:
+    """Start `manage.py runworkers args` on the database under test; in the end kill whatever is left of it.
+
+    `settings` is its DJANGO_JOBS. It has its own session, so a Ctrl-C of the tests does not reach it.
+    """
+    command, environment = _command(("runworkers", *args), settings, env)
+    with tempfile.TemporaryDirectory(prefix="workers") as directory:
+        log = Path(directory) / "output"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=environment, cwd=ROOT, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        workers = Workers(process, environment[MARK], log)
+        try:
+            yield workers
+        except AssertionError as error:
+            error.add_note(f"--- runworkers wrote (the last 5,000 characters)\n{workers.output()[-5000:]}")
+            raise
+        finally:
+            workers.kill()
+            workers.output()  # kept: its file goes with the directory
+
+
+def _command(
+    args: tuple[str, ...], settings: Mapping[str, object] | None, env: Mapping[str, str] | None
+) -> tuple[list[str], dict[str, str]]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), MARK: uuid.uuid4().hex}
+    if settings is not None:
+        environment["DJANGO_JOBS_JSON"] = json.dumps(settings)
+    return [sys.executable, "manage.py", *args], environment
+
+
+def _marked(process: subprocess.Popen[bytes], mark: str) -> list[int]:
+    """Return the living processes that carry the mark in their environment."""
+    wanted = f"{MARK}={mark}".encode()
+    found = [process.pid] if process.poll() is None else []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended, or it is not ours to read
+            if wanted in (directory / "environ").read_bytes().split(b"\0"):
+                found.append(int(directory.name))
+    return sorted(set(found))
+
+
+def _kill_all(process: subprocess.Popen[bytes], mark: str) -> None:
+    deadline = time.monotonic() + 10
+    while pids := _marked(process, mark):  # again, for what was forked meanwhile
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+        if time.monotonic() > deadline:
+            raise AssertionError(f"processes {pids} survive SIGKILL")
+    process.wait()
