@@ -1,0 +1,96 @@
+"""Handlers that write an `Effect` row when they start, and then do well or badly in one particular way.
+
+Each takes what it needs from the payload, so that one job type serves many tests. The effect's kind is the payload's
+`kind`, or `start`.
+"""
+
+import os
+import signal
+import time
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from django_jobs import Fail, Retry, Snooze, job
+
+from .models import Effect, leave_effect
+
+
+def _leave(context: Any, payload: dict[str, Any]) -> None:
+    leave_effect(context.job_id, context.fence, payload.get("kind", "start"))
+
+
+@job("effects.record", takes_context=True)
+def record(context: Any, payload: dict[str, Any]) -> Any:
+    """Return the payload's `result`."""
+    _leave(context, payload)
+    return payload.get("result")
+
+
+@job("effects.record_atomic", takes_context=True, atomic=True)
+def record_atomic(context: Any, payload: dict[str, Any]) -> Any:
+    """Take `seconds`, then return `result`; effect and completion are one transaction."""
+    _leave(context, payload)
+    time.sleep(payload.get("seconds", 0))
+    return payload.get("result")
+
+
+@job("effects.record_async", takes_context=True)
+async def record_async(context: Any, payload: dict[str, Any]) -> Any:
+    """Return `result`, as a coroutine."""
+    await sync_to_async(_leave)(context, payload)
+    return payload.get("result")
+
+
+@job("effects.sleep", takes_context=True)
+def sleep(context: Any, payload: dict[str, Any]) -> None:
+    """Take `seconds`."""
+    _leave(context, payload)
+    time.sleep(payload["seconds"])
+
+
+@job("effects.sleep_politely", takes_context=True)
+def sleep_politely(context: Any, payload: dict[str, Any]) -> None:
+    """Take `seconds`, and look every 20 ms whether the job was cancelled."""
+    _leave(context, payload)
+    end = time.monotonic() + payload["seconds"]
+    while time.monotonic() < end:
+        context.check_cancelled()
+        time.sleep(0.02)
+
+
+@job("effects.fail", takes_context=True)
+def fail(context: Any, payload: dict[str, Any]) -> None:
+    """Raise a ValueError with the payload's `message`."""
+    _leave(context, payload)
+    raise ValueError(payload.get("message", "as it was told"))
+
+
+@job("effects.flaky", takes_context=True)
+def flaky(context: Any, payload: dict[str, Any]) -> Any:
+    """Raise a ValueError the first `failures` times, then return `result`."""
+    _leave(context, payload)
+    if Effect.objects.filter(job_id=context.job_id).count() <= payload["failures"]:
+        raise ValueError("not yet")
+    return payload.get("result")
+
+
+@job("effects.steer", takes_context=True)
+def steer(context: Any, payload: dict[str, Any]) -> Any:
+    """The first time raise the payload's `retry` or `snooze` (seconds) or `fail` (why); after that return `result`."""
+    _leave(context, payload)
+    if Effect.objects.filter(job_id=context.job_id).count() == 1:
+        if "retry" in payload:
+            raise Retry(after=payload["retry"])
+        if "snooze" in payload:
+            raise Snooze(payload["snooze"])
+        if "fail" in payload:
+            raise Fail(payload["fail"])
+    return payload.get("result")
+
+
+@job("effects.kill_self", takes_context=True)
+def kill_self(context: Any, payload: dict[str, Any]) -> None:
+    """SIGKILL the process that runs it."""
+    _leave(context, payload)
+    os.kill(os.getpid(), signal.SIGKILL)
