@@ -1,4 +1,4 @@
-"""House rules that a reader relies on: what may import what, who writes a status or speaks SQL, what files look like."""
+"""House rules that a reader relies on: what may import what, who writes a status or speaks SQL, how files look."""
 
 import ast
 import re
@@ -9,7 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 ROOMS = {
-    "words": ("conf", "exceptions", "signals", "handlers", "retry", "payloads", "cron", "compat", "ids", "names"),
+    "words": (
+        "conf", "exceptions", "signals", "handlers", "retry", "payloads", "cron", "compat", "ids", "names", "validation",
+    ),
     "nouns": ("models",),
     "moves": ("lifecycle",),
     "loops": ("worker",),
