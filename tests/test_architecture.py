@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 ROOMS = {
     "words": (
-        "conf", "exceptions", "signals", "handlers", "retry", "payloads", "cron", "compat", "ids", "names", "validation",
+        "conf", "exceptions", "signals", "handlers", "retry", "payloads", "cron", "compat", "ids", "names",
+        "validation",
     ),
     "nouns": ("models",),
     "moves": ("lifecycle",),

@@ -19,6 +19,7 @@ from tests.support import databases
 from tests.support.databases import VENDORS, Database
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobDependencyFactory, JobFactory
 from tests.support.invariants import check_drained
+from tests.support.proc import is_alive
 from tests.support.processes import ROOT, manage, spawn_workers
 from tests.support.servers import PrivateServer
 from tests.support.threads import run_in_threads
@@ -198,13 +199,6 @@ def test_a_subprocess_talks_to_the_database_under_test() -> None:
     result = manage("shell", "-c", code + "print(User.objects.get(), s.DJANGO_JOBS)", settings={"LEASE_SECONDS": 2})
     assert result.stdout.splitlines()[-1] == "ann {'LEASE_SECONDS': 2}", result.stderr
     assert manage("no_such_command").returncode == 1
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_command_that_hangs_is_killed_with_the_daemons_it_started(tmp_path: Path) -> None:

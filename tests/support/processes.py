@@ -11,9 +11,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from django_jobs.models import WorkerProcess
 
+from .proc import is_alive, with_environment
 from .waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,7 @@ def manage(
 class Workers:
     """A running `manage.py runworkers` with all its descendants."""
 
-    def __init__(self, process: subprocess.Popen[bytes], mark: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[Any], mark: str, log: Path) -> None:
         self.pid = process.pid
         self._process = process
         self._mark = mark
@@ -138,25 +140,24 @@ def _command(
     return [sys.executable, "manage.py", *args], environment
 
 
-def _marked(process: subprocess.Popen[bytes], mark: str) -> list[int]:
+def _marked(process: subprocess.Popen[Any], mark: str) -> list[int]:
     """Return the living processes that carry the mark in their environment."""
-    wanted = f"{MARK}={mark}".encode()
-    found = [process.pid] if process.poll() is None else []
-    for directory in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended, or it is not ours to read
-            if wanted in (directory / "environ").read_bytes().split(b"\0"):
-                found.append(int(directory.name))
-    return sorted(set(found))
+    own = {process.pid} if process.poll() is None else set()  # it may not have come to its exec yet
+    return sorted(own | set(with_environment(f"{MARK}={mark}")))
 
 
-def _kill_all(process: subprocess.Popen[bytes], mark: str) -> None:
+def _kill_all(process: subprocess.Popen[Any], mark: str) -> None:
+    """SIGKILL all that carry the mark, again for what was forked meanwhile, and return when none of them runs."""
     deadline = time.monotonic() + 10
-    while pids := _marked(process, mark):  # again, for what was forked meanwhile
-        for pid in pids:
+    seen: set[int] = set()
+    while alive := {*_marked(process, mark), *filter(is_alive, seen)}:  # a dying process loses its mark first
+        for pid in alive:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        seen |= alive
         with suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
+            process.wait(0.01)
         if time.monotonic() > deadline:
-            raise AssertionError(f"processes {pids} survive SIGKILL")
+            raise AssertionError(f"processes {sorted(alive)} survive SIGKILL")
+        time.sleep(0.005)
     process.wait()

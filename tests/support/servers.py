@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .databases import connect_once
+from .proc import children, is_alive
 
 
 class PrivateServer:
@@ -71,13 +72,13 @@ class PrivateServer:
     def kill(self) -> None:
         """SIGKILL the server and its processes, as if the machine's memory were lost."""
         if self._process:
-            pids = [self._process.pid, *_children(self._process.pid)]
+            pids = [self._process.pid, *children(self._process.pid)]
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait(60)
             self._process = None
-            while any(_is_there(pid) for pid in pids):
+            while any(is_alive(pid) for pid in pids):
                 time.sleep(0.01)
 
     def restart(self) -> None:
@@ -183,24 +184,3 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the state, the parent's number and what follows of a process from /proc."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if int(_stat(int(directory.name))[1]) == pid:
-                found.append(int(directory.name))
-    return found
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return _stat(pid)[0] != "Z"
-    except OSError:
-        return False
