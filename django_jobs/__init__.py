@@ -1,0 +1,20 @@
+"""A durable background-job queue that is just a Django app. The public names; safe to import before apps are loaded."""
+
+from .api import asubmit, asubmit_many, job, schedule, submit, submit_many
+from .exceptions import Cancelled, Fail, Retry, Snooze
+from .newjob import NewJob
+
+__all__ = [
+    "Cancelled",
+    "Fail",
+    "NewJob",
+    "Retry",
+    "Snooze",
+    "asubmit",
+    "asubmit_many",
+    "job",
+    "schedule",
+    "submit",
+    "submit_many",
+]
+__version__ = "0.1.0.dev0"

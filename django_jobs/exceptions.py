@@ -1,0 +1,102 @@
+"""What the library raises, and what a handler raises to steer its job."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django_jobs.values import LONGEST_SECONDS, seconds_of
+
+
+class JobsError(Exception):
+    """The family of all errors of this library."""
+
+
+class InvalidJob(JobsError, ValueError):
+    """A call that was refused; nothing was written. `problems` names all that is wrong with it at once."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__(*problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+class CycleError(InvalidJob):
+    """Jobs that would depend on each other in a circle; the message shows the path."""
+
+
+class JobNotFound(JobsError, KeyError):
+    """There is no job with this id."""
+
+    def __init__(self, job_id: object = "") -> None:
+        self.job_id = job_id
+        super().__init__(job_id)
+
+    def __str__(self) -> str:
+        return f"there is no job {self.job_id!r}"
+
+
+class HandlerNotFound(JobsError):
+    """No handler is registered for a job type in this process."""
+
+
+class LeaseLost(JobsError):
+    """The job was taken away from this worker: whatever it would still write is dropped."""
+
+
+class TimedOut(JobsError, TimeoutError):
+    """Raised in a handler that ran past its timeout."""
+
+
+class Steering(JobsError):
+    """What a handler raises to say how its job goes on; `reason` is free text for the operator."""
+
+    reason = ""
+
+    def __str__(self) -> str:
+        return self.reason or type(self).__name__
+
+
+class Retry(Steering):
+    """Try again after `after` (seconds or a timedelta; None: the usual backoff); a retry is spent.
+
+    Raises InvalidJob for a wait that is negative, not finite or longer than ten years.
+    """
+
+    def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
+        self.after = None if after is None else _wait("Retry(after)", after)
+        self.reason = reason
+        super().__init__(after, reason)
+
+
+class Snooze(Steering):
+    """Run again in `seconds` (or a timedelta); no retry is spent. Raises InvalidJob as `Retry` does."""
+
+    def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
+        self.seconds = _wait("Snooze(seconds)", seconds)
+        self.reason = reason
+        super().__init__(seconds, reason)
+
+
+class Fail(Steering):
+    """Give up at once: no more retries."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Cancelled(Steering):
+    """Stop because somebody cancelled the job."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def _wait(name: str, value: object) -> float:
+    seconds = seconds_of(value)
+    if seconds is None or not 0 <= seconds <= LONGEST_SECONDS:
+        raise InvalidJob(f"{name}: give seconds from 0 to {LONGEST_SECONDS} (ten years), not {value!r:.80}")
+    return seconds

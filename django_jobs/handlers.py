@@ -1,0 +1,238 @@
+"""The registry of handlers: which function runs which job type, and by which rules. Touches no database."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .conf import JobsSettings, get_settings
+from .exceptions import HandlerNotFound, InvalidJob
+from .names import did_you_mean, job_type_problem, queue_problem, shown
+from .retry import RetryPolicy
+
+HandlerFunction = Callable[..., Any]
+ISOLATIONS = ("thread", "process")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handler:
+    """A function registered for a job type; options that were not given are None and come from the settings."""
+
+    job_type: str
+    function: HandlerFunction
+    queue: str | None = None
+    priority: int | None = None
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+    base_delay: float | None = None
+    max_delay: float | None = None
+    retry_on: tuple[type[BaseException], ...] | None = None
+    fail_on: tuple[type[BaseException], ...] = ()
+    atomic: bool = False
+    isolation: str = "thread"
+    takes_context: bool = False
+    dead_letter: bool | None = None
+    max_crashes: int | None = None
+    is_async: bool = field(default=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What holds for the jobs of one handler in one queue, with every default filled in."""
+
+    priority: int
+    max_retries: int
+    timeout_seconds: float | None
+    base_delay: float
+    max_delay: float
+    dead_letter: bool
+    max_crashes: int
+    retry_on: tuple[type[BaseException], ...] | None
+    fail_on: tuple[type[BaseException], ...]
+
+    def policy(self, max_retries: int) -> RetryPolicy:
+        """Return the retry policy of a job that was submitted with `max_retries`."""
+        return RetryPolicy(
+            max_retries=max_retries,
+            base_delay=self.base_delay,
+            max_delay=self.max_delay,
+            retry_on=self.retry_on,
+            fail_on=self.fail_on,
+        )
+
+
+class Registry:
+    """Handlers by job type. A registry with a `parent` looks there for what it does not hold itself."""
+
+    def __init__(self, parent: Registry | None = None) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self._parent = parent
+        self._rules: dict[tuple[str, str], Rules] = {}
+        self._rules_settings: JobsSettings | None = None
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(list(self._handlers.values()))
+
+    def register(self, handler: Handler) -> Handler:
+        """Add a handler; raise InvalidJob when another function holds its job type."""
+        held = self._handlers.get(handler.job_type)
+        if held is not None and not _same_place(held.function, handler.function):
+            raise InvalidJob(
+                f"job type {handler.job_type!r} is registered already, by "
+                f"{held.function.__module__}.{held.function.__qualname__}; give one of the two another name"
+            )
+        return self.replace(handler)
+
+    def replace(self, handler: Handler) -> Handler:
+        """Add a handler in the place of any other one of its job type."""
+        self._handlers[handler.job_type] = handler
+        self._rules.clear()
+        return handler
+
+    def find(self, job_type: str) -> Handler | None:
+        """Return the handler of a job type, or None."""
+        handler = self._handlers.get(job_type)
+        if handler is None and self._parent is not None:
+            return self._parent.find(job_type)
+        return handler
+
+    def get(self, job_type: str) -> Handler:
+        """Return the handler of a job type; raise HandlerNotFound with a suggestion."""
+        handler = self.find(job_type)
+        if handler is None:
+            raise HandlerNotFound(unknown_job_type(job_type, self.job_types()))
+        return handler
+
+    def job_types(self) -> list[str]:
+        """Return the known job types, sorted."""
+        inherited = self._parent.job_types() if self._parent is not None else []
+        return sorted({*inherited, *self._handlers})
+
+    def queues(self) -> set[str]:
+        """Return the queues that handlers name."""
+        inherited = self._parent.queues() if self._parent is not None else set()
+        return inherited | {handler.queue for handler in self._handlers.values() if handler.queue}
+
+    def rules(self, handler: Handler | None, queue: str) -> Rules:
+        """Return what holds for a handler's jobs in a queue: the handler's word, then the queue's, then the site's."""
+        settings = get_settings()
+        if settings is not self._rules_settings:
+            self._rules.clear()
+            self._rules_settings = settings
+        key = (handler.job_type if handler else "", queue)
+        rules = self._rules.get(key)
+        if rules is None:
+            rules = self._rules[key] = make_rules(handler, queue, settings)
+        return rules
+
+
+def make_rules(handler: Handler | None, queue: str, settings: JobsSettings) -> Rules:
+    """Work out the rules of a handler (None: a type without one) in a queue."""
+    lane = settings.QUEUES.get(queue)
+
+    def first(name: str, default: Any, lane_name: str | None = None) -> Any:
+        said = getattr(handler, name, None) if handler else None
+        if said is None and lane is not None:
+            said = getattr(lane, lane_name or name, None)
+        return default if said is None else said
+
+    return Rules(
+        priority=first("priority", settings.PRIORITY, "default_priority"),
+        max_retries=first("max_retries", settings.MAX_RETRIES),
+        timeout_seconds=first("timeout_seconds", settings.TIMEOUT_SECONDS),
+        base_delay=first("base_delay", settings.BASE_DELAY),
+        max_delay=first("max_delay", settings.MAX_DELAY),
+        dead_letter=first("dead_letter", True),
+        max_crashes=first("max_crashes", settings.MAX_CRASHES, "-"),
+        retry_on=handler.retry_on if handler else None,
+        fail_on=handler.fail_on if handler else (),
+    )
+
+
+def unknown_job_type(job_type: str, known: list[str]) -> str:
+    """Say that a job type has no handler, and which one may have been meant."""
+    return (
+        f"job type {job_type!r} has no handler in this process."
+        f"{did_you_mean(job_type, known)} Handlers are found in each installed app's jobs.py."
+    )
+
+
+def make_handler(function: HandlerFunction, job_type: str | None, options: dict[str, Any]) -> Handler:
+    """Build a handler from a function and the options of `@job`; raise InvalidJob with all that is wrong."""
+    known = [name for name in Handler.__dataclass_fields__ if name not in ("job_type", "function", "is_async")]
+    problems = [
+        f"unknown option {name!r} of @job.{did_you_mean(name, known)}" for name in options if name not in known
+    ]
+    if not callable(function):
+        problems.append(f"a handler is a function, not {type(function).__name__}")
+    name = job_type if job_type is not None else f"{function.__module__}.{function.__qualname__}"
+    for problem in (job_type_problem(name), queue_problem(options["queue"]) if options.get("queue") else None):
+        if problem:
+            problems.append(problem)
+    problems += _option_problems(options)
+    if problems:
+        raise InvalidJob(*problems)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__ is a coroutine handler too
+    )
+    chosen = {key: value for key, value in options.items() if value is not None}
+    for key in ("retry_on", "fail_on"):
+        if isinstance(chosen.get(key), type):
+            chosen[key] = (chosen[key],)
+    if is_async and chosen.get("atomic"):
+        raise InvalidJob("an async def handler cannot be atomic: Django's transactions belong to one thread")
+    return Handler(job_type=name, function=function, is_async=is_async, **chosen)
+
+
+def _option_problems(options: dict[str, Any]) -> Iterator[str]:
+    for name, check, rule in _OPTION_RULES:
+        value = options.get(name)
+        if value is not None and not check(value):
+            yield f"{name}={shown(value)}: {rule}"
+
+
+def is_integer(value: Any, low: int, high: int) -> bool:
+    """Say whether a value is an int (and no bool) within bounds."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_seconds(value: Any) -> bool:
+    """Say whether a value is a finite positive number of seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10**9
+
+
+def _is_exceptions(value: Any) -> bool:
+    types = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(one, type) and issubclass(one, BaseException) for one in types)
+
+
+MAX_RETRIES_ALLOWED = 10**6
+
+_OPTION_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("priority", lambda value: is_integer(value, 1, 10), "a priority is an integer from 1 to 10; higher runs first"),
+    (
+        "max_retries",
+        lambda value: is_integer(value, 0, MAX_RETRIES_ALLOWED),
+        f"retries are an integer from 0 to {MAX_RETRIES_ALLOWED}",
+    ),
+    ("max_crashes", lambda value: is_integer(value, 1, 100), "crashes allowed are an integer from 1 to 100"),
+    ("timeout_seconds", is_seconds, "a timeout is a positive number of seconds"),
+    ("base_delay", is_seconds, "a delay is a positive number of seconds"),
+    ("max_delay", is_seconds, "a delay is a positive number of seconds"),
+    ("retry_on", _is_exceptions, "give an exception class or a tuple of them"),
+    ("fail_on", _is_exceptions, "give an exception class or a tuple of them"),
+    ("isolation", lambda value: value in ISOLATIONS, "isolation is 'thread' or 'process'"),
+    ("atomic", lambda value: isinstance(value, bool), "give True or False"),
+    ("takes_context", lambda value: isinstance(value, bool), "give True or False"),
+    ("dead_letter", lambda value: isinstance(value, bool), "give True or False"),
+)
+
+
+def _same_place(one: HandlerFunction, other: HandlerFunction) -> bool:
+    """Say whether two functions are one function imported twice, as autoreload and tests do."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+registry = Registry()

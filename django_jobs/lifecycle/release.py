@@ -1,0 +1,52 @@
+"""Release: hand unrun work back. No retry is spent, and nothing is recorded for a job that never started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db.models import F
+
+from django_jobs.models import Attempt, AttemptOutcome, Job, JobStatus
+
+from .notify import announce_work
+from .outcome import ClaimedJob
+from .transactions import DbNow, jobs_alias, run_transaction
+
+
+def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None) -> int:
+    """Make claimed jobs that have not started pending again; return how many still were ours."""
+    using = alias or jobs_alias()
+
+    def move() -> int:
+        return sum(_back(job, using) for job in sorted(jobs))
+
+    released = run_transaction(move, using) if jobs else 0
+    for queue in {job.queue for job in jobs}:
+        announce_work(queue, using)
+    return released
+
+
+def release_started(jobs: Sequence[ClaimedJob], process_id: str, alias: str | None = None) -> int:
+    """Hand back jobs that were interrupted by a shutdown, each with an attempt that says so; no retry is spent."""
+    using = alias or jobs_alias()
+
+    def move() -> int:
+        released = [job for job in sorted(jobs) if _back(job, using)]
+        for job in released:
+            Attempt.objects.using(using).create(
+                job_id=job.id,
+                number=job.attempt,
+                worker_id=process_id,
+                started_at=DbNow(),
+                ended_at=DbNow(),
+                outcome=AttemptOutcome.RELEASED,
+                error="the worker process shut down before the job was done",
+            )
+        return len(released)
+
+    return run_transaction(move, using) if jobs else 0
+
+
+def _back(job: ClaimedJob, using: str) -> int:
+    held = Job.objects.using(using).filter(pk=job.id, fence=job.fence, status=JobStatus.RUNNING)
+    return held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)

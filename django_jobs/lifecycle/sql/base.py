@@ -1,0 +1,128 @@
+"""The interface of a dialect: the few hot statements that are written by hand, one implementation per database."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+JOB = "django_jobs_job"
+PROCESS = "django_jobs_workerprocess"
+QUEUE = "django_jobs_queue"
+
+CLAIMED_COLUMNS = (
+    "id",
+    "job_type",
+    "queue",
+    "payload",
+    "fence",
+    "retry_count",
+    "max_retries",
+    "timeout_seconds",
+    "crash_count",
+    "metadata",
+    "rank",
+    "available_at",
+)
+
+# One row of an INSERT. created_at, updated_at and available_at of None stand for the database's "now"; the counters start at 0.
+INSERT_COLUMNS = (
+    "id",
+    "job_type",
+    "queue",
+    "payload",
+    "rank",
+    "status",
+    "scheduled_at",
+    "available_at",
+    "max_retries",
+    "timeout_seconds",
+    "metadata",
+    "unique_key",
+    "unique_lock",
+    "pending_dependencies",
+)
+
+
+class Dialect(ABC):
+    """Write the hot path for one database. Statements take the database's clock, never the host's."""
+
+    now: ClassVar[str]
+    share_lock: ClassVar[str] = "FOR SHARE"
+    returns_from_insert = True
+
+    def insert_job(self, connection: BaseDatabaseWrapper, row: Sequence[Any]) -> datetime | None:
+        """Insert one row (INSERT_COLUMNS) and return its created_at, or None when a unique column is taken."""
+        statement = (
+            f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {_FIXED_COLUMNS})"
+            f" VALUES ({self._values()}) {self.ignore_conflict} RETURNING created_at"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(statement, row)
+            returned = cursor.fetchall()
+        return self.to_datetime(returned[0][0]) if returned else None
+
+    ignore_conflict: ClassVar[str] = "ON CONFLICT DO NOTHING"
+
+    def _values(self) -> str:
+        marks = ["%s"] * len(INSERT_COLUMNS)
+        marks[INSERT_COLUMNS.index("available_at")] = f"COALESCE(%s, {self.now})"
+        return f"{', '.join(marks)}, {self.now}, {self.now}, 0, 0, 0, ''"
+
+    @abstractmethod
+    def insert_jobs(self, connection: BaseDatabaseWrapper, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert many rows (INSERT_COLUMNS) in as few statements as the database likes; raise IntegrityError on a clash."""
+
+    @abstractmethod
+    def claim(self, connection: BaseDatabaseWrapper, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        """Mark up to `limit` ready jobs of a queue as running and return their CLAIMED_COLUMNS in claim order.
+
+        Nothing is claimed for a paused queue, or for a process whose lease has run out.
+        """
+
+    @abstractmethod
+    def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
+        """Complete jobs given as (id, fence, result JSON) and return the ids that still had that fence."""
+
+    @abstractmethod
+    def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:
+        """Make up to `limit` due jobs pending and return their queues."""
+
+    def read_now(self, connection: BaseDatabaseWrapper) -> datetime:
+        """Read the database's clock (aware, UTC)."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {self.now}")
+            row = cursor.fetchone()
+        return self.to_datetime(row[0])
+
+    def to_datetime(self, value: Any) -> datetime:
+        """Turn what the driver returns for a time into an aware datetime in UTC."""
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    def end_sessions(self, connection: BaseDatabaseWrapper, process_id: str, sessions: Sequence[int]) -> int:
+        """End the database sessions of a dead process and return how many there were; 0 where that cannot be."""
+        return 0
+
+    def name_session(self, connection: BaseDatabaseWrapper, process_id: str) -> int | None:
+        """Mark this connection as one of the process's, and return its session number where that is needed."""
+        return None
+
+    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
+        """Set up a connection that belongs to a worker: isolation and waiting as our moves expect them."""
+
+
+_FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
+FIXED_COLUMNS = _FIXED_COLUMNS
+LIVE_PROCESS = (
+    f"EXISTS (SELECT 1 FROM {PROCESS} WHERE id = %s AND lease_expires_at > {{now}})"
+    f" AND NOT EXISTS (SELECT 1 FROM {QUEUE} WHERE name = %s AND paused_at IS NOT NULL)"
+)
+COMPLETED = (
+    "status = 'completed', fence = {job}.fence + 1, finished_at = {now}, updated_at = {now},"
+    " error = NULL, unique_lock = NULL, cancel_requested_at = NULL"
+)

@@ -1,0 +1,136 @@
+"""The hot statements for MariaDB 10.6+ and MySQL 8: no UPDATE … RETURNING, so a move is two statements in a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import DatabaseError, IntegrityError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect
+
+NOW = "UTC_TIMESTAMP(6)"
+ROWS_PER_INSERT = 500
+NO_SUCH_THREAD = 1094
+DUPLICATE_KEY = 1062
+
+# The index gives the order: a filesort would lock every row that it reads.
+_PICK = f"""
+SELECT {", ".join(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (django_jobs_job_ready)
+WHERE queue = %s AND status = 'pending' AND pending_dependencies = 0 AND {LIVE_PROCESS.format(now=NOW)}
+ORDER BY `rank`, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
+
+_COMPLETE = f"""
+UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
+    id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]', result LONGTEXT PATH '$[2]')) AS done
+STRAIGHT_JOIN {JOB} AS job ON job.id = CONVERT(done.id USING utf8mb4) COLLATE {{collation}} AND job.fence = done.fence
+SET {COMPLETED.format(job="job", now=NOW).replace("fence =", "job.fence =")}, job.result = done.result"""
+
+
+def _quoted(names: Sequence[str]) -> str:
+    """Quote `rank`, which MySQL 8 reserves, and leave the rest readable."""
+    return ", ".join("`rank`" if name == "rank" else name for name in names)
+
+
+_PICK = _PICK.replace(", ".join(CLAIMED_COLUMNS), _quoted(CLAIMED_COLUMNS))
+_COLUMNS = f"{_quoted(INSERT_COLUMNS)}, {FIXED_COLUMNS}"
+_FENCE = CLAIMED_COLUMNS.index("fence")
+
+
+class MariaDB(Dialect):
+    """Pick and lock in index order, then update by primary key, in READ COMMITTED."""
+
+    now = NOW
+    share_lock = "LOCK IN SHARE MODE"
+
+    def insert_job(self, connection: BaseDatabaseWrapper, row: Sequence[Any]) -> datetime | None:
+        returning = "RETURNING created_at" if connection.mysql_is_mariadb else ""  # type: ignore[attr-defined]
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"INSERT INTO {JOB} ({_COLUMNS}) VALUES ({self._values()}) {returning}", row)
+                if returning:
+                    return self.to_datetime(cursor.fetchone()[0])
+                cursor.execute(f"SELECT created_at FROM {JOB} WHERE id = %s", (row[0],))
+                return self.to_datetime(cursor.fetchone()[0])
+        except IntegrityError as error:
+            # The failed statement is undone alone; the caller's transaction goes on.
+            if error.args and error.args[0] == DUPLICATE_KEY:
+                return None
+            raise
+
+    def insert_jobs(self, connection: BaseDatabaseWrapper, rows: Sequence[Sequence[Any]]) -> None:
+        one = f"({self._values()})"
+        with connection.cursor() as cursor:
+            for start in range(0, len(rows), ROWS_PER_INSERT):
+                chunk = rows[start : start + ROWS_PER_INSERT]
+                cursor.execute(
+                    f"INSERT INTO {JOB} ({_COLUMNS}) VALUES {', '.join([one] * len(chunk))}",
+                    [value for row in chunk for value in row],
+                )
+
+    def claim(self, connection: BaseDatabaseWrapper, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            cursor.execute(_PICK, (queue, process_id, queue, limit))
+            rows = cursor.fetchall()
+            if not rows:
+                return []
+            cursor.execute(
+                f"UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW},"
+                f" updated_at = {NOW} WHERE id IN ({', '.join(['%s'] * len(rows))})",
+                (process_id, *(row[0] for row in rows)),
+            )
+        return [(*row[:_FENCE], row[_FENCE] + 1, *row[_FENCE + 1 :]) for row in rows]
+
+    def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
+        collation = "utf8mb4_nopad_bin" if connection.mysql_is_mariadb else "utf8mb4_0900_bin"  # type: ignore[attr-defined]
+        with connection.cursor() as cursor:
+            cursor.execute(_COMPLETE.format(collation=collation), (json.dumps(rows),))
+            if cursor.rowcount == len(rows):
+                return {row[0] for row in rows}
+            marks = ", ".join(["(%s, %s)"] * len(rows))
+            cursor.execute(
+                f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(rows))}) AND status = 'completed'"
+                f" AND (id, fence) IN ({marks})",
+                [row[0] for row in rows] + [value for row in rows for value in (row[0], row[1] + 1)],
+            )
+            return {row[0] for row in cursor.fetchall()}
+
+    def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT id, queue FROM {JOB} FORCE INDEX (django_jobs_job_due) WHERE status = 'scheduled'"
+                f" AND available_at <= {NOW} ORDER BY available_at LIMIT %s FOR UPDATE SKIP LOCKED",
+                (limit,),
+            )
+            rows = cursor.fetchall()
+            if rows:
+                cursor.execute(
+                    f"UPDATE {JOB} SET status = 'pending', updated_at = {NOW}"
+                    f" WHERE id IN ({', '.join(['%s'] * len(rows))})",
+                    [row[0] for row in rows],
+                )
+        return [row[1] for row in rows]
+
+    def end_sessions(self, connection: BaseDatabaseWrapper, process_id: str, sessions: Sequence[int]) -> int:
+        ended = 0
+        for session in sessions:
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(f"KILL {int(session)}")
+                ended += 1
+            except DatabaseError as error:
+                if not error.args or error.args[0] != NO_SUCH_THREAD:
+                    raise
+        return ended
+
+    def name_session(self, connection: BaseDatabaseWrapper, process_id: str) -> int | None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT CONNECTION_ID()")
+            return int(cursor.fetchone()[0])
+
+    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")

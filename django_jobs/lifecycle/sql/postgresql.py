@@ -1,0 +1,113 @@
+"""The hot statements for PostgreSQL 15+."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect
+
+NOW = "STATEMENT_TIMESTAMP()"
+
+_TYPES = {
+    "payload": "jsonb",
+    "metadata": "jsonb",
+    "rank": "smallint",
+    "scheduled_at": "timestamptz",
+    "available_at": "timestamptz",
+    "max_retries": "integer",
+    "timeout_seconds": "double precision",
+    "pending_dependencies": "integer",
+}
+
+# The CTE is materialised because a nested-loop plan without it claimed 200 rows for LIMIT 1 (docs/decisions.md).
+_CLAIM = f"""
+WITH picked AS MATERIALIZED (
+    SELECT id FROM {JOB}
+    WHERE status = 'pending' AND pending_dependencies = 0 AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
+    ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
+UPDATE {JOB} AS job SET status = 'running', fence = job.fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
+FROM picked WHERE job.id = picked.id
+RETURNING {", ".join(f"job.{name}" for name in CLAIMED_COLUMNS)}"""
+
+_COMPLETE = f"""
+UPDATE {JOB} AS job SET {COMPLETED.format(job="job", now=NOW)}, result = done.result::jsonb
+FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS done(id, fence, result)
+WHERE job.id = done.id AND job.fence = done.fence
+RETURNING job.id"""
+
+_PROMOTE = f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW}
+    ORDER BY available_at LIMIT %s FOR UPDATE SKIP LOCKED)
+UPDATE {JOB} AS job SET status = 'pending', updated_at = {NOW} FROM due WHERE job.id = due.id RETURNING job.queue"""
+
+
+def _insert_many() -> str:
+    columns = [
+        f"COALESCE(available_at, {NOW})" if name == "available_at" else name for name in INSERT_COLUMNS
+    ]
+    arrays = ", ".join(f"%s::{_TYPES.get(name, 'text')}[]" for name in INSERT_COLUMNS)
+    return (
+        f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS})"
+        f" SELECT {', '.join(columns)}, {NOW}, {NOW}, 0, 0, 0, '' FROM unnest({arrays}) AS new({', '.join(INSERT_COLUMNS)})"
+    )
+
+
+_INSERT_MANY = _insert_many()
+_RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
+
+
+class PostgreSQL(Dialect):
+    """One statement per move; RETURNING gives back what was moved."""
+
+    now = NOW
+
+    def insert_jobs(self, connection: BaseDatabaseWrapper, rows: Sequence[Sequence[Any]]) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(_INSERT_MANY, [list(column) for column in zip(*rows, strict=True)])
+
+    def claim(self, connection: BaseDatabaseWrapper, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(_CLAIM, (queue, process_id, queue, limit, process_id))
+            rows = cursor.fetchall()
+        if len(rows) > 1:  # an UPDATE returns its rows in no order
+            rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
+        return rows
+
+    def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
+        ids, fences, results = zip(*rows, strict=True)
+        with connection.cursor() as cursor:
+            cursor.execute(_COMPLETE, (list(ids), list(fences), list(results)))
+            return {row[0] for row in cursor.fetchall()}
+
+    def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute(_PROMOTE, (limit,))
+            return [row[0] for row in cursor.fetchall()]
+
+    def end_sessions(self, connection: BaseDatabaseWrapper, process_id: str, sessions: Sequence[int]) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()",
+                (session_name(process_id),),
+            )
+            return int(cursor.fetchone()[0])
+
+    def name_session(self, connection: BaseDatabaseWrapper, process_id: str) -> int | None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('application_name', %s, false)", (session_name(process_id),))
+        return None
+
+    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
+        # Our moves are written for READ COMMITTED, whatever the site chose for its own requests.
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def session_name(process_id: str) -> str:
+    """Return the application_name of a process's sessions; PostgreSQL keeps 63 bytes of ASCII."""
+    return f"jobs {process_id[-58:]}".encode("ascii", "replace").decode()

@@ -1,0 +1,140 @@
+"""Our own transactions: short, on the job table's database, done again when the database asks for that."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TypeVar
+
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connections, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_jobs.models import Job
+from django_jobs.models.fields import DbNow
+
+T = TypeVar("T")
+
+# PostgreSQL: serialization failure, deadlock, lock not available. MariaDB/MySQL: changed since read, lock wait, deadlock.
+RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+RETRY_ERRNOS = frozenset({1020, 1205, 1213})
+BUSY_SECONDS = 30.0
+TRIES = 50
+# What a server says while it goes down, comes up or refuses writes: the job of the loops is to wait, not to give up.
+AWAY_SQLSTATES = ("08", "57P", "25006", "53")
+AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
+
+
+def jobs_alias() -> str:
+    """Return the database alias of the job table, as the site's routers say."""
+    return router.db_for_write(Job)
+
+
+def jobs_connection() -> BaseDatabaseWrapper:
+    """Return this thread's connection to the job table's database."""
+    return connections[jobs_alias()]  # type: ignore[return-value]
+
+
+def database_now(alias: str | None = None) -> datetime:
+    """Read the database's clock (aware, UTC)."""
+    connection = connections[alias or jobs_alias()]
+    from .sql import dialect
+
+    return dialect(connection).read_now(connection)
+
+
+def run_transaction(move: Callable[[], T], alias: str | None = None) -> T:
+    """Run a move in a transaction of its own, again after a deadlock, a serialization error or a busy database.
+
+    Inside a transaction of the caller the move just joins it: only the outermost transaction can be run again.
+    """
+    using = alias or jobs_alias()
+    connection = connections[using]
+    if connection.in_atomic_block:
+        with transaction.atomic(using=using):
+            return move()
+    return retry_transient(lambda: _once(move, using))
+
+
+def _once(move: Callable[[], T], using: str) -> T:
+    with immediate(using), transaction.atomic(using=using):
+        return move()
+
+
+def retry_transient(statement: Callable[[], T]) -> T:
+    """Call `statement` until it is not refused for a passing reason; at most 30 seconds or 50 times."""
+    started = time.monotonic()
+    for number in range(1, TRIES + 1):
+        try:
+            return statement()
+        except DatabaseError as error:
+            if number == TRIES or time.monotonic() - started > BUSY_SECONDS or not is_transient(error):
+                raise
+            time.sleep(random.uniform(0.002, 0.01) * min(number, 10))  # noqa: S311  jitter, no secret
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def immediate(using: str) -> Iterator[None]:
+    """Make transactions on SQLite take the write lock at BEGIN, so that they wait for it instead of failing midway."""
+    connection = connections[using]
+    if connection.vendor != "sqlite":
+        yield
+        return
+    connection.ensure_connection()
+    before = connection.transaction_mode  # type: ignore[attr-defined]
+    connection.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        connection.transaction_mode = before  # type: ignore[attr-defined]
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return the SQLSTATE of a PostgreSQL error, or an empty string."""
+    return getattr(error.__cause__, "sqlstate", None) or ""
+
+
+def errno(error: BaseException) -> int:
+    """Return the error number of a MariaDB or MySQL error, or 0."""
+    code = error.args[0] if error.args else 0
+    return code if isinstance(code, int) else 0
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether the same transaction may well succeed when it is run again at once."""
+    if sqlstate(error) in RETRY_SQLSTATES or errno(error) in RETRY_ERRNOS:
+        return True
+    return isinstance(error, OperationalError) and _is_sqlite_busy(error)
+
+
+def _is_sqlite_busy(error: BaseException) -> bool:
+    text = str(error)
+    return "database is locked" in text or "database table is locked" in text
+
+
+def is_away(error: BaseException) -> bool:
+    """Say whether an error means that the database cannot be used now, rather than that the statement is wrong."""
+    if is_transient(error) or isinstance(error, InterfaceError):
+        return True
+    if errno(error) in AWAY_ERRNOS or sqlstate(error).startswith(AWAY_SQLSTATES):
+        return True
+    if isinstance(error, IntegrityError) or not isinstance(error, OperationalError):
+        return False
+    # A broken connection has no SQLSTATE in psycopg.
+    return not sqlstate(error) and not 1000 <= errno(error) < 2000
+
+
+__all__ = [
+    "DbNow",
+    "database_now",
+    "immediate",
+    "is_away",
+    "is_transient",
+    "jobs_alias",
+    "jobs_connection",
+    "retry_transient",
+    "run_transaction",
+]

@@ -1,0 +1,179 @@
+"""Wake: the last dependency frees its dependents in the transaction that settles it; a bad end fails them in steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+from django.db.models import Case, Count, F, OuterRef, Q, Subquery, Value, When
+from django.db.models.functions import Coalesce
+
+from django_jobs.models import DependencyState, Job, JobDependency, JobStatus, OnFailure
+from django_jobs.models.job import ENDED_BADLY
+
+from .notify import announce_work
+from .transactions import DbNow, jobs_alias, run_transaction
+
+STEP = 500
+CHUNK = 1000
+
+
+def wake_dependents(ids: Sequence[str], alias: str) -> None:
+    """Take settled, completed jobs off their dependents' counts; those that reach zero become claimable.
+
+    Call it in the settling transaction, after the settle: an edge that was committed meanwhile is seen by this statement of
+    its own, and none can appear later because a submit that names a dependency shares the lock we now hold.
+    """
+    edges = _open_edges(ids, alias)
+    if edges:
+        _satisfy(edges, alias)
+
+
+def settle_dependents(ids: Sequence[str], alias: str) -> None:
+    """Treat the dependents of jobs that ended badly: free those that run anyway, fail the first STEP of the others.
+
+    Call it in the settling transaction. What is left is done by `continue_cascade`, here or in any other process.
+    """
+    edges = _open_edges(ids, alias)
+    if edges:
+        _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], alias)
+        _break([edge for edge in edges if edge.on_failure == OnFailure.FAIL][:STEP], alias)
+
+
+def continue_cascade(alias: str | None = None) -> int:
+    """Fail up to STEP jobs whose dependency ended badly, in a transaction of its own; return how many edges were treated.
+
+    Nothing but the rows says what is left, so a killed process leaves nothing behind that another one does not find.
+    """
+    using = alias or jobs_alias()
+
+    def move() -> int:
+        left = JobDependency.objects.using(using).filter(
+            state=DependencyState.OPEN, depends_on__status__in=ENDED_BADLY
+        )
+        edges = list(left.order_by("depends_on_id", "job_id")[:STEP])
+        _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], using)
+        _break([edge for edge in edges if edge.on_failure == OnFailure.FAIL], using)
+        return len(edges)
+
+    return run_transaction(move, using)
+
+
+def cascade_all(alias: str | None = None) -> int:
+    """Repeat `continue_cascade` until nothing is left; return how many edges were treated."""
+    total = 0
+    while treated := continue_cascade(alias):
+        total += treated
+    return total
+
+
+def fail_broken(ids: Sequence[str], alias: str) -> list[str]:
+    """Fail new jobs that depend on one that ended badly before they were submitted; return their ids."""
+    failed: list[str] = []
+    edges = JobDependency.objects.using(alias).filter(job_id__in=ids, state=DependencyState.BROKEN)
+    culprits = {edge.job_id: edge.depends_on_id for edge in edges.order_by("-depends_on_id")}
+    for job_id in sorted(culprits):
+        failed += _fail([job_id], culprits[job_id], alias)
+    settle_dependents(failed, alias)
+    return failed
+
+
+def recount(ids: Iterable[str], alias: str) -> None:
+    """Set `pending_dependencies` of jobs, whose rows the caller has locked, to the number of their open edges."""
+    count = (
+        JobDependency.objects.using(alias)
+        .filter(job_id=OuterRef("pk"), state=DependencyState.OPEN)
+        .order_by()
+        .values("job_id")
+        .annotate(number=Count("pk"))
+        .values("number")
+    )
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), CHUNK):
+        Job.objects.using(alias).filter(pk__in=ordered[start : start + CHUNK]).update(
+            pending_dependencies=Coalesce(Subquery(count), 0)
+        )
+
+
+def _open_edges(ids: Sequence[str], alias: str) -> list[JobDependency]:
+    found: list[JobDependency] = []
+    for start in range(0, len(ids), CHUNK):
+        found += JobDependency.objects.using(alias).filter(
+            depends_on_id__in=ids[start : start + CHUNK], state=DependencyState.OPEN
+        )
+    return found
+
+
+def _lock(ids: Collection[str], alias: str) -> None:
+    """Lock jobs in one order for all, so that settles that share dependents queue up instead of deadlocking."""
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), CHUNK):
+        chunk = ordered[start : start + CHUNK]
+        list(Job.objects.using(alias).filter(pk__in=chunk).order_by("pk").select_for_update().values_list("pk"))
+
+
+def _satisfy(edges: Sequence[JobDependency], alias: str) -> None:
+    """Close edges and count their dependents down by as many; one update per job, however many of its edges closed."""
+    counts = Counter(edge.job_id for edge in edges)
+    if not counts:
+        return
+    _lock(counts, alias)
+    _close(edges, DependencyState.SATISFIED, alias)
+    by_number: dict[int, list[str]] = {}
+    for job_id, number in sorted(counts.items()):
+        by_number.setdefault(number, []).append(job_id)
+    freed_queues: set[str] = set()
+    for number, ids in by_number.items():
+        for start in range(0, len(ids), CHUNK):
+            chunk = Job.objects.using(alias).filter(pk__in=ids[start : start + CHUNK])
+            freed = Q(pending_dependencies=number, status=JobStatus.PENDING)
+            freed_queues.update(chunk.filter(freed).values_list("queue", flat=True))
+            chunk.update(
+                available_at=Case(When(freed, then=DbNow()), default=F("available_at")),
+                pending_dependencies=F("pending_dependencies") - number,
+            )
+    for queue in freed_queues:
+        announce_work(queue, alias)
+
+
+def _close(edges: Sequence[JobDependency], state: DependencyState, alias: str) -> None:
+    keys = sorted(edge.pk for edge in edges)
+    for start in range(0, len(keys), CHUNK):
+        JobDependency.objects.using(alias).filter(pk__in=keys[start : start + CHUNK]).update(state=state)
+
+
+def _break(edges: Sequence[JobDependency], alias: str) -> None:
+    """Mark edges broken and fail their dependents; what depends on those is found by the next step of the cascade."""
+    if not edges:
+        return
+    dependents = {edge.job_id for edge in edges}
+    _lock(dependents, alias)
+    _close(edges, DependencyState.BROKEN, alias)
+    recount(dependents, alias)
+    culprits: dict[str, list[str]] = {}
+    for job_id, culprit in {edge.job_id: edge.depends_on_id for edge in edges}.items():
+        culprits.setdefault(culprit, []).append(job_id)
+    for culprit, ids in sorted(culprits.items()):
+        _fail(ids, culprit, alias)
+
+
+def _fail(ids: Sequence[str], culprit_id: str, alias: str) -> list[str]:
+    """Fail waiting jobs because of a dependency, with an error that names it; return those that were still waiting."""
+    from .events import failed_by_dependency
+
+    waiting = Job.objects.using(alias).filter(
+        pk__in=ids, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED)
+    )
+    failed = sorted(waiting.values_list("pk", flat=True))
+    culprit = Job.objects.using(alias).filter(pk=culprit_id).values_list("job_type", "status").first()
+    described = f"{culprit_id} ({culprit[0]}) ended {culprit[1]}" if culprit else f"{culprit_id} is gone"
+    waiting.update(
+        status=JobStatus.FAILED,
+        fence=F("fence") + 1,
+        error=Value(f"dependency {described}"),
+        finished_at=DbNow(),
+        updated_at=DbNow(),
+        unique_lock=None,
+    )
+    failed_by_dependency(failed, alias)
+    return failed

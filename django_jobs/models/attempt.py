@@ -1,0 +1,47 @@
+"""One try at a job that did not complete; a clean success leaves no row."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .fields import ExactCharField, ExactTextField
+from .job import Job
+
+
+class AttemptOutcome(models.TextChoices):
+    """Why an attempt did not complete its job."""
+
+    FAILED = "failed", _("failed")
+    TIMED_OUT = "timed out", _("timed out")
+    CRASHED = "crashed", _("crashed")
+    RELEASED = "released", _("released")
+    LEASE_LOST = "lease lost", _("lease lost")
+    SNOOZED = "snoozed", _("snoozed")
+    CANCELLED = "cancelled", _("cancelled")
+
+
+class Attempt(models.Model):
+    """A started run that did not complete, with its reason. Times are the database's."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts", verbose_name=_("job"))
+    number = models.PositiveIntegerField(_("number"))
+    worker_id = ExactCharField(_("worker process"), max_length=128, default="")
+    started_at = models.DateTimeField(_("started at"), null=True)
+    ended_at = models.DateTimeField(_("ended at"))
+    outcome = ExactCharField(_("outcome"), max_length=10, choices=AttemptOutcome)
+    error = ExactTextField(_("error"), default="", blank=True)
+    traceback = ExactTextField(_("traceback"), default="", blank=True)
+
+    class Meta:
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
+        ordering = ("id",)
+        constraints = (
+            models.CheckConstraint(
+                name="django_jobs_attempt_outcome", condition=models.Q(outcome__in=AttemptOutcome.values)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.job_id} #{self.number}: {self.outcome}"

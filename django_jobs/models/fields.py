@@ -1,0 +1,63 @@
+"""Column types that mean the same on every database: exact text, strict JSON, and the database's own clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.functions import Now
+
+from django_jobs.payloads import JobsJSONDecoder
+
+
+def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
+    """Return the collation that compares text byte by byte, blanks at the end included."""
+    if connection.vendor == "postgresql":
+        return "C"
+    if connection.vendor == "mysql":
+        return "utf8mb4_nopad_bin" if connection.mysql_is_mariadb else "utf8mb4_0900_bin"  # type: ignore[attr-defined]
+    return None  # SQLite compares bytes by default
+
+
+class ExactCharField(models.CharField):  # type: ignore[type-arg]
+    """Hold a name or key that is compared byte by byte: `Mail` and `mail` are two names on every database."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        parameters = super().db_parameters(connection)
+        parameters["collation"] = exact_collation(connection)
+        return parameters
+
+
+class ExactTextField(models.TextField):  # type: ignore[type-arg]
+    """Hold any storable text, four-byte characters included, whatever the character set of the database."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        parameters = super().db_parameters(connection)
+        if connection.vendor == "mysql":
+            parameters["collation"] = exact_collation(connection)
+        return parameters
+
+
+class StrictJSONField(models.JSONField):
+    """Hold JSON that was checked by `payloads`; numbers come back equal from every database."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["decoder"] = JobsJSONDecoder
+        super().__init__(*args, **kwargs)
+
+    def deconstruct(self) -> Any:
+        name, path, args, kwargs = super().deconstruct()
+        kwargs.pop("decoder", None)
+        return name, path, args, kwargs
+
+
+class DbNow(Now):
+    """Read the database's own clock, in UTC.
+
+    Django's `Now()` is local to the server on MariaDB and MySQL, and the start of the transaction on some others; this one is
+    the start of the statement everywhere.
+    """
+
+    def as_mysql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)

@@ -1,0 +1,111 @@
+"""A recurring or one-off submission, and the ticks it has made."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
+from .indexes import HotIndex
+from .job import Job
+
+
+class ScheduleKind(models.TextChoices):
+    """How a schedule finds its next tick."""
+
+    ONCE = "once", _("once")
+    INTERVAL = "interval", _("interval")
+    CRON = "cron", _("cron")
+
+
+class CatchUp(models.TextChoices):
+    """What is submitted for ticks that nobody was there to make."""
+
+    LATEST = "latest", _("the latest one")
+    SKIP = "skip", _("none")
+    ALL = "all", _("all of them")
+
+
+class Overlap(models.TextChoices):
+    """What happens when the last tick's job is still live."""
+
+    ALLOW = "allow", _("submit another")
+    SKIP = "skip", _("skip the tick")
+
+
+class ScheduleQuerySet(models.QuerySet["Schedule"]):
+    """Questions about schedules."""
+
+    def due(self) -> ScheduleQuerySet:
+        """Keep the enabled schedules whose next tick has come by the database's clock."""
+        return self.filter(enabled=True, next_run_at__lte=DbNow())
+
+
+class Schedule(models.Model):
+    """Submit `job_type` once, at an interval or by a cron expression; one tick makes exactly one job."""
+
+    name = ExactCharField(_("name"), max_length=64, unique=True)
+    job_type = ExactCharField(_("job type"), max_length=200)
+    payload = StrictJSONField(_("payload"), default=dict, blank=True)
+    kind = ExactCharField(_("kind"), max_length=8, choices=ScheduleKind)
+    run_at = models.DateTimeField(_("run at"), null=True, blank=True)
+    interval_seconds = models.FloatField(_("interval in seconds"), null=True, blank=True)
+    cron = ExactCharField(_("cron expression"), max_length=100, default="", blank=True)
+    timezone = models.CharField(_("time zone"), max_length=64, default="UTC")
+    queue = ExactCharField(_("queue"), max_length=64, default="", blank=True)
+    priority = models.PositiveSmallIntegerField(_("priority"), null=True, blank=True)
+    max_retries = models.PositiveIntegerField(_("retries allowed"), null=True, blank=True)
+    timeout_seconds = models.FloatField(_("timeout in seconds"), null=True, blank=True)
+    metadata = StrictJSONField(_("metadata"), default=dict, blank=True)
+    catch_up = ExactCharField(_("catch up"), max_length=6, choices=CatchUp, default=CatchUp.LATEST)
+    grace_seconds = models.FloatField(_("catch-up grace in seconds"), null=True, blank=True)
+    overlap = ExactCharField(_("overlap"), max_length=5, choices=Overlap, default=Overlap.ALLOW)
+    jitter_seconds = models.FloatField(_("jitter in seconds"), default=0.0)
+    enabled = models.BooleanField(_("enabled"), default=True)
+    declared = models.BooleanField(_("declared in code"), default=False, editable=False)
+    next_run_at = models.DateTimeField(_("next tick"), null=True, blank=True)
+    last_run_at = models.DateTimeField(_("last tick"), null=True, blank=True, editable=False)
+    last_error = ExactTextField(_("last error"), default="", blank=True, editable=False)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    objects = ScheduleQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("schedule")
+        verbose_name_plural = _("schedules")
+        ordering = ("name",)
+        permissions = (("run_schedule", _("Can run schedules now")),)
+        constraints = (
+            models.CheckConstraint(name="django_jobs_schedule_kind", condition=Q(kind__in=ScheduleKind.values)),
+            models.CheckConstraint(name="django_jobs_schedule_catch_up", condition=Q(catch_up__in=CatchUp.values)),
+            models.CheckConstraint(name="django_jobs_schedule_overlap", condition=Q(overlap__in=Overlap.values)),
+        )
+        indexes = (
+            HotIndex(
+                name="django_jobs_schedule_due",
+                fields=["next_run_at"],
+                where=Q(enabled=True),
+                full_fields=["enabled", "next_run_at"],
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ScheduleTick(models.Model):
+    """One tick that was taken; the unique pair is what makes a tick happen once."""
+
+    schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="ticks", verbose_name=_("schedule"))
+    due_at = models.DateTimeField(_("due at"))
+    job = models.ForeignKey(Job, on_delete=models.SET_NULL, null=True, related_name="+", verbose_name=_("job"))
+
+    class Meta:
+        verbose_name = _("schedule tick")
+        verbose_name_plural = _("schedule ticks")
+        constraints = (models.UniqueConstraint(fields=("schedule", "due_at"), name="django_jobs_tick_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.schedule_id} {self.due_at:%Y-%m-%d %H:%M:%S}"

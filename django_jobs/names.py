@@ -1,0 +1,74 @@
+"""The rules for names: job types, queues, ids and unique keys; each check returns a problem, or None."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from django_jobs.text import shown
+
+MAX_JOB_TYPE = 200
+MAX_QUEUE = 64
+MAX_ID = 64
+MAX_UNIQUE_KEY = 200
+# "<" and ">" for the `<locals>` in the default name of a handler that is defined in a function.
+_JOB_TYPE = re.compile(r"[\w.:/<>-]+", re.ASCII)
+_QUEUE = re.compile(r"[\w.:-]+", re.ASCII)
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def job_type_problem(value: object) -> str | None:
+    """Say what is wrong with a job type: letters, digits and `_ - . : /`, at most 200."""
+    return _name_problem(value, "job_type", MAX_JOB_TYPE, _JOB_TYPE, "_ - . : /")
+
+
+def queue_problem(value: object) -> str | None:
+    """Say what is wrong with a queue's name: letters, digits and `_ - . :`, at most 64."""
+    return _name_problem(value, "queue", MAX_QUEUE, _QUEUE, "_ - . :")
+
+
+def id_problem(value: object) -> str | None:
+    """Say what is wrong with a job's id: at most 64 characters, no surrounding blanks, all printable."""
+    return _text_problem(value, "job_id", MAX_ID)
+
+
+def unique_key_problem(value: object) -> str | None:
+    """Say what is wrong with a unique key: at most 200 characters, no surrounding blanks, all printable."""
+    return _text_problem(value, "unique_key", MAX_UNIQUE_KEY)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the known word most like the given one, or an empty string."""
+    if not isinstance(word, str):
+        return ""
+    close = difflib.get_close_matches(word[:MAX_JOB_TYPE], list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _name_problem(value: object, subject: str, longest: int, pattern: re.Pattern[str], marks: str) -> str | None:
+    if type(value) is str and len(value) <= longest and _is_good(value, pattern):
+        return None
+    problem = _text_problem(value, subject, longest)
+    if problem is None and isinstance(value, str) and not pattern.fullmatch(value):
+        return f"{subject} {shown(value)}: use letters, digits and {marks}"
+    return problem
+
+
+@lru_cache(maxsize=1024)
+def _is_good(value: str, pattern: re.Pattern[str]) -> bool:
+    """Say whether a name fits its pattern; a site has few names, and each is checked at every submit."""
+    return pattern.fullmatch(value) is not None
+
+
+def _text_problem(value: object, subject: str, longest: int) -> str | None:
+    if not isinstance(value, str):
+        return f"{subject} {shown(value)}: give a string, not {type(value).__name__}"
+    if not value or value != value.strip():
+        return f"{subject} {shown(value)}: it must not be empty, nor start or end with a blank"
+    if len(value) > longest:
+        return f"{subject} {shown(value)}: it has {len(value)} characters; at most {longest} are allowed"
+    if _UNPRINTABLE.search(value):
+        return f"{subject} {shown(value)}: it has characters that cannot be printed"
+    return None

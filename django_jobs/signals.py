@@ -1,0 +1,29 @@
+"""Django signals about jobs, sent after the row is written; sender is `Job`, keyword `job`, and what the event adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.dispatch import Signal
+
+# The receivers are cached per sender: on the hot path "is anybody listening?" is asked for every job.
+job_submitted = Signal(use_caching=True)  # job: a new row was written
+job_started = Signal(use_caching=True)  # job, worker_id: its handler is about to run
+job_completed = Signal(use_caching=True)  # job, worker_id, result: its handler returned and that was recorded
+job_failed = Signal(use_caching=True)  # job, error: an attempt failed, or a dependency did
+job_retried = Signal(use_caching=True)  # job, next_scheduled_at, error: it will be tried again
+job_dead = Signal(use_caching=True)  # job, error: no tries are left
+job_cancelled = Signal(use_caching=True)  # job: it will not run any more
+job_rescued = Signal(use_caching=True)  # job, worker_id: it was taken back from a dead process
+job_replayed = Signal(use_caching=True)  # job: an operator runs it again
+dead_letter_acknowledged = Signal(use_caching=True)  # job, letter, note: an operator closed its dead letter
+
+
+def send(signal: Signal, *, sender: type, **arguments: Any) -> None:
+    """Send a signal so that no receiver can break the job.
+
+    What a receiver raises is logged by Django itself (logger `django.dispatch`) and goes no further. Costs next to
+    nothing without receivers; whoever would build `arguments` only for this asks `signal.has_listeners(sender)` first.
+    """
+    if signal.has_listeners(sender):
+        signal.send_robust(sender, **arguments)
