@@ -1,203 +1,219 @@
-"""The settings: one dict, `DJANGO_JOBS`, read once into a frozen value. Unknown keys are refused."""
+"""The one setting, DJANGO_JOBS: a dict, read once into a frozen dataclass that every part of the library asks."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from django.conf import settings as django_settings
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from .names import did_you_mean, queue_problem, shown
+from django_jobs.names import did_you_mean, queue_problem
+from django_jobs.text import shown
+from django_jobs.values import LONGEST_SECONDS, MAX_RETRIES_ALLOWED, is_integer, is_number
 
 NAME = "DJANGO_JOBS"
-DEFAULT_RETENTION = {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30}
-DEFAULT_REDACT = ("password", "token", "secret", "authorization", "api_key")
+_MANY = 1_000_000
+_LARGEST = 2**31 - 1
+
+# A rule returns the value as it is kept, or raises _Refused with what the value must be.
+Rule = Callable[[Any], Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+class _Refused(Exception):
+    """Says what a value must be; never leaves this file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong with the setting; `kind` is "shape", "key" or "value"."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+def _integer(low: int, high: int = _MANY) -> Rule:
+    def rule(value: Any) -> Any:
+        if not is_integer(value, low, high):
+            raise _Refused(f"an integer from {low} to {high}")
+        return value
+
+    return rule
+
+
+def _number(low: float, high: float = LONGEST_SECONDS, unit: str = "seconds") -> Rule:
+    def rule(value: Any) -> Any:
+        if not is_number(value, low, high):
+            raise _Refused(f"a number of {unit} from {low:g} to {high}")
+        return value
+
+    return rule
+
+
+def _optional(inner: Rule) -> Rule:
+    def rule(value: Any) -> Any:
+        try:
+            return None if value is None else inner(value)
+        except _Refused as refused:
+            raise _Refused(f"{refused}, or None") from None
+
+    return rule
+
+
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise _Refused("True or False")
+    return value
+
+
+def _words(value: Any) -> Any:
+    if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(word, str) for word in value):
+        raise _Refused("a list or tuple of strings")
+    return tuple(value)
+
+
+_mapping_default = MappingProxyType[str, Any]({})
+_days = _optional(_number(0, 36_500, "days"))
+_retries = _integer(0, MAX_RETRIES_ALLOWED)
+_timeout = _number(0.001)
+RETENTION_DEFAULT: Mapping[str, float | None] = MappingProxyType(
+    {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30}
+)
+
+
+def _key(default: Any, rule: Rule | None) -> Any:
+    return field(default_factory=lambda: default, metadata={"rule": rule})
+
+
+@dataclass(frozen=True, kw_only=True)
 class QueueSettings:
-    """What the site says about one queue; None is "not said". Delays and timeouts in seconds."""
+    """What DJANGO_JOBS["QUEUES"][name] says of one queue; None stands for what it does not say. Times in seconds."""
 
-    default_priority: int | None = None
-    max_workers: int | None = None
-    max_retries: int | None = None
-    base_delay: float | None = None
-    max_delay: float | None = None
-    timeout_seconds: float | None = None
-    dead_letter: bool | None = None
+    default_priority: int | None = _key(None, _optional(_integer(1, 10)))
+    max_workers: int | None = _key(None, _optional(_integer(1)))
+    max_retries: int | None = _key(None, _optional(_retries))
+    base_delay: float | None = _key(None, _optional(_number(0)))
+    max_delay: float | None = _key(None, _optional(_number(0)))
+    timeout_seconds: float | None = _key(None, _optional(_timeout))
+    dead_letter: bool | None = _key(None, _optional(_flag))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class JobsSettings:
-    """Every setting with its default.
+    """The settings of the library, every default filled in.
 
-    Seconds: LEASE_SECONDS, SHUTDOWN_GRACE_SECONDS, POLL_INTERVAL, BASE_DELAY, MAX_DELAY, TIMEOUT_SECONDS,
-    TIMEOUT_GRACE_SECONDS. Bytes: PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES. Megabytes: MAX_RSS_MB, PROCESS_MEMORY_MB.
-    RETENTION: days per final status, None for never; dead jobs count from the day their letter is closed.
+    LEASE_SECONDS: a worker process silent for this long is taken for dead (seconds; it beats every quarter).
+    SHUTDOWN_GRACE_SECONDS: how long a stopping worker lets its jobs finish (seconds).
+    POLL_INTERVAL: rest of an idle worker between two looks (seconds).
+    THREADS: worker threads of a process. ASYNC_CONCURRENCY: coroutine jobs of a process at once.
+    PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES: of the encoded JSON (bytes).
+    MAX_RETRIES, BASE_DELAY, MAX_DELAY: automatic retries, and the backoff between them (seconds).
+    TIMEOUT_SECONDS: longest run of a handler (seconds; None: no limit). TIMEOUT_GRACE_SECONDS: what a handler gets to
+    stop in after that (seconds). MAX_CRASHES: starts of a job that kills its process. PRIORITY: 1 to 10, higher first.
+    SHELL_JOBS: allow jobs that run a shell command. QUEUES: `QueueSettings` by queue name.
+    RETENTION: days that finished jobs are kept, by final status (None: for ever; dead: from the letter's closing on).
+    REDACT: payload keys whose values the admin masks. NOTIFY: wake workers by LISTEN/NOTIFY on PostgreSQL.
+    MAX_RSS_MB, MAX_JOBS: a worker process past this much memory (MiB) or this many jobs is replaced (None: never).
+    PROCESS_MEMORY_MB: memory limit of a job with isolation="process" (MiB; None: no limit).
     """
 
-    LEASE_SECONDS: float = 60.0
-    SHUTDOWN_GRACE_SECONDS: float = 25.0
-    POLL_INTERVAL: float = 0.1
-    THREADS: int = 4
-    PAYLOAD_MAX_BYTES: int = 262_144
-    RESULT_MAX_BYTES: int = 262_144
-    MAX_RETRIES: int = 3
-    BASE_DELAY: float = 1.0
-    MAX_DELAY: float = 3600.0
-    TIMEOUT_SECONDS: float | None = None
-    TIMEOUT_GRACE_SECONDS: float = 5.0
-    MAX_CRASHES: int = 3
-    PRIORITY: int = 5
-    SHELL_JOBS: bool = False
-    QUEUES: Mapping[str, QueueSettings] = field(default_factory=dict)
-    RETENTION: Mapping[str, float | None] = field(default_factory=lambda: dict(DEFAULT_RETENTION))
-    REDACT: tuple[str, ...] = DEFAULT_REDACT
-    NOTIFY: bool = True
-    ASYNC_CONCURRENCY: int = 1000
-    MAX_RSS_MB: int | None = None
-    MAX_JOBS: int | None = None
-    PROCESS_MEMORY_MB: int | None = None
+    LEASE_SECONDS: float = _key(60.0, _number(1))
+    SHUTDOWN_GRACE_SECONDS: float = _key(25.0, _number(0))
+    POLL_INTERVAL: float = _key(0.1, _number(0.001))
+    THREADS: int = _key(4, _integer(1, 1_000))
+    ASYNC_CONCURRENCY: int = _key(1000, _integer(1))
+    PAYLOAD_MAX_BYTES: int = _key(262_144, _integer(2, _LARGEST))
+    RESULT_MAX_BYTES: int = _key(262_144, _integer(2, _LARGEST))
+    MAX_RETRIES: int = _key(3, _retries)
+    BASE_DELAY: float = _key(1.0, _number(0))
+    MAX_DELAY: float = _key(3600.0, _number(0))
+    TIMEOUT_SECONDS: float | None = _key(None, _optional(_timeout))
+    TIMEOUT_GRACE_SECONDS: float = _key(5.0, _number(0))
+    MAX_CRASHES: int = _key(3, _integer(1, 100))
+    PRIORITY: int = _key(5, _integer(1, 10))
+    SHELL_JOBS: bool = _key(False, _flag)
+    QUEUES: Mapping[str, QueueSettings] = _key(_mapping_default, None)
+    RETENTION: Mapping[str, float | None] = _key(RETENTION_DEFAULT, None)
+    REDACT: tuple[str, ...] = _key(("password", "token", "secret", "authorization", "api_key"), _words)
+    NOTIFY: bool = _key(True, _flag)
+    MAX_RSS_MB: int | None = _key(None, _optional(_integer(1)))
+    MAX_JOBS: int | None = _key(None, _optional(_integer(1, _LARGEST)))
+    PROCESS_MEMORY_MB: int | None = _key(None, _optional(_integer(1)))
 
 
-def parse(raw: Any) -> tuple[JobsSettings, list[str]]:
-    """Return the settings, with defaults for what is wrong, and the problems that were found."""
-    if not isinstance(raw, Mapping):
-        return JobsSettings(), [f"{NAME} must be a dict, not {type(raw).__name__}"]
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    known = [one.name for one in dataclasses.fields(JobsSettings)]
-    for key, value in raw.items():
-        if key not in known:
-            problems.append(f"{NAME}[{key!r}] is not a setting.{did_you_mean(key, known)}")
-            continue
-        problem, parsed = _parse_one(key, value)
-        if problem:
-            problems.append(f"{NAME}[{key!r}] = {shown(value)}: {problem}")
-        else:
-            values[key] = parsed
+def parse(raw: Any) -> tuple[JobsSettings, list[Problem]]:
+    """Read the setting's value; what has a problem keeps its default."""
+    problems: list[Problem] = []
+    values = _parse_keys(NAME, raw, _rules(JobsSettings), problems)
+    if "QUEUES" in values:
+        values["QUEUES"] = _parse_queues(values["QUEUES"], problems)
+    if "RETENTION" in values:
+        rules = dict.fromkeys(RETENTION_DEFAULT, _days)
+        said = _parse_keys(f"{NAME}['RETENTION']", values["RETENTION"], rules, problems)
+        values["RETENTION"] = MappingProxyType({**RETENTION_DEFAULT, **said})
     return JobsSettings(**values), problems
 
 
-def _parse_one(key: str, value: Any) -> tuple[str, Any]:
-    if key == "QUEUES":
-        return _parse_queues(value)
-    if key == "RETENTION":
-        return _parse_retention(value)
-    if key == "REDACT":
-        if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-            return "give a list of key names", None
-        return "", tuple(value)
-    check, rule = _RULES[key]
-    return ("" if check(value) else rule), value
-
-
-def _parse_queues(value: Any) -> tuple[str, Any]:
-    if not isinstance(value, Mapping):
-        return "give a dict of queue names to dicts", None
-    queues: dict[str, QueueSettings] = {}
-    known = [one.name for one in dataclasses.fields(QueueSettings)]
-    for name, options in value.items():
-        problem = queue_problem(name)
-        if problem:
-            return problem, None
-        if not isinstance(options, Mapping):
-            return f"the settings of queue {name!r} must be a dict", None
-        for key, one in options.items():
-            if key not in known:
-                return f"queue {name!r} has no option {key!r}.{did_you_mean(key, known)}", None
-            check, rule = _QUEUE_RULES[key]
-            if one is not None and not check(one):
-                return f"{key}={shown(one)} of queue {name!r}: {rule}", None
-        queues[name] = QueueSettings(**options)
-    return "", MappingProxyType(queues)
-
-
-def _parse_retention(value: Any) -> tuple[str, Any]:
-    if not isinstance(value, Mapping):
-        return "give a dict of final statuses to days", None
-    for key, days in value.items():
-        if key not in DEFAULT_RETENTION:
-            return f"{key!r} is no final status.{did_you_mean(key, DEFAULT_RETENTION)}", None
-        if days is not None and not _number(0, 36_500)(days):
-            return f"days for {key!r} are a number from 0 to 36500, or None for never", None
-    return "", MappingProxyType({**DEFAULT_RETENTION, **value})
-
-
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _integer(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _or_none(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
-    check, text = rule
-    return (lambda value: value is None or check(value)), f"{text}, or None"
-
-
-Rule = tuple[Callable[[Any], bool], str]
-_SECONDS: Rule = (_number(0.001, 10**9), "give a positive number of seconds")
-_RETRIES: Rule = (_integer(0, 10**6), "give an integer from 0 to 1000000")
-_PRIORITY: Rule = (_integer(1, 10), "give an integer from 1 to 10")
-_BOOLEAN: Rule = (lambda value: isinstance(value, bool), "give True or False")
-_COUNT: Rule = (_integer(1, 10**6), "give a positive integer")
-_BYTES: Rule = (_integer(1024, 2**30), "give bytes, from 1024 to 1073741824")
-
-_RULES: dict[str, Rule] = {
-    "LEASE_SECONDS": (_number(1, 86_400), "give seconds from 1 to 86400"),
-    "SHUTDOWN_GRACE_SECONDS": (_number(0, 86_400), "give seconds from 0 to 86400"),
-    "POLL_INTERVAL": (_number(0.001, 3600), "give seconds from 0.001 to 3600"),
-    "THREADS": (_integer(1, 1000), "give an integer from 1 to 1000"),
-    "PAYLOAD_MAX_BYTES": _BYTES,
-    "RESULT_MAX_BYTES": _BYTES,
-    "MAX_RETRIES": _RETRIES,
-    "BASE_DELAY": _SECONDS,
-    "MAX_DELAY": _SECONDS,
-    "TIMEOUT_SECONDS": _or_none(_SECONDS),
-    "TIMEOUT_GRACE_SECONDS": (_number(0, 3600), "give seconds from 0 to 3600"),
-    "MAX_CRASHES": (_integer(1, 100), "give an integer from 1 to 100"),
-    "PRIORITY": _PRIORITY,
-    "SHELL_JOBS": _BOOLEAN,
-    "NOTIFY": _BOOLEAN,
-    "ASYNC_CONCURRENCY": _COUNT,
-    "MAX_RSS_MB": _or_none(_COUNT),
-    "MAX_JOBS": _or_none(_COUNT),
-    "PROCESS_MEMORY_MB": _or_none(_COUNT),
-}
-_QUEUE_RULES: dict[str, Rule] = {
-    "default_priority": _PRIORITY,
-    "max_workers": (_integer(1, 1000), "give an integer from 1 to 1000"),
-    "max_retries": _RETRIES,
-    "base_delay": _SECONDS,
-    "max_delay": _SECONDS,
-    "timeout_seconds": _SECONDS,
-    "dead_letter": _BOOLEAN,
-}
-
-
-@lru_cache(maxsize=1)
+@cache
 def get_settings() -> JobsSettings:
-    """Return the site's settings; raise ImproperlyConfigured with every problem."""
-    parsed, problems = parse(getattr(django_settings, NAME, {}))
+    """Return the settings, read once; raise ImproperlyConfigured with all that is wrong with them."""
+    parsed, problems = parse(getattr(settings, NAME, {}))
     if problems:
-        raise ImproperlyConfigured("; ".join(problems))
+        raise ImproperlyConfigured(" ".join(f"{problem.message} {problem.hint}" for problem in problems))
     return parsed
 
 
-def parse_queue(name: str, options: Mapping[str, Any]) -> QueueSettings:
-    """Return the settings of one queue given in code; raise ImproperlyConfigured when they are wrong."""
-    problem, queues = _parse_queues({name: options})
-    if problem:
-        raise ImproperlyConfigured(problem)
-    return queues[name]  # type: ignore[no-any-return]
+def _rules(kind: type[JobsSettings] | type[QueueSettings]) -> dict[str, Rule | None]:
+    return {one.name: one.metadata["rule"] for one in fields(kind)}
+
+
+def _parse_keys(where: str, raw: Any, rules: Mapping[str, Rule | None], problems: list[Problem]) -> dict[str, Any]:
+    """Return the good items of a dict, each passed through its rule (None: checked by the caller)."""
+    if not isinstance(raw, Mapping):
+        hint = f"Its keys may be: {', '.join(rules)}."
+        problems.append(Problem(kind="shape", message=f"{where} must be a dict, not {shown(raw)}.", hint=hint))
+        return {}
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if not isinstance(key, str) or key not in rules:
+            hint = did_you_mean(_like(key, rules), rules).strip() or f"The keys are: {', '.join(rules)}."
+            problems.append(Problem(kind="key", message=f"{where} has an unknown key {shown(key)}.", hint=hint))
+            continue
+        rule = rules[key]
+        try:
+            values[key] = rule(value) if rule else value
+        except _Refused as refused:
+            message = f"{where}[{key!r}] must be {refused}, not {shown(value)}."
+            problems.append(Problem(kind="value", message=message, hint="Correct it, or leave it out for the default."))
+    return values
+
+
+def _like(key: Any, rules: Mapping[str, Rule | None]) -> Any:
+    """Return a key in the case that the known ones have, so that `threads` is like `THREADS`."""
+    if not isinstance(key, str):
+        return key
+    return key.upper() if next(iter(rules)).isupper() else key.lower()
+
+
+def _parse_queues(raw: Any, problems: list[Problem]) -> Mapping[str, QueueSettings]:
+    where = f"{NAME}['QUEUES']"
+    if not isinstance(raw, Mapping):
+        hint = "Give a dict by queue name, such as {'mail': {'max_workers': 4}}."
+        problems.append(Problem(kind="shape", message=f"{where} must be a dict, not {shown(raw)}.", hint=hint))
+        return _mapping_default
+    queues = {}
+    for name, options in raw.items():
+        problem = queue_problem(name)
+        if problem:
+            problems.append(Problem(kind="value", message=f"{where}: {problem}.", hint="Give the queue another name."))
+        said = _parse_keys(f"{where}[{shown(name)}]", options, _rules(QueueSettings), problems)
+        queues[name] = QueueSettings(**said)
+    return MappingProxyType(queues)
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

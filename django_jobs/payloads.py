@@ -1,225 +1,271 @@
-"""The one strict JSON: what it accepts, every database keeps equal. And text that any database can store."""
+"""The one strict JSON validator: what it lets through, every database gives back as it was."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import traceback as traceback_module
-from pathlib import PurePath
+import json.encoder
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from .conf import get_settings
-from .exceptions import InvalidJob
-from .names import shown
+from django_jobs.conf import get_settings
+from django_jobs.exceptions import InvalidJob
+from django_jobs.text import describe_exception, fingerprint, format_traceback, scrub, shown
+
+__all__ = [
+    "LARGEST_INTEGER",
+    "MAX_DEPTH",
+    "JobsJSONDecoder",
+    "decode",
+    "describe_exception",
+    "encode_payload",
+    "encode_result",
+    "fingerprint",
+    "format_traceback",
+    "scrub",
+]
 
 MAX_DEPTH = 64
-MAX_INTEGER = 2**63 - 1
-MAX_PROBLEMS = 10
-MAX_ERROR = 2_000
-MAX_TRACEBACK = 20_000
-# PostgreSQL's jsonb writes floats from here on as integers.
-FIRST_WIDE_FLOAT = 1e16
-
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
-
-
-def encode_payload(value: Any) -> str:
-    """Return a JSON object as compact text; raise InvalidJob with every problem and its path."""
-    if not isinstance(value, dict):
-        raise InvalidJob(f"payload={shown(value)}: give a dict, not {type(value).__name__}")
-    return _encode(value, "payload", get_settings().PAYLOAD_MAX_BYTES)
-
-
-def encode_result(value: Any) -> str:
-    """Return any JSON value as compact text; raise InvalidJob with every problem and its path."""
-    return _encode(value, "result", get_settings().RESULT_MAX_BYTES)
-
-
-def _encode(value: Any, where: str, max_bytes: int) -> str:
-    walk = _Walk(max_bytes)
-    clean = walk.clean(value, where, 0)
-    if walk.problems:
-        raise InvalidJob(*walk.problems)
-    text = _encoder.encode(clean)
-    size = len(text) if text.isascii() else len(text.encode())
-    if size > max_bytes:
-        raise InvalidJob(f"{where}: {size} bytes as JSON; at most {max_bytes} are allowed. Store a reference instead")
-    return text
-
-
-class _Walk:
-    """One pass over a value that copies it into plain types and collects what is wrong."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.problems: list[str] = []
-        self._above: set[int] = set()
-        self._left = max_bytes
-        self._max_bytes = max_bytes
-
-    def clean(self, value: Any, path: str, depth: int) -> Any:
-        kind = type(value)
-        if kind is str:
-            return self._text(value, path)
-        if value is None or kind is bool:
-            return value
-        if kind is int:
-            return self._integer(value, path)
-        if kind is float:
-            return self._float(value, path)
-        if isinstance(value, dict | list | tuple):
-            return self._container(value, path, depth)
-        if isinstance(value, str):
-            return self._text(str.__str__(value), path)
-        if isinstance(value, int):
-            return self._integer(int(value), path)
-        if isinstance(value, float):
-            return self._float(float(value), path)
-        self._refuse(path, f"{kind.__name__} is not JSON: {shown(value)}{_ADVICE.get(kind.__name__, '')}")
-        return None
-
-    def _refuse(self, path: str, problem: str) -> None:
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(f"{path}: {problem}" if len(path) <= 200 else f"{path[:200]}…: {problem}")
-
-    def _text(self, value: str, path: str) -> str:
-        self._left -= len(value)
-        if self._left < 0:
-            if self._left != float("-inf"):
-                self._refuse(path, f"more than {self._max_bytes} bytes as JSON. Store a reference instead")
-                self._left = float("-inf")  # type: ignore[assignment]  said once
-            return ""
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            self._refuse(path, f"a lone surrogate cannot be stored: {shown(value)}")
-            return ""
-        if "\0" in value:
-            self._refuse(path, f"the character NUL cannot be stored: {shown(value)}")
-        return value
-
-    def _integer(self, value: int, path: str) -> int:
-        if not -MAX_INTEGER <= value <= MAX_INTEGER:
-            self._refuse(path, "the integer is outside ±(2**63 - 1); send it as a string")
-        return value
-
-    def _float(self, value: float, path: str) -> float | int:
-        if not math.isfinite(value):
-            self._refuse(path, f"{value} is not JSON; use None")
-            return 0
-        if abs(value) >= FIRST_WIDE_FLOAT and abs(value) <= MAX_INTEGER and value < 2.0**63:
-            return int(value)
-        return value or 0.0  # minus zero is not kept by every database
-
-    def _container(self, value: Any, path: str, depth: int) -> Any:
-        if depth >= MAX_DEPTH:
-            self._refuse(path, f"nested deeper than {MAX_DEPTH} levels")
-            return None
-        if id(value) in self._above:
-            self._refuse(path, "the value contains itself")
-            return None
-        if self._left == float("-inf"):
-            return None
-        self._above.add(id(value))
-        self._left -= 2
-        try:
-            if isinstance(value, dict):
-                return self._object(value, path, depth)
-            self._left -= len(value)
-            return [self.clean(one, f"{path}[{index}]", depth + 1) for index, one in enumerate(value)]
-        finally:
-            self._above.discard(id(value))
-
-    def _object(self, value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
-        clean: dict[str, Any] = {}
-        for key, one in value.items():
-            if not isinstance(key, str):
-                self._refuse(path, f"the key {shown(key)} is {type(key).__name__}; keys are strings")
-                continue
-            plain = self._text(str.__str__(key), f"{path} key")
-            if plain in clean:
-                self._refuse(path, f"the key {shown(plain)} appears twice")
-            self._left -= 4
-            clean[plain] = self.clean(one, f"{path}.{plain}", depth + 1)
-        return clean
-
-
-_ADVICE = {
-    "datetime": "; use value.isoformat()",
-    "date": "; use value.isoformat()",
-    "time": "; use value.isoformat()",
-    "timedelta": "; use value.total_seconds()",
-    "UUID": "; use str(value)",
-    "Decimal": "; use str(value)",
-    "set": "; use sorted(value)",
-    "frozenset": "; use sorted(value)",
-    "bytes": "; use base64 or store a reference",
+LARGEST_INTEGER = 2**63 - 1
+_MAX_PROBLEMS = 20
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]{0,39}", re.ASCII)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_HINTS = {
+    "datetime": "use isoformat()",
+    "date": "use isoformat()",
+    "time": "use isoformat()",
+    "timedelta": "use total_seconds()",
+    "UUID": "use str()",
+    "Decimal": "use str()",
+    "PosixPath": "use str()",
+    "set": "use a sorted list",
+    "frozenset": "use a sorted list",
+    "bytes": "use base64 text",
+    "generator": "use a list",
+    "coroutine": "it was not awaited",
 }
 
 
-def _integer_of(token: str) -> int | float:
-    """Read an integer; one that our encoder would never write was a float before the database rewrote it."""
-    if len(token) < 19:
-        return int(token)
-    value = int(token) if len(token) < 400 else float(token)
-    return value if -MAX_INTEGER <= value <= MAX_INTEGER else float(value)
+def encode_payload(value: object, *, where: str = "payload") -> str:
+    """Return a JSON object as compact text; raise InvalidJob with every problem, each under its path from `where`."""
+    if not isinstance(value, dict):
+        raise InvalidJob(f"{where}: give a JSON object (a dict), not {_kind(value)} ({shown(value)})")
+    return _encode(value, where, get_settings().PAYLOAD_MAX_BYTES, "PAYLOAD_MAX_BYTES")
 
 
-_decoder = json.JSONDecoder(parse_int=_integer_of)
+def encode_result(value: object, *, where: str = "result") -> str:
+    """Return any JSON value as compact text; raise InvalidJob with every problem, each under its path from `where`."""
+    return _encode(value, where, get_settings().RESULT_MAX_BYTES, "RESULT_MAX_BYTES")
 
 
-def decode(text: str | bytes) -> Any:
-    """Return the value of JSON text that a database gave back."""
-    return {} if text == "{}" else _decoder.decode(text if isinstance(text, str) else text.decode())
+def decode(text: str) -> Any:
+    """Return the value of stored JSON text; raise json.JSONDecodeError for other text.
+
+    PostgreSQL writes a large float out in digits: what is beyond 2**63-1 was a float and becomes one again.
+    """
+    return (_with_long_integers if _LONG_INTEGER.search(text) else _ordinary).decode(text)
 
 
 class JobsJSONDecoder(json.JSONDecoder):
-    """Decode model fields by the same rule as `decode`."""
+    """Decode like `decode()`; for Django's `JSONField(decoder=...)`, which makes one for every value it reads."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "parse_int": _integer_of})
+    def __init__(self) -> None:
+        # Not the base class's: it would build a scanner for each value, which costs more than the decoding.
+        self.scan_once = _with_long_integers.scan_once  # type: ignore[attr-defined]
+
+    def decode(self, s: str, *args: Any) -> Any:
+        """Return the value of JSON text; raise json.JSONDecodeError for other text."""
+        return decode(s)
 
 
-def scrub(text: Any, limit: int = MAX_ERROR) -> str:
-    """Return text that every database can store: no NUL, no lone surrogates, at most `limit` characters. Never raises."""
+def _encode(value: object, where: str, max_bytes: int, setting: str) -> str:
+    if _is_plain(value, max_bytes):
+        text = _to_text(value)
+        # This finds every NUL; text that only looks like one takes the slow way, and passes there.
+        if "\\u0000" not in text and _fits(text, max_bytes):
+            return text
+    copy = _Copy(where, max_bytes)
+    value = copy.of(value)
+    text = "" if copy.problems else _to_text(value)
+    if copy.too_large or not _fits(text, max_bytes):
+        copy.problems.append(
+            f"{where}: larger than {max_bytes:,} bytes encoded ({setting}); keep large data elsewhere and pass its key"
+        )
+    if copy.problems:
+        raise InvalidJob(*copy.problems)
+    return text
+
+
+def _fits(text: str, max_bytes: int) -> bool:
+    """Say whether text has at most so many bytes in UTF-8; False for text that has a lone surrogate."""
+    if text.isascii():
+        return len(text) <= max_bytes
     try:
-        whole = text if type(text) is str else str(text)
-    except BaseException as error:
-        whole = f"<{type(text).__name__} whose text cannot be made: {type(error).__name__}>"
-    cut = whole[:limit]
-    cut = cut.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    left = len(whole) - limit
-    return f"{cut}… ({left} more characters)" if left > 0 else cut
+        return len(text.encode()) <= max_bytes
+    except UnicodeEncodeError:
+        return False
 
 
-def describe_exception(error: BaseException) -> str:
-    """Return `ValueError: message`, whatever the message is made of."""
-    message = scrub(error, MAX_ERROR)
-    name = scrub(type(error).__name__, 200)
-    return f"{name}: {message}" if message else name
+def _is_plain(value: object, budget: int) -> bool:
+    """Say whether a value can be encoded as it is: exact types, safe numbers, string keys, not too deep or large.
+
+    The fast way for nearly every value. It goes level by level, so that neither depth nor a cycle can hurt; `budget` is
+    spent on each node and character, so that a small value which repeats itself a billion times is found out early.
+    """
+    level: Iterable[Any] = (value,)
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is str:
+                budget -= len(item)
+            elif kind is int:
+                if not -LARGEST_INTEGER <= item <= LARGEST_INTEGER:
+                    return False
+            elif kind is dict:
+                for key in item:
+                    if type(key) is not str:
+                        return False
+                    budget -= len(key) + 1
+                below += item.values()
+            elif kind is list or kind is tuple:
+                below += item
+            elif kind is float:
+                if not (0.0 < item < 1e16 or -1e16 < item < 0.0) and repr(item) != "0.0":
+                    return False
+            elif item is not None and kind is not bool:
+                return False
+            if len(below) > budget:
+                return False
+        budget -= len(below)
+        if not below:
+            return True
+        level = below
+    return False
 
 
-def format_traceback(error: BaseException) -> str:
-    """Return the traceback without local variables, its middle cut out beyond 20,000 characters. Never raises."""
-    try:
-        frames = "".join(traceback_module.format_tb(error.__traceback__, limit=-100))
-    except Exception:
-        frames = "(the traceback could not be formatted)\n"
-    text = scrub(frames, 10**7)
-    if len(text) > MAX_TRACEBACK:
-        half = MAX_TRACEBACK // 2
-        text = f"{text[:half]}\n… {len(text) - MAX_TRACEBACK} characters cut …\n{text[-half:]}"
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    because = f"caused by {describe_exception(cause)}\n" if cause is not None else ""
-    return f"Traceback (most recent call last):\n{text}{describe_exception(error)}\n{because}"
+class _Enough(Exception):
+    """Ends the walk: the value is too large, or has more problems than anybody reads."""
 
 
-def fingerprint(job_type: str, error: BaseException) -> str:
-    """Return 32 hexadecimal characters that failures of one cause share: type, exception and innermost own function."""
-    place = ""
-    entry = error.__traceback__
-    while entry is not None:
-        code = entry.tb_frame.f_code
-        if "site-packages" not in code.co_filename or not place:
-            place = f"{PurePath(code.co_filename).name}:{code.co_qualname}"
-        entry = entry.tb_next
-    text = f"{job_type}|{type(error).__module__}.{type(error).__qualname__}|{place}"
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+class _Copy:
+    """The slow way: copies a value into plain types and notes every problem with its path."""
+
+    def __init__(self, where: str, budget: int) -> None:
+        self.problems: list[str] = []
+        self.too_large = False
+        self._where = where
+        self._budget = budget
+        self._parents: dict[int, str] = {}
+
+    def of(self, value: object) -> Any:
+        try:
+            return self._any(value, self._where)
+        except _Enough:
+            return None
+
+    def _any(self, value: object, path: str) -> Any:
+        self._spend(1)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return self._string(value, path)
+        if isinstance(value, int):
+            return self._integer(int.__int__(value), path)
+        if isinstance(value, float):
+            return self._float(float.__float__(value), path)
+        if isinstance(value, dict | list | tuple):
+            return self._container(value, path)
+        kind = _kind(value)
+        hint = _HINTS.get(kind, "use its primary key" if hasattr(type(value), "_meta") else "")
+        return self._refuse(f"{path}: {kind} is not JSON{'; ' if hint else ''}{hint} ({shown(value)})")
+
+    def _string(self, value: str, path: str) -> str:
+        value = str.__str__(value)
+        self._spend(len(value))
+        found = _UNSTORABLE.search(value)
+        if found:
+            what = "a NUL character" if found[0] == "\x00" else f"a lone surrogate ({shown(found[0])})"
+            self._refuse(f"{path}: {what} cannot be stored ({shown(value)})")
+        return value
+
+    def _integer(self, value: int, path: str) -> int:
+        if not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+            what = shown(value) if value.bit_length() < 300 else f"{value.bit_length()} bits"
+            self._refuse(f"{path}: integers go from -(2**63-1) to 2**63-1; use a string ({what})")
+        return value
+
+    def _float(self, value: float, path: str) -> float | int:
+        if not float("-inf") < value < float("inf"):
+            return self._refuse(f"{path}: {value} is not JSON; use None or a string")  # type: ignore[no-any-return]
+        # As PostgreSQL's jsonb would give them back: it knows no negative zero, and writes 1e16 as an integer.
+        if abs(value) >= 1e16 and abs(value) < 2.0**63:
+            return int(value)
+        return value + 0.0
+
+    def _container(self, value: dict[Any, Any] | list[Any] | tuple[Any, ...], path: str) -> Any:
+        if id(value) in self._parents:
+            return self._refuse(f"{path}: a cycle: it contains itself, being {self._parents[id(value)]}")
+        if len(self._parents) >= MAX_DEPTH:
+            return self._refuse(f"{path:.200}: nested deeper than {MAX_DEPTH} levels")
+        self._parents[id(value)] = path
+        try:
+            if isinstance(value, dict):
+                return self._object(value, path)
+            return [self._any(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        except _Enough:
+            raise
+        except Exception as error:  # a container of the site's own, whose methods may do anything
+            return self._refuse(f"{path}: {_kind(value)} cannot be read: {describe_exception(error, 200)}")
+        finally:
+            del self._parents[id(value)]
+
+    def _object(self, value: dict[Any, Any], path: str) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for key, item in value.items():
+            inside = f"{path}.{key}" if isinstance(key, str) and _PLAIN_KEY.fullmatch(key) else f"{path}[{shown(key)}]"
+            if not isinstance(key, str):
+                self._refuse(f"{inside}: keys are strings, not {_kind(key)}")
+                continue
+            plain = self._string(key, inside)
+            if plain in copy:
+                self._refuse(f"{inside}: the key stands there twice")
+            copy[plain] = self._any(item, inside)
+        return copy
+
+    def _refuse(self, problem: str) -> Any:
+        if len(self.problems) == _MAX_PROBLEMS:
+            self.problems.append("and more")
+            raise _Enough
+        self.problems.append(problem)
+
+    def _spend(self, characters: int) -> None:
+        self._budget -= characters
+        if self._budget < 0:
+            self.too_large = True
+            raise _Enough
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _make_encoder() -> Callable[[Any], str]:
+    """Return the encoding function, made once: `JSONEncoder.encode` makes one for each value."""
+    encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:  # an interpreter without the C accelerator
+        return encoder.encode
+    encode = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return lambda value: "".join(encode(value, 0))
+
+
+def _to_integer_or_float(token: str) -> int | float:
+    value = int(token) if len(token) <= 20 else float(token)
+    return value if -LARGEST_INTEGER <= value <= LARGEST_INTEGER else float(value)
+
+
+_to_text = _make_encoder()
+_LONG_INTEGER = re.compile(r"\d{19}", re.ASCII)
+_ordinary = json.JSONDecoder()
+_with_long_integers = json.JSONDecoder(parse_int=_to_integer_or_float)

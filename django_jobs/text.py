@@ -52,8 +52,9 @@ def describe_exception(exc: BaseException, limit: int = ERROR_LENGTH) -> str:
         message = str(exc)
     except Exception:
         message = "<its message cannot be read>"
-    # Cut before anything copies it.
-    return scrub(f"{name}: {scrub(message, limit)}" if message else name, limit)
+    # The message is cut before anything copies it.
+    text = f"{name}: {scrub(message, limit - len(name) - 2)}" if message else name
+    return scrub(text, limit)
 
 
 def format_traceback(exc: BaseException) -> str:
