@@ -4,6 +4,7 @@ from .attempt import Attempt, AttemptOutcome
 from .dead_letter import DeadLetter, DeadLetterReason
 from .dependency import DependencyState, JobDependency, OnFailure
 from .job import Job, JobStatus
+from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
 from .worker_process import WorkerProcess
@@ -18,6 +19,7 @@ __all__ = [
     "JobDependency",
     "JobStatus",
     "OnFailure",
+    "Overview",
     "Queue",
     "Schedule",
     "ScheduleTick",

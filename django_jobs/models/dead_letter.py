@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .doors import DeadLetterDoors
 from .fields import ExactCharField, ExactTextField
+from .indexes import HotIndex
 from .job import Job
 
 
@@ -81,6 +82,14 @@ class DeadLetter(DeadLetterDoors, models.Model):
         constraints = (
             models.CheckConstraint(
                 name="django_jobs_deadletter_reason", condition=Q(reason__in=DeadLetterReason.values)
+            ),
+        )
+        indexes = (
+            HotIndex(
+                name="django_jobs_letter_open",
+                fields=["died_at", "fingerprint", "id"],
+                where=Q(acknowledged_at=None, replayed_at=None),
+                full_fields=["acknowledged_at", "replayed_at", "died_at", "fingerprint"],
             ),
         )
 

@@ -37,6 +37,7 @@ class WorkerProcess(models.Model):
         verbose_name = _("worker process")
         verbose_name_plural = _("worker processes")
         ordering = ("started_at", "id")
+        permissions = (("stop_workerprocess", _("Can ask worker processes to stop")),)
 
     def __str__(self) -> str:
         return self.id
