@@ -32,7 +32,7 @@ def replay(job_id: str, *, by: Any = None, dependents: bool = True, alias: str |
     using = alias or jobs_alias()
     queue = run_transaction(lambda: _replay(job_id, by, using), using)
     if dependents:
-        while run_transaction(lambda: _revive_step(using, job_id), using):
+        while run_transaction(lambda: revive_step(using), using):
             pass
     announce_work(queue, using)
 
@@ -43,13 +43,13 @@ def _replay(job_id: str, by: Any, using: str) -> str:
         raise JobNotFound(job_id)
     if job.status not in ENDED_BADLY:
         raise InvalidJob(f"job {job_id!r} is {job.status}; only a dead, failed or cancelled job can be replayed")
-    _start_over([job_id], using)
+    start_over([job_id], using)
     DeadLetter.objects.using(using).filter(job_id=job_id).open().update(replayed_at=DbNow(), replayed_by=by)
     announce(signals.job_replayed, job_id, using)
     return job.queue
 
 
-def _start_over(ids: list[str], using: str) -> None:
+def start_over(ids: list[str], using: str) -> None:
     """Make jobs wait again as if new. Their own dependencies that ended badly no longer hold them."""
     try:
         with transaction.atomic(using=using):
@@ -75,7 +75,7 @@ def _start_over(ids: list[str], using: str) -> None:
         ) from None
 
 
-def _revive_step(using: str, root_id: str) -> int:
+def revive_step(using: str) -> int:
     """Let up to STEP jobs wait again whose broken dependency is live again; return how many.
 
     The rows say what is left: a broken edge to a job that is not ended. A killed replay is finished by replaying again or
@@ -93,7 +93,6 @@ def _revive_step(using: str, root_id: str) -> int:
     list(Job.objects.using(using).filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
     keys = [key for key, _ in edges]
     chosen = JobDependency.objects.using(using).filter(pk__in=keys)
-    chosen.filter(depends_on__status=JobStatus.COMPLETED)
     done = list(chosen.filter(depends_on__status=JobStatus.COMPLETED).values_list("pk", flat=True))
     JobDependency.objects.using(using).filter(pk__in=keys).exclude(pk__in=done).update(state=DependencyState.OPEN)
     JobDependency.objects.using(using).filter(pk__in=done).update(state=DependencyState.SATISFIED)
@@ -108,7 +107,7 @@ def _revive_step(using: str, root_id: str) -> int:
     recount(ids, using)
     free = [job_id for job_id, _ in failed if job_id not in still_broken]
     if free:
-        _start_over(free, using)
+        start_over(free, using)
         for job_id in free:
             announce(signals.job_replayed, job_id, using)
         for queue in {queue for job_id, queue in failed if job_id in free}:

@@ -1,4 +1,4 @@
-"""The first page of the admin's section: a proxy, because the admin lists models and nothing else. It has no rows of its own."""
+"""The first page of the admin's section: a proxy, because the admin lists nothing but models."""
 
 from __future__ import annotations
 
