@@ -1,0 +1,61 @@
+"""The jobs of the catalogue: a scan submits one measurement for each file, and a report that waits for all of them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from django.db.models import Count, Sum
+from django.utils import timezone
+
+from django_jobs import Fail, NewJob, job, submit_many
+
+from .models import Scan, SourceFile
+from .text import measure_text
+
+ROWS_AT_ONCE = 500
+
+
+@job("catalogue.scan", atomic=True, takes_context=True)
+def scan(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
+    """Write a row for each file of the payload's `folder` and submit the rest, all in the transaction of this job."""
+    folder = Path(payload["folder"])
+    if not folder.is_dir():
+        raise Fail(f"{folder} is not a folder")
+    made = Scan.objects.create(job_id=context.job_id, folder=str(folder), started_at=timezone.now())
+    paths = sorted(_files_below(folder))
+    SourceFile.objects.bulk_create((SourceFile(scan=made, path=path) for path in paths), batch_size=ROWS_AT_ONCE)
+    measurements = submit_many(NewJob("catalogue.measure", {"scan": made.pk, "path": path}) for path in paths)
+    # "run": files that cannot be read are what the report is there to count.
+    last = report.submit({"scan": made.pk}, depends_on=measurements, on_dependency_failure="run")
+    return {"scan": made.pk, "files": len(paths), "report": last.pk}
+
+
+@job("catalogue.measure", base_delay=0.2, max_retries=2)
+def measure(payload: dict[str, Any]) -> dict[str, Any]:
+    """Read one file and write what it measures; doing it twice does no harm. What is no text raises, and is retried."""
+    file = SourceFile.objects.select_related("scan").get(scan=payload["scan"], path=payload["path"])
+    found = asdict(measure_text(Path(file.scan.folder, file.path)))
+    SourceFile.objects.filter(pk=file.pk).update(**found, measured_at=timezone.now())
+    return found
+
+
+@job("catalogue.report")
+def report(payload: dict[str, Any]) -> dict[str, Any]:
+    """Sum up the files of a scan, those that could not be read included."""
+    files = SourceFile.objects.filter(scan=payload["scan"])
+    sums = files.aggregate(files=Count("pk"), measured=Count("measured_at"), lines=Sum("lines"), bytes=Sum("size"))
+    found = {key: value or 0 for key, value in sums.items()}
+    Scan.objects.filter(pk=payload["scan"]).update(report=found)
+    return found
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of plain files; hidden folders and compiled Python are nobody's source."""
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        for path in (Path(where, name) for name in names):
+            if path.is_file() and not path.is_symlink():  # reading a pipe would never end
+                # A name that is not UTF-8 cannot be stored; escaped it names no file, and its job says so.
+                yield os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")

@@ -1,0 +1,144 @@
+"""The demo site: what its jobs make of a folder, and `manage.py demo` from an empty database to the report."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from django_jobs import Fail
+from django_jobs.models import Job
+from testproject.catalogue import jobs
+from testproject.catalogue.models import Scan, SourceFile
+from testproject.catalogue.text import NotText, measure_text
+
+TEXTS = {
+    "README.txt": b"one\ntwo\nthree",
+    "empty.txt": b"",
+    "app/models.py": b"# -*- coding: latin-1 -*-\nname = '\xe4'\n",
+    "app/marked.py": b"\xef\xbb\xbfx = 1\n",
+    "app/deep/page.html": "<p>Grüße</p>\n".encode(),
+    "wide.txt": "three\nlines\nhere\n".encode("utf-16"),
+}
+LINES = 3 + 0 + 2 + 1 + 1 + 3
+NOT_TEXTS = {
+    "image.png": b"\x89PNG\r\n\x1a\n\0\0",
+    "app/old.txt": "schön\n".encode("latin-1"),
+    "app/zeros.bin": bytes(64),
+}
+NOT_SOURCE = {"app/__pycache__/models.pyc": b"\0", ".git/HEAD": b"ref\n"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a folder with readable files, unreadable ones, and some that no scan should see."""
+    for path, content in {**TEXTS, **NOT_TEXTS, **NOT_SOURCE}.items():
+        (tmp_path / "code" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "code" / path).write_bytes(content)
+    os.mkfifo(tmp_path / "code" / "pipe")
+    (tmp_path / "code" / "link.txt").symlink_to("README.txt")
+    return tmp_path / "code"
+
+
+# --- text
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"), [(b"", 0), (b"\n", 1), (b"a", 1), (b"a\nb", 2), (b"a\r\nb\r\n", 2), (b"a\rb\r", 2)]
+)
+def test_lines_are_counted_as_an_editor_numbers_them(tmp_path: Path, content: bytes, lines: int) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert measure_text(tmp_path / "file").lines == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "encoding"),
+    [
+        ("a.txt", b"plain", "utf-8"),
+        ("a.txt", b"\xef\xbb\xbfmarked", "utf-8-sig"),
+        ("a.txt", "x".encode("utf-16"), "utf-16"),
+        ("a.txt", "x".encode("utf-32"), "utf-32"),
+        ("a.py", b"#!/usr/bin/python\n# coding: latin-1\nname = '\xe4'\n", "iso-8859-1"),
+        ("a.py", b"\xef\xbb\xbfx = 1\n", "utf-8-sig"),
+        ("a.py", b"x = 1\n", "utf-8"),
+    ],
+)
+def test_a_file_says_its_encoding_by_a_mark_or_a_cookie(
+    tmp_path: Path, name: str, content: bytes, encoding: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    measured = measure_text(tmp_path / name)
+    assert (measured.encoding, measured.size) == (encoding, len(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("a.txt", b"# coding: latin-1\n\xe4", UnicodeDecodeError),  # a cookie is Python's
+        ("a.py", b"name = '\xe4'\n", SyntaxError),
+        ("a.py", b"# coding: martian\n", SyntaxError),
+        ("a.py", b"x = 1\ny = 2\nz = '\xe4'\n", UnicodeDecodeError),
+        ("a.mo", b"\xde\x12\x04\x95\0\0\0\0", UnicodeDecodeError),
+        ("a.bin", b"line\n\0\0", NotText),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, name: str, content: bytes, error: type[Exception]) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error):
+        measure_text(tmp_path / name)
+
+
+# --- jobs, called as plain functions
+
+
+def scan(folder: Path) -> dict[str, Any]:
+    return jobs.scan(SimpleNamespace(job_id="the-scan"), {"folder": str(folder)})
+
+
+@pytest.mark.django_db
+def test_a_scan_submits_one_measurement_for_each_plain_file_and_a_report_after_them(folder: Path) -> None:
+    result = scan(folder)
+    found = {*TEXTS, *NOT_TEXTS}
+    assert set(SourceFile.objects.values_list("path", flat=True)) == found
+    measurements = Job.objects.filter(job_type="catalogue.measure")
+    assert {job.payload["path"] for job in measurements} == found
+    report = Job.objects.get(job_type="catalogue.report")
+    assert sorted(report.depends_on) == sorted(job.id for job in measurements)
+    assert report.pending_dependencies == len(found)
+    made = Scan.objects.get()
+    assert (made.job_id, made.folder) == ("the-scan", str(folder))
+    assert result == {"scan": made.pk, "files": len(found), "report": report.id}
+
+
+@pytest.mark.django_db
+def test_a_scan_of_an_empty_folder_still_submits_its_report(tmp_path: Path) -> None:
+    assert scan(tmp_path)["files"] == 0
+    report = Job.objects.get()
+    assert (report.job_type, report.pending_dependencies) == ("catalogue.report", 0)
+
+
+@pytest.mark.django_db
+def test_a_scan_of_what_is_no_folder_is_not_tried_again(folder: Path) -> None:
+    with pytest.raises(Fail, match=r"README\.txt is not a folder"):
+        scan(folder / "README.txt")
+    assert not Scan.objects.exists()
+
+
+@pytest.mark.django_db
+def test_the_report_counts_what_was_measured_however_often_and_what_was_not(folder: Path) -> None:
+    made = scan(folder)["scan"]
+    for path in (*TEXTS, "README.txt"):
+        jobs.measure({"scan": made, "path": path})
+    report = jobs.report({"scan": made})
+    size = sum(len(content) for content in TEXTS.values())
+    assert report == {"files": len(TEXTS) + len(NOT_TEXTS), "measured": len(TEXTS), "lines": LINES, "bytes": size}
+    assert Scan.objects.get().report == report
+
+
+@pytest.mark.django_db
+def test_a_file_that_is_no_text_stays_unmeasured(folder: Path) -> None:
+    made = scan(folder)["scan"]
+    with pytest.raises(UnicodeDecodeError):
+        jobs.measure({"scan": made, "path": "image.png"})
+    assert SourceFile.objects.get(path="image.png").measured_at is None
