@@ -30,6 +30,7 @@ class Attempt(models.Model):
     started_at = models.DateTimeField(_("started at"), null=True)
     ended_at = models.DateTimeField(_("ended at"))
     outcome = ExactCharField(_("outcome"), max_length=10, choices=AttemptOutcome)
+    exception_class = ExactCharField(_("exception class"), max_length=255, default="", blank=True)
     error = ExactTextField(_("error"), default="", blank=True)
     traceback = ExactTextField(_("traceback"), default="", blank=True)
 
