@@ -60,12 +60,12 @@ class Draft:
             self.open_edges,
         ]
 
-    def as_job(self, values: Sequence[Any], created_at: datetime, alias: str) -> Job:
-        """Return the job as the row just written would be read."""
+    def as_job(self, values: Sequence[Any], created_at: datetime, alias: str, now: datetime | None = None) -> Job:
+        """Return the job as the row just written would be read; `now` is what `values()` was given."""
         said = self.submission
         scheduled_at = said.scheduled_at
         if said.delay is not None:
-            scheduled_at = created_at + said.delay
+            scheduled_at = (now or created_at) + said.delay
         status = values[_AT["status"]]
         job = Job(
             id=self.id,
@@ -75,7 +75,7 @@ class Draft:
             rank=self.rank,
             status=JobStatus(status),
             scheduled_at=scheduled_at,
-            available_at=scheduled_at if status == "scheduled" else created_at,
+            available_at=scheduled_at if status == "scheduled" else now or created_at,
             created_at=created_at,
             updated_at=created_at,
             max_retries=values[_AT["max_retries"]],

@@ -89,7 +89,7 @@ def _insert_after_a_look(new: Draft, alias: str) -> Job | None:
         created_at = dialect(connections[alias]).insert_job(connections[alias], values)
         if created_at is None:
             return None
-        job = new.as_job(values, now, alias)
+        job = new.as_job(values, created_at, alias, now)
         if graph.store(edges, alias):
             job.refresh_from_db(using=alias)
         return job
