@@ -1,6 +1,7 @@
-"""The app's configuration: on start-up every installed app's `jobs` module is imported."""
+"""The app's configuration: on start-up every app's `jobs` module is imported, and its `tasks` where TASKS is ours."""
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
@@ -16,3 +17,14 @@ class DjangoJobsConfig(AppConfig):
         from . import checks, logs  # noqa: F401  registering is what importing them does
 
         autodiscover_modules("jobs")
+        if _is_a_task_backend():
+            from .taskapi import receivers
+
+            receivers.connect()
+            autodiscover_modules("tasks")
+
+
+def _is_a_task_backend() -> bool:
+    """Say whether TASKS names one of our backends; a site without one may have a `tasks.py` of another library."""
+    backends = getattr(settings, "TASKS", None) or {}
+    return any(str(backend.get("BACKEND", "")).startswith("django_jobs.") for backend in backends.values())

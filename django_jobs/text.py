@@ -10,6 +10,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from django_jobs.exceptions import Steering
+
 SHOWN_LENGTH = 80
 ERROR_LENGTH = 2_000
 TRACEBACK_LENGTH = 20_000
@@ -55,6 +57,13 @@ def describe_exception(exc: BaseException, limit: int = ERROR_LENGTH) -> str:
     # The message is cut before anything copies it.
     text = f"{name}: {scrub(message, limit - len(name) - 2)}" if message else name
     return scrub(text, limit)
+
+
+def exception_path(exc: BaseException, limit: int = 255) -> str:
+    """Return the dotted path of an exception's class, storable; of its cause when it was raised to steer the job."""
+    if isinstance(exc, Steering) and exc.__cause__ is not None:
+        exc = exc.__cause__
+    return scrub(f"{type(exc).__module__}.{type(exc).__qualname__}")[:limit]
 
 
 def format_traceback(exc: BaseException) -> str:

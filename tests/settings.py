@@ -5,3 +5,13 @@ from testproject.settings import INSTALLED_APPS
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.support.effects"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
+
+# Any queue will do; the second one names its queues and has defaults for its tasks.
+TASKS = {
+    "default": {"BACKEND": "django_jobs.backends.JobsBackend", "QUEUES": []},
+    "strict": {
+        "BACKEND": "django_jobs.backends.JobsBackend",
+        "QUEUES": ["default", "reports"],
+        "OPTIONS": {"max_retries": 1, "timeout_seconds": 30, "base_delay": 0.01},
+    },
+}

@@ -50,6 +50,7 @@ def as_claimed(job: Job) -> ClaimedJob:
         encode_result(job.metadata),
         job.rank,
         job.available_at,
+        job.created_at,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -30,3 +31,33 @@ def failed_by_dependency(ids: Sequence[str], alias: str) -> None:
         errors = Job.objects.using(alias).filter(pk__in=ids).values_list("pk", "error")
         for job_id, error in errors:
             announce(signals.job_failed, job_id, alias, error=error)
+
+
+# What this process does once a run of its own is known to be recorded; by job and fence, so that no later run is meant.
+_on_completion: dict[tuple[str, int], Callable[[], None]] = {}
+
+
+def on_completion(job_id: str, fence: int, callback: Callable[[], None]) -> None:
+    """Call back once when this run, which is about to return, has been recorded as completed; never when it is not."""
+    _on_completion[job_id, fence] = callback
+
+
+def tell_completed(runs: Iterable[tuple[str, int]], alias: str) -> None:
+    """Call back for runs that are completed once the open transaction, if any, has committed."""
+    if _on_completion:
+        for run in runs:
+            if run in _on_completion:
+                transaction.on_commit(partial(_call_back, run), using=alias, robust=True)
+
+
+def forget(runs: Iterable[tuple[str, int]]) -> None:
+    """Drop the callbacks of runs that ended otherwise."""
+    if _on_completion:
+        for run in runs:
+            _on_completion.pop(run, None)
+
+
+def _call_back(run: tuple[str, int]) -> None:
+    callback = _on_completion.pop(run, None)
+    if callback is not None:
+        callback()

@@ -25,6 +25,7 @@ class ClaimedJob(NamedTuple):
     metadata_text: str
     rank: int
     available_at: Any
+    created_at: Any = None
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Outcome:
     spends_retry: bool = False
     counts_crash: bool = False
     letter: DeadLetterReason | None = None
+    exception_class: str = ""
     error: str = ""
     traceback: str = ""
     fingerprint: str = ""

@@ -26,6 +26,7 @@ CLAIMED_COLUMNS = (
     "metadata",
     "rank",
     "available_at",
+    "created_at",
 )
 
 # One row of an INSERT. created_at, updated_at and available_at of None stand for the database's "now"; the counters start at 0.

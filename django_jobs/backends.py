@@ -1,0 +1,132 @@
+"""The backends for Django's tasks: `JobsBackend` enqueues jobs; its siblings take the same options in tests.
+
+No model is imported and no query made when a backend is constructed: that happens while the site's tasks are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from django.core.checks import CheckMessage
+from django.utils import timezone
+
+from . import compat
+from .compat import BaseTaskBackend, normalize_json, task_enqueued
+from .ids import new_id
+from .names import queue_problem
+from .taskapi import receivers
+from .taskapi.checks import check_backend
+from .taskapi.options import TaskRefused, as_refusal, submit_options
+from .taskapi.run import register
+from .taskapi.task import JobsTask, task
+
+if TYPE_CHECKING:
+    from .compat import Task, TaskResult
+    from .models import Job
+
+    AnyTask = Task[..., Any]
+    AnyResult = TaskResult[..., Any]
+
+__all__ = ["DummyBackend", "ImmediateBackend", "JobsBackend", "JobsTask", "TaskRefused", "task"]
+
+
+class TakesOurOptions(BaseTaskBackend):
+    """What the three have in common: tasks with our options, `run_after` as a timedelta too, and checks."""
+
+    task_class = JobsTask
+
+    def validate_task(self, task: AnyTask) -> None:
+        """Raise InvalidTask for a task that cannot be enqueued here."""
+        run_after: Any = task.run_after
+        if not isinstance(run_after, timedelta):
+            return super().validate_task(task)
+        if run_after < timedelta(0):
+            raise TaskRefused(f"run_after={run_after!r}: it must not be negative")
+        seen: Any = SimpleNamespace(
+            func=task.func,
+            priority=task.priority,
+            takes_context=task.takes_context,
+            queue_name=task.queue_name,
+            run_after=timezone.now() + run_after,
+        )
+        return super().validate_task(seen)
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        """Name what is wrong with this backend in the TASKS setting."""
+        return [*super().check(**kwargs), *check_backend(self)]
+
+
+class JobsBackend(TakesOurOptions):
+    """Enqueues tasks as jobs, in the caller's transaction; `runworkers` runs them.
+
+    OPTIONS are defaults for its tasks: max_retries, timeout_seconds, base_delay, max_delay, retry_on, fail_on, atomic,
+    isolation, dead_letter, max_crashes, on_dependency_failure.
+    """
+
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
+        super().__init__(alias, dict(params))
+        receivers.connect()
+
+    def validate_task(self, task: AnyTask) -> None:
+        """Raise InvalidTask for a task that cannot be enqueued here; this process knows a valid one from then on."""
+        super().validate_task(task)
+        problem = queue_problem(task.queue_name)
+        if problem:
+            raise TaskRefused(problem)
+        register(task, self.alias, self.options)
+
+    def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:  # type: ignore[override]
+        """Write the task's job and return its result.
+
+        Raises InvalidTask for a task, and TypeError or ValueError for arguments, that cannot be stored; nothing is
+        written then. With a `unique_key` that a live job holds, the result of that job is returned.
+        """
+        from .taskapi.results import result_of
+
+        self.validate_task(task)
+        job, is_new = self._submit(task, normalize_json(args), normalize_json(kwargs))
+        if not is_new:
+            return result_of(job, self.alias)
+        result = result_of(job, self.alias, None if isinstance(task.run_after, timedelta) else task)
+        task_enqueued.send_robust(sender=type(self), task_result=result)
+        return result
+
+    def _submit(self, task: AnyTask, args: Any, kwargs: Any) -> tuple[Job, bool]:
+        from .lifecycle.submit import submit
+        from .taskapi.results import BACKEND_KEY
+
+        options = submit_options(task, args, kwargs, self.options)
+        options["queue"] = task.queue_name
+        options["metadata"] = {**(options.get("metadata") or {}), BACKEND_KEY: self.alias}
+        run_after: datetime | timedelta | None = task.run_after
+        if run_after is not None:
+            options["delay" if isinstance(run_after, timedelta) else "scheduled_at"] = run_after
+        job_id = None
+        if "unique_key" in options:
+            job_id = options["job_id"] = new_id()  # to tell a new job from the one that holds the key
+        rank = -int(task.priority)
+        payload = {"args": args, "kwargs": kwargs}
+        job: Job = as_refusal(lambda: submit(task.module_path, payload, rank=rank, options=options))
+        return job, job_id is None or job.pk == job_id
+
+    def get_result(self, result_id: str) -> AnyResult:
+        """Return the result of a task by id; raise TaskResultDoesNotExist when there is none."""
+        from .taskapi.results import find_result
+
+        return find_result(result_id, self.alias)
+
+
+class ImmediateBackend(TakesOurOptions, compat.ImmediateBackend):
+    """Runs a task at its enqueue, as Django's does; our options are accepted and not acted upon."""
+
+
+class DummyBackend(TakesOurOptions, compat.DummyBackend):
+    """Keeps results in memory and runs nothing, as Django's does; our options are accepted and not acted upon."""
