@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 from django.db import DatabaseError, connections, transaction
 
 from django_jobs.conf import get_settings
+
+from .transactions import jobs_alias
 
 logger = logging.getLogger("django_jobs")
 
 # A notification in the committing transaction takes a cluster-wide lock until the log is flushed, hence after it; a burst of
 # submits needs only the first one, because an awake worker looks again by itself.
 QUIET_SECONDS = 0.02
+WORK_CHANNEL = "django_jobs_work"
+PROCESS_CHANNEL = "django_jobs_process"
 _last: dict[tuple[str, str], float] = {}
 _listeners: list[Callable[[str], None]] = []
-
-
-def channel(queue: str) -> str:
-    """Return the notification channel of a queue: a hash, so that no name needs quoting."""
-    return "jobs_" + hashlib.sha256(queue.encode()).hexdigest()[:32]
 
 
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
@@ -52,7 +51,7 @@ def _tell(queue: str, alias: str) -> None:
     _last[alias, queue] = now
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", (channel(queue), queue))
+            cursor.execute("SELECT pg_notify(%s, %s)", (WORK_CHANNEL, queue))
     except DatabaseError:
         # The job is committed; a worker's next poll finds it.
         logger.debug("could not notify the workers of queue %r", queue, exc_info=True)
@@ -62,6 +61,32 @@ def tell_process(process_id: str, alias: str) -> None:
     """Make a worker process look at once for cancel and stop requests (PostgreSQL; elsewhere its next beat does)."""
     connection = connections[alias]
     if connection.vendor == "postgresql" and get_settings().NOTIFY:
-        text = f"process {process_id}"
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", (channel(text), text))
+            cursor.execute("SELECT pg_notify(%s, %s)", (PROCESS_CHANNEL, process_id))
+
+
+class Subscription:
+    """A connection of its own that listens for new work and for requests to one process (PostgreSQL)."""
+
+    def __init__(self, process_id: str) -> None:
+        self.alias = jobs_alias()
+        self._process_id = process_id
+        # copy() keeps the site's connection settings but shares nothing with this thread's connection.
+        self._connection = cast(Any, connections[self.alias]).copy()
+        self._connection.inc_thread_sharing()
+        self._connection.connect()
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {WORK_CHANNEL}; LISTEN {PROCESS_CHANNEL}")
+
+    def wait(self, seconds: float) -> Iterator[bool]:
+        """Yield, for `seconds` or until the first batch, True for a request to this process and False for new work."""
+        with self._connection.wrap_database_errors:
+            for told in self._connection.connection.notifies(timeout=seconds, stop_after=1):
+                if told.channel == WORK_CHANNEL:
+                    yield False
+                elif told.payload == self._process_id:
+                    yield True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

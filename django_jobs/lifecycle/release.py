@@ -8,8 +8,10 @@ from django.db.models import F
 
 from django_jobs.models import Attempt, AttemptOutcome, Job, JobStatus
 
+from .claim import as_claimed
 from .notify import announce_work
 from .outcome import ClaimedJob
+from .processes import leave
 from .transactions import DbNow, jobs_alias, run_transaction
 
 
@@ -50,3 +52,15 @@ def release_started(jobs: Sequence[ClaimedJob], process_id: str, alias: str | No
 def _back(job: ClaimedJob, using: str) -> int:
     held = Job.objects.using(using).filter(pk=job.id, fence=job.fence, status=JobStatus.RUNNING)
     return held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
+
+
+def release_process(process_id: str, alias: str | None = None) -> int:
+    """Hand back every job of a worker process that was ended on purpose, and delete its row; return how many.
+
+    Call it only once the process is gone.
+    """
+    using = alias or jobs_alias()
+    jobs = [as_claimed(job) for job in Job.objects.using(using).filter(worker_id=process_id, status=JobStatus.RUNNING)]
+    released = release_started(jobs, process_id, using)
+    leave(process_id, using)
+    return released

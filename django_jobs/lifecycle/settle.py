@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
-from django.db import DatabaseError, DataError, IntegrityError, connections
+from django.db import DataError, IntegrityError, connections
 from django.db.models import F
 
 from django_jobs import signals
@@ -20,7 +20,7 @@ from django_jobs.models import (
 )
 from django_jobs.models.job import ENDED_BADLY
 
-from .events import announce
+from .events import announce, forget, tell_completed
 from .outcome import ClaimedJob, Completed, Outcome
 from .sql import dialect
 from .transactions import DbNow, jobs_alias, run_transaction
@@ -46,9 +46,39 @@ def settle(
             raise
         logger.warning("the database refused a batch of %d results, settling one by one: %s", len(completed), error)
         lost = _settle_apart(completed, outcomes, process_id, using)
+    forget([(outcome.job.id, outcome.job.fence) for outcome in outcomes])
     if lost:
+        forget([(done.id, done.fence) for done in completed if done.id in lost])
         logger.warning("dropped the late result of %s: another worker has taken the job since", ", ".join(sorted(lost)))
     return lost
+
+
+def settle_again(
+    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
+) -> set[str]:
+    """Settle after an attempt whose reply was lost: what has moved since may well be our own commit.
+
+    A job that our settle completed has the next fence and is completed; one that we ended otherwise has the next fence and
+    our attempt. Anything else is left to `settle`, which writes it or reports it lost.
+    """
+    using = alias or jobs_alias()
+    rows = {
+        row[0]: row[1:]
+        for row in Job.objects.using(using)
+        .filter(pk__in=[done.id for done in completed] + [outcome.job.id for outcome in outcomes])
+        .values_list("pk", "fence", "status")
+    }
+    undone = [done for done in completed if rows.get(done.id) != (done.fence + 1, JobStatus.COMPLETED)]
+    tell_completed([(done.id, done.fence) for done in completed if done not in undone], using)
+    left = [
+        outcome
+        for outcome in outcomes
+        if rows.get(outcome.job.id) != (outcome.job.fence + 1, outcome.status)
+        or not Attempt.objects.using(using)
+        .filter(job_id=outcome.job.id, number=outcome.job.attempt, worker_id=process_id, outcome=outcome.attempt)
+        .exists()
+    ]
+    return settle(undone, left, process_id, using) if undone or left else set()
 
 
 def settle_in_transaction(done: Completed, alias: str) -> bool:
@@ -56,6 +86,7 @@ def settle_in_transaction(done: Completed, alias: str) -> bool:
     if not dialect(connections[alias]).complete(connections[alias], [done]):
         return False
     wake_dependents([done.id], alias)
+    tell_completed([(done.id, done.fence)], alias)
     return True
 
 
@@ -65,6 +96,7 @@ def _settle_all(completed: Sequence[Completed], outcomes: Sequence[Outcome], pro
     if completed:
         settled = dialect(connection).complete(connection, completed)
         wake_dependents(sorted(settled), using)
+        tell_completed([(done.id, done.fence) for done in completed if done.id in settled], using)
         if len(settled) != len(completed):
             lost.update(done.id for done in completed if done.id not in settled)
         if signals.job_completed.has_listeners(Job):
@@ -134,6 +166,7 @@ def settle_one(outcome: Outcome, process_id: str, using: str) -> bool:
         started_at=DbNow() - timedelta(seconds=outcome.seconds),
         ended_at=DbNow(),
         outcome=outcome.attempt,
+        exception_class=outcome.exception_class,
         error=outcome.error,
         traceback=outcome.traceback,
     )
@@ -176,5 +209,3 @@ def announce_retry(job_id: str, using: str) -> None:
         if row is not None:
             announce(signals.job_retried, row, using, next_scheduled_at=row.available_at, error=row.error)
 
-
-__all__ = ["DatabaseError", "settle", "settle_in_transaction", "settle_one"]

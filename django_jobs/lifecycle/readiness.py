@@ -1,0 +1,33 @@
+"""Whether the site is ready to run jobs, and whether any is left to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+
+from django_jobs.models import Job, JobStatus, Queue
+
+from .transactions import DbNow, jobs_alias
+
+
+def missing_migrations(alias: str | None = None) -> list[str]:
+    """Return the migrations of this app that the database lacks."""
+    connection = connections[alias or jobs_alias()]
+    executor = MigrationExecutor(connection)
+    targets = executor.loader.graph.leaf_nodes("django_jobs")
+    return [f"{one.app_label}.{one.name}" for one, _ in executor.migration_plan(targets) if one.app_label == "django_jobs"]
+
+
+def has_due_work(queues: Sequence[str] | None = None, alias: str | None = None) -> bool:
+    """Say whether a job of the queues (None: any queue that is not paused) is ready, or scheduled and due."""
+    using = alias or jobs_alias()
+    jobs = Job.objects.using(using)
+    if queues is not None:
+        jobs = jobs.in_queues(queues)
+    paused = list(Queue.objects.using(using).filter(paused_at__isnull=False).values_list("name", flat=True))
+    jobs = jobs.exclude(queue__in=paused)
+    if jobs.filter(status=JobStatus.PENDING, pending_dependencies=0).exists():
+        return True
+    return jobs.filter(status=JobStatus.SCHEDULED, available_at__lte=DbNow()).exists()

@@ -1,0 +1,83 @@
+"""`manage.py runworkers`: run jobs until told to stop, or until none is left."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from django_jobs.conf import get_settings
+from django_jobs.names import queue_problem
+from django_jobs.worker.command import Options, check_ready, run_alone, run_supervised
+
+
+class Command(BaseCommand):
+    """Start worker threads, in this process or in several supervised ones."""
+
+    help = "Run background jobs. Ctrl-C or SIGTERM finishes what runs and hands the rest back."
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        settings = get_settings()
+        parser.add_argument("--queues", type=_queues, metavar="A,B", help="queues to run, by commas (default: all)")
+        parser.add_argument(
+            "--threads", type=_positive, default=settings.THREADS, help="threads per process (default: %(default)s)"
+        )
+        parser.add_argument("--processes", type=_positive, help="run this many processes under a supervisor")
+        parser.add_argument("--drain", action="store_true", help="exit when nothing is left that is due")
+        parser.add_argument("--poll-interval", type=_seconds, help="seconds between looks at an idle database")
+        parser.add_argument("--max-jobs", type=_positive, default=settings.MAX_JOBS, help="recycle after this many jobs")
+        parser.add_argument("--max-rss", type=_positive, metavar="MB", help="recycle above this memory")
+        parser.add_argument("--reload", action="store_true", help="start anew when code changes (for development)")
+        parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+
+    def handle(self, *args: Any, **given: Any) -> None:
+        options = Options(
+            queues=given["queues"],
+            threads=given["threads"],
+            processes=given["processes"],
+            drain=given["drain"],
+            poll_interval=given["poll_interval"],
+            max_jobs=given["max_jobs"],
+            max_rss=given["max_rss"],
+            lifeline=given["lifeline"],
+        )
+        check_ready(options)
+        if given["reload"]:
+            from django.utils import autoreload
+
+            autoreload.run_with_reloader(run_alone, options, self.stdout)
+        elif options.processes is not None:
+            run_supervised(options, self.stdout)
+        else:
+            run_alone(options, self.stdout)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: give an integer from 1 to 10000")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.001 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds from 0.001 to 3600")
+    return value
+
+
+def _queues(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        problem = queue_problem(name)
+        if problem:
+            raise argparse.ArgumentTypeError(problem)
+    return sorted(set(names))

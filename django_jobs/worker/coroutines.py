@@ -1,0 +1,175 @@
+"""Coroutine handlers: one event loop per process runs them side by side; a thread beside it settles them in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+
+from django_jobs.conf import get_settings
+from django_jobs.exceptions import Cancelled, TimedOut
+from django_jobs.handlers import Handler, Registry
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+
+from .context import Context
+from .executor import as_completed, failure
+from .run import Run
+
+if TYPE_CHECKING:
+    from .process import Process
+
+SETTLE_SECONDS = 0.01
+
+
+class Coroutines:
+    """Starts its two threads with the first coroutine job."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seats: threading.Semaphore | None = None
+        self._runs: dict[str, tuple[Run, asyncio.Task[None] | None]] = {}
+        self._completed: list[Completed] = []
+        self._outcomes: list[Outcome] = []
+        self._work = threading.Event()
+        self._stopped = False
+        self._settler: threading.Thread | None = None
+
+    @property
+    def running(self) -> int:
+        """How many coroutine jobs are not settled yet."""
+        return len(self._runs)
+
+    def held(self) -> dict[str, int]:
+        """Return the fence of each job held here."""
+        with self._lock:
+            return {job_id: run.job.fence for job_id, (run, _) in self._runs.items()}
+
+    def start(self, run: Run, handler: Handler, handlers: Registry) -> None:
+        """Hand a run to the loop; waits while as many run as the process may run at once."""
+        loop = self._ensure_loop()
+        assert self._seats is not None
+        self._seats.acquire()
+        with self._lock:
+            self._runs[run.job.id] = (run, None)
+        loop.call_soon_threadsafe(self._launch, run, handler, handlers)
+
+    def cancel(self, requested: dict[str, int]) -> None:
+        """Cancel the coroutines of jobs, given as id and fence, that somebody asked to cancel."""
+        with self._lock:
+            chosen = [
+                (run, task) for run, task in self._runs.values() if requested.get(run.job.id) == run.job.fence
+            ]
+        for run, task in chosen:
+            run.cancel_requested = True
+            if task is not None and self._loop is not None:
+                self._loop.call_soon_threadsafe(task.cancel)
+
+    def give_up(self) -> list[ClaimedJob]:
+        """Take every unfinished run away and return its job."""
+        with self._lock:
+            runs = [run for run, _ in self._runs.values() if not run.abandoned]
+            for run in runs:
+                run.abandoned = True
+            return [run.job for run in runs]
+
+    def stop(self) -> None:
+        """Settle what is done and end both threads."""
+        self._stopped = True
+        self._work.set()
+        if self._settler is not None:
+            self._settler.join(5)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._seats = threading.Semaphore(get_settings().ASYNC_CONCURRENCY)
+                threading.Thread(target=self._run_loop, name="coroutines", daemon=True).start()
+                self._settler = threading.Thread(target=self._settle_loop, name="coroutine settler", daemon=True)
+                self._settler.start()
+            return self._loop
+
+    def _run_loop(self) -> None:
+        assert self._loop is not None
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.close()
+
+    def _launch(self, run: Run, handler: Handler, handlers: Registry) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(self._execute(run, handler, handlers))
+        with self._lock:
+            if run.job.id in self._runs:
+                self._runs[run.job.id] = (run, task)
+
+    async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
+        result: Completed | Outcome | None
+        try:
+            result = as_completed(run.job, await self._call(run, handler))
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                error = Cancelled() if run.cancel_requested else error
+            result = failure(run, handler, handlers, error)
+        self._done(run, result)
+
+    async def _call(self, run: Run, handler: Handler) -> Any:
+        job = run.job
+        run.started = time.monotonic()
+        arguments = (Context(run, self._process.id), job.payload) if handler.takes_context else (job.payload,)
+        if job.timeout_seconds is None:
+            return await handler.function(*arguments)
+        try:
+            async with asyncio.timeout(job.timeout_seconds) as limit:
+                return await handler.function(*arguments)
+        except TimeoutError:
+            if limit.expired():
+                run.timed_out = True
+                raise TimedOut(f"timed out after {job.timeout_seconds} seconds") from None
+            raise
+
+    def _done(self, run: Run, result: Completed | Outcome | None) -> None:
+        """Keep a result for the settler; this runs on the loop."""
+        with self._lock:
+            if run.abandoned:
+                result = None
+            if isinstance(result, Completed):
+                self._completed.append(result)
+            elif result is not None:
+                self._outcomes.append(result)
+            if result is None:
+                self._runs.pop(run.job.id, None)
+        assert self._seats is not None
+        self._seats.release()
+        self._process.count(result)
+        self._work.set()
+
+    def _settle_loop(self) -> None:
+        """Settle what has gathered, at most a hundred times a second; this is the settler's thread."""
+        try:
+            while True:
+                self._work.wait()
+                time.sleep(SETTLE_SECONDS)
+                self._work.clear()
+                with self._lock:
+                    completed, self._completed = self._completed, []
+                    outcomes, self._outcomes = self._outcomes, []
+                self._process.settle_results(completed, outcomes)
+                with self._lock:
+                    for job_id in [done.id for done in completed] + [outcome.job.id for outcome in outcomes]:
+                        self._runs.pop(job_id, None)
+                    if self._stopped and not self._completed and not self._outcomes:
+                        return
+        finally:
+            connections.close_all()

@@ -1,0 +1,88 @@
+"""The heartbeat: renew the lease, learn of cancel and stop requests, and give up in time when nobody answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, connections
+
+from django_jobs.conf import get_settings
+from django_jobs.lifecycle import processes
+from django_jobs.lifecycle.cancel import cancel_requests
+from django_jobs.lifecycle.transactions import is_transient
+
+if TYPE_CHECKING:
+    from .process import Process
+
+BEATS_PER_LEASE = 4
+MARGIN = 0.15
+
+
+class Heartbeat(threading.Thread):
+    """Beats four times a lease on a connection of its own."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(name=f"heartbeat {process.id}", daemon=True)
+        self._process = process
+        self._stopped = threading.Event()
+        self._nudge = threading.Event()
+        self._acknowledged_at = time.monotonic()
+        self.on_beat: Callable[[], None] | None = None
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._nudge.set()
+
+    def nudge(self) -> None:
+        """Beat at once, because somebody asked for something."""
+        self._nudge.set()
+
+    def run(self) -> None:
+        """Beat until stopped, or until the lease is lost."""
+        self._acknowledged_at = time.monotonic()
+        try:
+            while not self._stopped.is_set() and not self._process.is_lost:
+                self._nudge.wait(self.step())
+                self._nudge.clear()
+        finally:
+            connections.close_all()
+
+    def step(self) -> float:
+        """Beat once; return how long to rest, in seconds."""
+        lease = get_settings().LEASE_SECONDS
+        interval = lease / BEATS_PER_LEASE
+        sent_at = time.monotonic()
+        try:
+            answer = processes.beat(self._process.id)
+            if not answer.acknowledged:
+                self._process.lose_lease()
+                return 0.0
+            self._acknowledged_at = sent_at
+            if self.on_beat is not None:
+                self.on_beat()
+            self._pass_on_requests()
+        except DatabaseError as error:
+            processes.discard_connection()
+            pause = self._process.trouble.after(error)
+            # A busy SQLite keeps rescuers from writing, too: that is no lost lease.
+            if not is_transient(error) and time.monotonic() - self._acknowledged_at > lease * (1 - MARGIN):
+                self._process.lose_lease()
+            return min(pause, interval)
+        return max(0.01, interval - (time.monotonic() - sent_at))
+
+    def _pass_on_requests(self) -> None:
+        """Tell running jobs that somebody asked to cancel them."""
+        if not self._process.running:
+            return
+        requested = dict(cancel_requests(self._process.id))
+        if not requested:
+            return
+        for worker in self._process.workers():
+            run = worker.seat.run
+            if run is not None and requested.get(run.job.id) == run.job.fence:
+                run.cancel_requested = True
+        self._process.coroutines.cancel(requested)

@@ -1,0 +1,74 @@
+"""The subprocess of an isolated job: takes orders from a pipe, runs one job at a time, settles it, says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+from typing import IO
+
+
+def main(orders_fd: int, answers_fd: int) -> None:
+    """Run jobs until the pipe of orders ends."""
+    orders: queue.Queue[str] = queue.Queue()
+    lifeline = os.fdopen(orders_fd, encoding="utf-8")
+    # A handler's own children must not keep our pipes open.
+    os.set_inheritable(orders_fd, False)
+    os.set_inheritable(answers_fd, False)
+    threading.Thread(target=_read, args=(lifeline, orders), daemon=True).start()
+    import django
+
+    django.setup()
+    from django_jobs.conf import get_settings
+
+    memory = get_settings().PROCESS_MEMORY_MB
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.write(answers_fd, b"ready\n")
+    while True:
+        order = json.loads(orders.get())
+        os.write(answers_fd, _run(order["id"], order["fence"], order["process_id"]).encode() + b"\n")
+
+
+def _read(lifeline: IO[str], orders: queue.Queue[str]) -> None:
+    """Pass orders on. The end of the pipe means that the worker died: take our whole group with us."""
+    for line in lifeline:
+        orders.put(line)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _run(job_id: str, fence: int, process_id: str) -> str:
+    from django_jobs.handlers import registry
+    from django_jobs.lifecycle import processes
+    from django_jobs.lifecycle.claim import claim_one
+    from django_jobs.lifecycle.outcome import Completed
+    from django_jobs.lifecycle.settle import settle
+
+    from .executor import execute
+    from .run import Run
+
+    processes.check_connection()
+    processes.prepare_connection(process_id)
+    job = claim_one(job_id, fence, process_id)
+    if job is None:
+        return "settled"
+    handler = registry.find(job.job_type)
+    if handler is None:
+        return "unknown"
+    result = execute(Run(job), handler, registry, process_id)
+    processes.check_connection()
+    if isinstance(result, Completed):
+        settle([result], [], process_id)
+    elif result is not None:
+        settle([], [result], process_id)
+    return "settled"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

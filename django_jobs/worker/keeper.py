@@ -1,0 +1,115 @@
+"""The keeper: one thread per process that looks after seats whose own thread is busy in a handler."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, connections
+
+from django_jobs.conf import get_settings
+from django_jobs.exceptions import TimedOut
+from django_jobs.lifecycle import processes, progress
+from django_jobs.lifecycle.release import release_unstarted
+
+from .executor import failure
+from .run import Run
+
+if TYPE_CHECKING:
+    from .process import Process
+    from .thread import Worker
+
+logger = logging.getLogger("django_jobs")
+TICK_SECONDS = 0.05
+PATIENCE_SECONDS = 0.1
+
+
+class Keeper(threading.Thread):
+    """Releases what waits behind a slow job, settles what is done, writes progress, ends runs that pass their timeout."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(name=f"keeper {process.id}", daemon=True)
+        self._process = process
+        self._watching = threading.Event()
+        self._stopped = threading.Event()
+
+    def watch(self) -> None:
+        """Look after the seats from now on; costs nothing when that is so already."""
+        if not self._watching.is_set():
+            self._watching.set()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._watching.set()
+
+    def run(self) -> None:
+        """Look at every seat, 20 times a second while any is busy, never while none is."""
+        try:
+            while not self._stopped.is_set():
+                self._watching.wait()
+                self._stopped.wait(TICK_SECONDS)
+                self._watching.clear()
+                try:
+                    busy = [self.look_after(worker) for worker in self._process.workers()]
+                except DatabaseError as error:
+                    self._stopped.wait(self._process.trouble.after(error))
+                    processes.discard_connection()
+                    busy = [True]
+                if any(busy):
+                    self._watching.set()
+        finally:
+            connections.close_all()
+
+    def look_after(self, worker: Worker) -> bool:
+        """Do for one seat what its thread cannot do now; return whether it is busy."""
+        seat = worker.seat
+        run = seat.run
+        if run is None:
+            return seat.is_busy
+        if seat.slow_for() > PATIENCE_SECONDS:
+            release_unstarted(seat.take_unstarted())
+            self._process.settle(seat)
+        if run.progress is not None:
+            self._write_progress(run)
+        if run.deadline is not None and time.monotonic() > run.deadline:
+            self._end(worker, run)
+        return True
+
+    def _write_progress(self, run: Run) -> None:
+        if connections[processes.jobs_alias()].vendor == "sqlite":
+            run.progress = None
+            return
+        told, run.progress = run.progress, None
+        if told is not None and not progress.report_progress(run.job.id, run.job.fence, *told):
+            run.lost = True
+
+    def _end(self, worker: Worker, run: Run) -> None:
+        """Interrupt a run that passed its timeout; after the grace settle it without its thread, and recycle the process."""
+        if worker.is_isolated:
+            return  # the thread itself watches its subprocess
+        if not run.timed_out:
+            run.timed_out = True
+            run.interrupt(TimedOut)
+            return
+        grace = get_settings().TIMEOUT_GRACE_SECONDS
+        if run.deadline is None or time.monotonic() <= run.deadline + grace:
+            return
+        if worker.seat.give_up_run() is None:
+            return
+        logger.error(
+            "job %s (%s) ignored its timeout for %s seconds; its thread is given up and the process will be recycled",
+            run.job.id,
+            run.job.job_type,
+            grace,
+        )
+        handler = worker.handlers.find(run.job.job_type)
+        if handler is not None:
+            run.abandoned = False
+            outcome = failure(run, handler, worker.handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds"))
+            run.abandoned = True
+            if outcome is not None:
+                self._process.settle_outcome(outcome)
+        self._process.recycle()

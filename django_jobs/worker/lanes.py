@@ -1,0 +1,77 @@
+"""Which queue a worker thread looks at next: round the queues that have work, found with one statement for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from django_jobs.conf import get_settings
+from django_jobs.lifecycle.processes import queues_with_work
+
+if TYPE_CHECKING:
+    from .process import Process
+
+FIRST_REST = 0.005
+DISCOVERY_SECONDS = 0.5
+NOTIFIED_POLL_SECONDS = 2.0
+
+
+class Lanes:
+    """The queues of one worker thread; `names` of None means every queue."""
+
+    def __init__(self, names: list[str] | None, process: Process) -> None:
+        self._names = names
+        self._single = names[0] if names is not None and len(names) == 1 else None
+        self._process = process
+        self._waiting: deque[str] = deque()
+        self._discovered_at = float("-inf")
+        self._rest = FIRST_REST
+
+    def next_queue(self) -> str | None:
+        """Return the queue to claim from now, or None when no queue has work."""
+        if self._single is not None:
+            return self._single
+        if not self._waiting or time.monotonic() - self._discovered_at > DISCOVERY_SECONDS:
+            self._discover()
+        if not self._waiting:
+            return None
+        self._waiting.rotate(-1)
+        return self._waiting[-1]
+
+    def _discover(self) -> None:
+        found = queues_with_work()
+        if self._names is not None:
+            found = [name for name in found if name in self._names]
+        fresh = [name for name in found if name not in self._waiting]
+        self._waiting = deque([*(name for name in self._waiting if name in found), *fresh])
+        self._discovered_at = time.monotonic()
+
+    def is_empty(self, queue: str) -> str | None:
+        """Take note that a queue had nothing for us, and return the next one to try."""
+        if self._single is not None:
+            return None
+        if queue in self._waiting:
+            self._waiting.remove(queue)
+        return self._waiting[0] if self._waiting else None
+
+    def found_work(self) -> None:
+        """Start over with short rests."""
+        self._rest = FIRST_REST
+
+    def expect_work(self) -> None:
+        """Start over with short rests, because somebody called; look at all queues anew."""
+        self._rest = FIRST_REST
+        self._discovered_at = float("-inf")
+
+    def rest(self, poll_interval: float | None) -> float:
+        """Return how long to rest, in seconds: longer each time, up to the poll interval.
+
+        A caller of many submits notifies only now and then, so a worker that was just awake looks again soon by itself.
+        """
+        longest = poll_interval if poll_interval is not None else get_settings().POLL_INTERVAL
+        if self._process.is_notified:
+            longest = max(longest, NOTIFIED_POLL_SECONDS)
+        rest, self._rest = self._rest, min(self._rest * 2, longest)
+        self._discovered_at = float("-inf")
+        return min(rest, longest)

@@ -1,0 +1,73 @@
+"""LISTEN on PostgreSQL: a connection of its own that wakes idle threads; elsewhere, and behind poolers, they poll."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError
+
+from django_jobs.conf import get_settings
+from django_jobs.lifecycle import notify
+from django_jobs.lifecycle.transactions import jobs_connection
+
+if TYPE_CHECKING:
+    from .process import Process
+
+logger = logging.getLogger("django_jobs")
+PROOF_SECONDS = 3.0
+WAIT_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
+
+
+class Listener(threading.Thread):
+    """Waits for notifications of new work, and for cancel and stop requests to this process."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(name=f"listener {process.id}", daemon=True)
+        self._process = process
+        self._stopped = threading.Event()
+        self.is_healthy = False
+
+    def start(self) -> None:
+        """Start the thread where notifications exist."""
+        if get_settings().NOTIFY and jobs_connection().vendor == "postgresql":
+            super().start()
+
+    def stop(self) -> None:
+        """End the thread within a second."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Listen, and start over after an error, until stopped."""
+        while not self._stopped.is_set():
+            try:
+                with contextlib.closing(notify.Subscription(self._process.id)) as subscription:
+                    self._listen(subscription)
+            except DatabaseError as error:
+                logger.debug("the listening connection broke: %s", error)
+            self.is_healthy = False
+            self._process.wakeup.call()
+            self._stopped.wait(PAUSE_SECONDS)
+
+    def _listen(self, subscription: notify.Subscription) -> None:
+        """Pass notifications on. A proof that we sent ourselves must arrive first: poolers lose LISTEN silently."""
+        notify.tell_process(self._process.id, subscription.alias)
+        started = time.monotonic()
+        proven = False
+        while not self._stopped.is_set():
+            for is_for_us in subscription.wait(WAIT_SECONDS):
+                if is_for_us:
+                    if not proven:
+                        proven = self.is_healthy = True
+                    else:
+                        self._process.heartbeat.nudge()
+                        self._process.maintenance.look_at_requests()
+                else:
+                    self._process.wakeup.call()
+            if not proven and time.monotonic() - started > PROOF_SECONDS:
+                logger.info("notifications do not arrive (a transaction-pooling proxy?): polling instead")
+                return

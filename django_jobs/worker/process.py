@@ -1,0 +1,323 @@
+"""The worker process: its lease, its threads, its end. The same class runs in `runworkers` and inside a script."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from django.db import DatabaseError
+
+from django_jobs.conf import get_settings
+from django_jobs.handlers import Registry, registry
+from django_jobs.lifecycle import processes
+from django_jobs.lifecycle.notify import listen_in_process
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.release import release_started
+from django_jobs.lifecycle.settle import settle, settle_again
+from django_jobs.models import JobStatus
+
+from .coroutines import Coroutines
+from .heartbeat import Heartbeat
+from .keeper import Keeper
+from .listener import Listener
+from .maintenance import Maintenance
+from .seat import Seat
+from .thread import Worker
+from .trouble import Trouble
+from .wakeup import Wakeup
+
+logger = logging.getLogger("django_jobs")
+
+EXIT_DRAINED = 0
+EXIT_CONFIGURATION = 1
+EXIT_LEASE_LOST = 70
+EXIT_RECYCLE = 75
+UNLIMITED = 10**9
+
+
+class Process:
+    """A worker process: starts threads, holds the lease, stops in order.
+
+    Args:
+        queues: the queues its own threads run; None means every queue.
+        threads: how many threads it starts by itself; workers made elsewhere join with `adopt`.
+        handlers: whose handlers its threads run.
+        max_jobs: leave with exit code 75 after this many jobs.
+        max_rss: leave with exit code 75 above this many megabytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        queues: Sequence[str] | None = None,
+        threads: int = 0,
+        handlers: Registry = registry,
+        poll_interval: float | None = None,
+        max_jobs: int | None = None,
+        max_rss: int | None = None,
+    ) -> None:
+        self.id = processes.new_process_id()
+        self.queues = list(queues) if queues is not None else None
+        self.wakeup = Wakeup()
+        self.trouble = Trouble()
+        self.keeper = Keeper(self)
+        self.coroutines = Coroutines(self)
+        self.heartbeat = Heartbeat(self)
+        self.maintenance = Maintenance(self)
+        self.listener = Listener(self)
+        self.exit_code = EXIT_DRAINED
+        self.completed = 0
+        self.failed = 0
+        self._threads = threads
+        self._handlers = handlers
+        self._poll_interval = poll_interval
+        self._max_jobs = max_jobs
+        self.max_rss = max_rss if max_rss is not None else get_settings().MAX_RSS_MB
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+        self._workers: list[Worker] = []
+        self._idle: set[Worker] = set()
+        self._started = False
+        self._stopping = threading.Event()
+        self._stop_listening: Callable[[], None] = lambda: None
+        self.is_lost = False
+
+    # What the parts ask.
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further job is claimed or started."""
+        return self._stopping.is_set()
+
+    @property
+    def is_notified(self) -> bool:
+        """Whether notifications of new work reach this process."""
+        return self.listener.is_healthy
+
+    @property
+    def running(self) -> int:
+        """How many jobs run now."""
+        return sum(worker.seat.run is not None for worker in self.workers()) + self.coroutines.running
+
+    def next_number(self) -> int:
+        """Return the number of a new worker thread."""
+        return next(self._numbers)
+
+    def workers(self) -> list[Worker]:
+        """Return the worker threads that live."""
+        with self._lock:
+            return list(self._workers)
+
+    def held(self) -> dict[str, int]:
+        """Return the fence of each job that this process holds."""
+        held: dict[str, int] = self.coroutines.held()
+        for worker in self.workers():
+            held.update(worker.seat.held())
+        return held
+
+    def has_abandoned(self) -> bool:
+        """Whether a thread was given up; it may never end."""
+        return any(worker.seat.abandoned for worker in self.workers())
+
+    def jobs_left(self) -> int:
+        """Return how many more jobs this process may run."""
+        if self._max_jobs is None:
+            return UNLIMITED
+        return max(1, self._max_jobs - self.completed - self.failed)
+
+    # Its life.
+
+    def start(self) -> None:
+        """Register the process, start its loops and its threads; starting again does nothing."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        processes.register(self.id, queues=self.queues or [], threads=self._threads)
+        self._stop_listening = listen_in_process(lambda queue: self.wakeup.call())
+        self.heartbeat.start()
+        self.keeper.start()
+        self.maintenance.start()
+        self.listener.start()
+        for _ in range(self._threads):
+            Worker(self.queues, self._handlers, self._poll_interval, process=self).start()
+
+    def adopt(self, worker: Worker) -> None:
+        """Take in a worker thread that is about to start."""
+        self.start()
+        with self._lock:
+            self._workers.append(worker)
+
+    def left(self, worker: Worker) -> None:
+        """Take note that a worker thread has ended."""
+        with self._lock:
+            self._idle.discard(worker)
+            if worker in self._workers:
+                self._workers.remove(worker)
+
+    def is_idle(self, worker: Worker) -> None:
+        """Take note that a worker found nothing to do."""
+        with self._lock:
+            self._idle.add(worker)
+
+    def count(self, result: Completed | Outcome | None) -> None:
+        """Count a run, and recycle the process after the last one it may run."""
+        with self._lock:
+            self._idle.clear()
+            if isinstance(result, Outcome):
+                self.failed += 1
+            else:
+                self.completed += 1
+            done = self._max_jobs is not None and self.completed + self.failed >= self._max_jobs
+        if done:
+            self.recycle()
+
+    def has_nothing_to_do(self) -> bool:
+        """Whether every worker looked in vain since the last run."""
+        with self._lock:
+            return len(self._idle) >= 1 and not self.running and not self.held()
+
+    # Settling, for all threads.
+
+    def settle(self, seat: Seat) -> None:
+        """Settle what a seat has done."""
+        completed, outcomes = seat.take_results()
+        self.settle_results(completed, outcomes)
+
+    def settle_outcome(self, outcome: Outcome) -> None:
+        """Settle one outcome."""
+        self.settle_results([], [outcome])
+
+    def settle_results(self, completed: list[Completed], outcomes: list[Outcome]) -> None:
+        """Settle results, and keep trying while the database is away, until the lease is lost."""
+        if self.is_lost or not (completed or outcomes):
+            return
+        attempt = settle
+        while not self.is_lost:
+            try:
+                attempt(completed, outcomes, self.id)
+            except DatabaseError as error:
+                # The reply may have been lost after the commit, so the next try reads back what it finds moved.
+                attempt = settle_again
+                time.sleep(self.trouble.after(error))
+                processes.discard_connection()
+            else:
+                self.trouble.over()
+                break
+        delays = [outcome.delay for outcome in outcomes if outcome.status == JobStatus.SCHEDULED]
+        if delays:
+            self.maintenance.expect_due(min(delays))
+
+    # Its end.
+
+    def stop(self, *, graceful: bool = True, grace: float | None = None) -> bool:
+        """Stop claiming, hand back what has not started, let what runs finish; return whether everything ended in time."""
+        self._stopping.set()
+        for worker in self.workers():
+            worker.stop()
+        self.wakeup.close()
+        limit = get_settings().SHUTDOWN_GRACE_SECONDS if grace is None else grace
+        ended = self._join(time.monotonic() + (limit if graceful else 0.0))
+        self._close(ended)
+        return ended
+
+    def hurry(self) -> None:
+        """Make the deadline of the stop now."""
+        self._deadline = time.monotonic()
+
+    _deadline: float | None = None
+
+    def _join(self, deadline: float) -> bool:
+        self._deadline = deadline
+        while time.monotonic() < self._deadline:
+            alive = [worker for worker in self.workers() if worker.is_alive() and not worker.seat.abandoned]
+            if not alive and not self.coroutines.running:
+                return True
+            if alive:
+                alive[0].join(0.05)
+            else:
+                time.sleep(0.02)
+        return not self.running
+
+    def _close(self, ended: bool) -> None:
+        self._stop_listening()
+        self.coroutines.stop()
+        self.maintenance.stop()
+        self.listener.stop()
+        self.keeper.stop()
+        for thread in (self.maintenance, self.keeper):
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(5)
+        if ended and not self.is_lost:
+            try:
+                processes.leave(self.id)
+            except DatabaseError:
+                logger.debug("could not delete the row of this process; it will be rescued", exc_info=True)
+        self.heartbeat.stop()
+
+    def release_running(self) -> None:
+        """Hand back what still runs at the end of the grace, right before the process exits."""
+        jobs: list[ClaimedJob] = [run.job for worker in self.workers() if (run := worker.seat.give_up_run())]
+        jobs += self.coroutines.give_up()
+        release_started(jobs, self.id)
+        processes.leave(self.id)
+
+    def drain(self) -> None:
+        """Claim nothing more; whoever waits for that stops the process in order."""
+        self._stopping.set()
+        self.wakeup.close()
+
+    def recycle(self) -> None:
+        """Drain and leave with exit code 75, to be started anew."""
+        self.exit_code = self.exit_code or EXIT_RECYCLE
+        self.drain()
+
+    def lose_lease(self) -> None:
+        """Stop at once: nothing that this process still does may be written."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        logger.error("worker process %s has lost its lease; whatever it still runs is dropped", self.id)
+        for worker in self.workers():
+            run = worker.seat.run
+            if run is not None:
+                run.lost = True
+        self.exit_code = EXIT_LEASE_LOST
+        self.drain()
+
+    def wait_until_stopping(self, timeout: float | None = None) -> bool:
+        """Wait until somebody or something stops the process; return whether that is so."""
+        return self._stopping.wait(timeout)
+
+
+_embedded: Process | None = None
+_embedded_lock = threading.Lock()
+
+
+def embedded() -> Process:
+    """Return the worker process of this script: one per operating-system process, started when first used."""
+    global _embedded
+    with _embedded_lock:
+        if _embedded is None or _embedded.is_stopping or _embedded_pid != os.getpid():
+            _renew()
+        assert _embedded is not None
+        return _embedded
+
+
+_embedded_pid = 0
+
+
+def _renew() -> None:
+    global _embedded, _embedded_pid
+    _embedded, _embedded_pid = Process(), os.getpid()
+    atexit.register(_leave, _embedded, os.getpid())
+
+
+def _leave(process: Process, pid: int) -> None:
+    if os.getpid() == pid and not process.is_stopping:
+        process.stop(grace=5.0)

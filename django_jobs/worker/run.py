@@ -1,0 +1,68 @@
+"""One run of one job in memory: who may interrupt it, and whether it is still ours."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+
+from django_jobs.lifecycle.outcome import ClaimedJob
+
+
+class Run:
+    """The state that a handler's thread shares with the keeper and the heartbeat. Every change is made under the lock."""
+
+    __slots__ = (
+        "_interrupt",
+        "_lock",
+        "_thread",
+        "abandoned",
+        "cancel_requested",
+        "deadline",
+        "job",
+        "lost",
+        "progress",
+        "started",
+        "timed_out",
+    )
+
+    def __init__(self, job: ClaimedJob, timeout: float | None = None) -> None:
+        self.job = job
+        self.started = time.monotonic()
+        self.deadline = None if timeout is None else self.started + timeout
+        self.lost = False
+        self.cancel_requested = False
+        self.timed_out = False
+        self.abandoned = False
+        self.progress: tuple[float, str] | None = None
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        self._interrupt = False
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has lasted, in seconds."""
+        return time.monotonic() - self.started
+
+    def arm(self) -> None:
+        """Let this thread be interrupted from now on; called right before the handler."""
+        self._thread = threading.get_ident()
+
+    def disarm(self) -> None:
+        """End that; called right after the handler. An exception that was sent but has not arrived is taken back."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if self._interrupt and thread is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+
+    def interrupt(self, error: type[BaseException]) -> bool:
+        """Raise `error` in the handler's thread; return False when no handler is on its stack.
+
+        The exception arrives with the next bytecode of that thread, so a handler that waits in C code gets it late.
+        """
+        with self._lock:
+            if self._thread is None or self._interrupt:
+                return False
+            self._interrupt = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(error))
+            return True

@@ -1,0 +1,255 @@
+"""A worker thread: claim a batch, run it, settle it; rest only when there is nothing to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.db import DatabaseError, connections
+
+from django_jobs.handlers import Handler, Registry, make_handler, registry
+from django_jobs.lifecycle import processes
+from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.outcome import Completed, Outcome
+from django_jobs.lifecycle.release import release_unstarted
+from django_jobs.lifecycle.transactions import is_away, is_transient, jobs_alias
+
+from .executor import Tidy, execute, no_handler
+from .isolation import Isolation
+from .lanes import Lanes
+from .run import Run
+from .seat import Seat
+
+if TYPE_CHECKING:
+    from .process import Process
+
+MAX_BATCH = 128
+BATCH_SECONDS = 0.05
+SETTLE_SECONDS = 0.05
+
+
+class Worker(threading.Thread):
+    """Runs jobs of its queues until it is stopped. Every method but `stop` runs in this thread.
+
+    Args:
+        queue: a queue's name, several names, or an object with `name` and `handlers`; None means every queue.
+        handlers: a dict of job types to functions, or a Registry; decorated handlers are found besides.
+        poll_interval: seconds between looks at an idle database.
+        process: the worker process it belongs to; one that is shared by all such workers is made when none is given.
+    """
+
+    def __init__(
+        self,
+        queue: Any = None,
+        handlers: Registry | dict[str, Callable[..., Any]] | None = None,
+        poll_interval: float | None = None,
+        *,
+        process: Process | None = None,
+    ) -> None:
+        from .process import embedded
+
+        self.process = process or embedded()
+        self.worker_id = f"{self.process.id}/{self.process.next_number()}"
+        super().__init__(name=f"worker {self.worker_id}", daemon=True)
+        self.seat = Seat()
+        self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)
+        self.poll_interval = poll_interval
+        self.lanes = Lanes(_queue_names(queue), self.process)
+        self._stopping = threading.Event()
+        self._isolation = Isolation(self.process)
+        self._seconds_per_job = BATCH_SECONDS / 4
+        self._settled_at = 0.0
+        self._prepared: object = None
+        self._tidy = Tidy()
+
+    def stop(self) -> None:
+        """Ask the thread to finish its current job and end; release what it has not started."""
+        self._stopping.set()
+        self.process.wakeup.call()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further job is started."""
+        return self._stopping.is_set() or self.process.is_stopping
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the current job runs in this thread's subprocess."""
+        return self._isolation.is_busy
+
+    def start(self) -> None:
+        """Start the thread, and its process when that has not started."""
+        self.process.adopt(self)
+        super().start()
+
+    def run(self) -> None:
+        """Repeat the step until stopped."""
+        try:
+            while not self.is_stopping:
+                try:
+                    rest = self.step()
+                except DatabaseError as error:
+                    rest = self.process.trouble.after(error)
+                    self._drop_connection()
+                else:
+                    self.process.trouble.over()
+                if rest > 0 and self.process.wakeup.wait_for_turn(rest):
+                    self.lanes.expect_work()
+        finally:
+            self._leave()
+
+    def step(self) -> float:
+        """Claim and run one batch; return how long to rest, in seconds."""
+        self._prepare()
+        jobs = []
+        queue = self.lanes.next_queue()
+        while queue is not None and not jobs and not self.is_stopping:
+            jobs = claim(queue, self._batch_size(), self.process.id)
+            if not jobs:
+                queue = self.lanes.is_empty(queue)
+        if not jobs:
+            self.process.is_idle(self)
+            return self.lanes.rest(self.poll_interval)
+        self.lanes.found_work()
+        self.process.wakeup.call()
+        self.seat.load(jobs)
+        self.process.keeper.watch()
+        self._run_batch(len(jobs))
+        return -1.0 if self.seat.abandoned else 0.0
+
+    def _batch_size(self) -> int:
+        """Return as many jobs as ran lately in 50 ms, so that none waits long behind the others."""
+        left = self.process.jobs_left()
+        return max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_per_job), left))
+
+    def _run_batch(self, number: int) -> None:
+        started = self._settled_at = time.monotonic()
+        ran = 0
+        while not self.is_stopping and (run := self.seat.next_run()) is not None:
+            self._run_one(run)
+            if self.seat.abandoned:
+                return
+            ran += 1
+            now = time.monotonic()
+            if now - self._settled_at > SETTLE_SECONDS:
+                self.settle()
+                self._settled_at = now
+        self.settle()
+        if ran:
+            # Half of what was measured now, half of what was known: one slow job does not forget a fast queue.
+            self._seconds_per_job = max(1e-6, (self._seconds_per_job + (time.monotonic() - started) / ran) / 2)
+        if self.is_stopping:
+            release_unstarted(self.seat.take_unstarted())
+        self._tidy.after_batch()
+
+    def _run_one(self, run: Run) -> None:
+        job = run.job
+        handler = self.handlers.find(job.job_type)
+        if handler is None:
+            self._keep(no_handler(job, self.handlers))
+            return
+        if handler.is_async and not job.crash_count:
+            self.process.coroutines.start(run, handler, self.handlers)
+            self.seat.hand_over()
+            return
+        timeout = job.timeout_seconds
+        if timeout is not None:
+            run.deadline = run.started + timeout
+        if handler.isolation == "process" or job.crash_count:
+            result = self._isolation.execute(run, handler, self.handlers)
+        else:
+            result = execute(run, handler, self.handlers, self.process.id)
+            self._tidy.after_job()
+            processes.check_connection()
+        self._keep(result)
+
+    def _keep(self, result: Completed | Outcome | None) -> None:
+        if self.seat.finish(result):
+            self.process.count(result)
+
+    def settle(self) -> None:
+        """Settle the results of this seat."""
+        self.process.settle(self.seat)
+
+    def _prepare(self) -> None:
+        """Set up the connection when it is a new one; check it when it is an old one."""
+        processes.check_connection()
+        connection = connections[jobs_alias()]
+        if connection.connection is None or connection.connection is not self._prepared:
+            processes.prepare_connection(self.process.id)
+            self._prepared = connection.connection
+
+    def _drop_connection(self) -> None:
+        processes.discard_connection()
+        self._prepared = None
+
+    def _leave(self) -> None:
+        """Hand back what has not started, settle what has, and close what is this thread's own."""
+        if not self.seat.abandoned:
+            try:
+                release_unstarted(self.seat.take_unstarted())
+                self.settle()
+            except DatabaseError as error:
+                if not (is_away(error) or is_transient(error)):
+                    raise
+        self._isolation.close()
+        connections.close_all()
+        self.process.left(self)
+
+
+class WorkerPool:
+    """A number of workers on one queue.
+
+    Args:
+        queue: as for `Worker`.
+        num_workers: how many threads.
+    """
+
+    def __init__(self, queue: Any, num_workers: int = 4, **options: Any) -> None:
+        self.queue = queue
+        self.num_workers = num_workers
+        self._options = options
+        self.workers: list[Worker] = []
+
+    def start(self) -> None:
+        """Start the threads; starting again does nothing."""
+        if not self.workers:
+            self.workers = [Worker(self.queue, **self._options) for _ in range(self.num_workers)]
+            for worker in self.workers:
+                worker.start()
+
+    def stop(self, graceful: bool = True, timeout: float | None = None) -> None:
+        """Stop the threads; wait until their current jobs are done, at most `timeout` seconds, unless not `graceful`."""
+        workers, self.workers = self.workers, []
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            if graceful and worker is not threading.current_thread():
+                # A thread that waits for its turn is woken one by one.
+                worker.process.wakeup.call()
+                worker.join(timeout)
+
+
+def _queue_names(queue: Any) -> list[str] | None:
+    if queue is None:
+        return None
+    if isinstance(queue, str):
+        return [queue]
+    if hasattr(queue, "name"):
+        return [queue.name]
+    names: Iterable[Any] = queue
+    return [one if isinstance(one, str) else one.name for one in names]
+
+
+def _as_registry(handlers: dict[str, Callable[..., Any]] | None, queue: Any) -> Registry:
+    """Return the handlers of a worker: those given, then the queue's own, then the decorated ones."""
+    parent = getattr(queue, "handlers", None)
+    base = parent if isinstance(parent, Registry) else registry
+    if not handlers:
+        return base
+    own = Registry(base)
+    for job_type, function in handlers.items():
+        own.replace(function if isinstance(function, Handler) else make_handler(function, job_type, {}))
+    return own
