@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 
 from .handlers import make_handler, registry
 from .newjob import NewJob
+from .schedules import declare
 
 if TYPE_CHECKING:
     from .models import Job
@@ -54,6 +55,9 @@ def job(
     takes_context: bool = False,
     dead_letter: bool | None = None,
     max_crashes: int | None = None,
+    every: timedelta | float | None = None,
+    cron: str | None = None,
+    timezone: str | None = None,
 ) -> Callable[[Callable[..., Any]], JobFunction]: ...
 
 
@@ -73,6 +77,7 @@ def job(job_type: Any = None, /, **options: Any) -> Any:
         takes_context: call the handler with (context, payload) instead of (payload).
         dead_letter: False lets jobs end FAILED, without a letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
+        every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
     Raises InvalidJob for unknown or wrong options, and when another function holds the job type.
     """
@@ -86,7 +91,10 @@ def job(job_type: Any = None, /, **options: Any) -> Any:
 
 
 def _register(function: Callable[..., Any], job_type: str | None, options: dict[str, Any]) -> JobFunction:
+    timing = {key: options.pop(key) for key in ("every", "cron", "timezone") if key in options}
     name = registry.register(make_handler(function, job_type, options)).job_type
+    if timing:
+        declare(name, name, **timing)
 
     def submit_this(payload: Mapping[str, Any] | None = None, **given: Any) -> Job:
         return submit(name, payload, **given)
@@ -164,6 +172,4 @@ def schedule(
 
     Raises InvalidJob when something is wrong with it.
     """
-    from .schedules import declare
-
     declare(name, job_type, cron=cron, every=every, at=at, timezone=timezone, payload=payload, **options)

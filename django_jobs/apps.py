@@ -1,13 +1,16 @@
 """The app's configuration: on start-up every app's `jobs` module is imported, and its `tasks` where TASKS is ours."""
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.conf import settings
+from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
 
 class DjangoJobsConfig(AppConfig):
-    """Register handlers, checks and the log receivers."""
+    """Register handlers, checks, the log receivers and what `migrate` has to do."""
 
     name = "django_jobs"
     verbose_name = _("Background jobs")
@@ -17,11 +20,19 @@ class DjangoJobsConfig(AppConfig):
         from . import checks, logs  # noqa: F401  registering is what importing them does
 
         autodiscover_modules("jobs")
+        post_migrate.connect(_write_declared_schedules, sender=self)
         if _is_a_task_backend():
             from .taskapi import receivers
 
             receivers.connect()
             autodiscover_modules("tasks")
+
+
+def _write_declared_schedules(*, using: str, **kwargs: Any) -> None:
+    """Write the schedules that the code declares, after each `migrate` of the jobs' database."""
+    from .lifecycle.schedule_rows import sync_after_migrate
+
+    sync_after_migrate(using)
 
 
 def _is_a_task_backend() -> bool:

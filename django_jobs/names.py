@@ -13,6 +13,7 @@ MAX_JOB_TYPE = 200
 MAX_QUEUE = 64
 MAX_ID = 64
 MAX_UNIQUE_KEY = 200
+MAX_SCHEDULE = 200  # as long as a job type: a schedule may be named after its job
 # "<" and ">" for the `<locals>` in the default name of a handler that is defined in a function.
 _JOB_TYPE = re.compile(r"[\w.:/<>-]+", re.ASCII)
 _QUEUE = re.compile(r"[\w.:-]+", re.ASCII)
@@ -37,6 +38,11 @@ def id_problem(value: object) -> str | None:
 def unique_key_problem(value: object) -> str | None:
     """Say what is wrong with a unique key: at most 200 characters, no surrounding blanks, all printable."""
     return _text_problem(value, "unique_key", MAX_UNIQUE_KEY)
+
+
+def schedule_name_problem(value: object) -> str | None:
+    """Say what is wrong with a schedule's name: at most 200 characters, no surrounding blanks, all printable."""
+    return _text_problem(value, "schedule", MAX_SCHEDULE)
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 ROOMS = {
     "words": (
         "conf", "exceptions", "signals", "handlers", "retry", "payloads", "cron", "compat", "ids", "names",
-        "newjob", "text", "validation", "values",
+        "newjob", "schedules", "text", "validation", "values",
     ),
     "nouns": ("models",),
     "moves": ("lifecycle",),
     "loops": ("worker",),
     "faces": (
         "api", "queue", "admin", "backends", "management", "testing", "checks", "metrics", "views", "urls", "apps",
-        "logs", "taskapi", "__init__",
+        "logs", "scheduler", "taskapi", "__init__",
     ),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in enumerate(ROOMS.values()) for module in modules}

@@ -48,7 +48,8 @@ def _delete(ids: list[str], using: str) -> None:
     JobDependency.objects.using(using).filter(Q(job_id__in=locked) | Q(depends_on_id__in=locked)).delete()
     Attempt.objects.using(using).filter(job_id__in=locked)._raw_delete(using)
     DeadLetter.objects.using(using).filter(job_id__in=locked)._raw_delete(using)
-    ScheduleTick.objects.using(using).filter(job_id__in=locked).update(job=None)
+    # A tick's row guards it for a while only; later the schedule's next_run_at does that alone.
+    ScheduleTick.objects.using(using).filter(job_id__in=locked)._raw_delete(using)
     Job.objects.using(using).filter(pk__in=locked)._raw_delete(using)
 
 

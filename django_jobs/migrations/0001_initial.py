@@ -112,7 +112,7 @@ class Migration(migrations.Migration):
             name='Schedule',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', django_jobs.models.fields.ExactCharField(max_length=64, unique=True, verbose_name='name')),
+                ('name', django_jobs.models.fields.ExactCharField(max_length=200, unique=True, verbose_name='name')),
                 ('job_type', django_jobs.models.fields.ExactCharField(max_length=200, verbose_name='job type')),
                 ('payload', django_jobs.models.fields.StrictJSONField(blank=True, default=dict, verbose_name='payload')),
                 ('kind', django_jobs.models.fields.ExactCharField(choices=[('once', 'once'), ('interval', 'interval'), ('cron', 'cron')], max_length=8, verbose_name='kind')),

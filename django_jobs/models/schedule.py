@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import Registry, registry
+from django_jobs.schedules import Spec, Timing, check_schedule
 
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
 from .indexes import HotIndex
@@ -45,7 +53,7 @@ class ScheduleQuerySet(models.QuerySet["Schedule"]):
 class Schedule(models.Model):
     """Submit `job_type` once, at an interval or by a cron expression; one tick makes exactly one job."""
 
-    name = ExactCharField(_("name"), max_length=64, unique=True)
+    name = ExactCharField(_("name"), max_length=200, unique=True)
     job_type = ExactCharField(_("job type"), max_length=200)
     payload = StrictJSONField(_("payload"), default=dict, blank=True)
     kind = ExactCharField(_("kind"), max_length=8, choices=ScheduleKind)
@@ -92,7 +100,88 @@ class Schedule(models.Model):
         )
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.name)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write the row; when it was turned on or given other times, its next tick is found first."""
+        if kwargs.get("update_fields") is None:
+            self._find_next_tick()
+        super().save(*args, **kwargs)
+        self._loaded = self._plan()
+
+    def clean(self) -> None:
+        """Raise ValidationError with all that the API would refuse."""
+        try:
+            self.checked(registry)
+        except InvalidJob as error:
+            raise ValidationError(list(error.problems)) from None
+
+    @classmethod
+    def from_db(cls, *args: Any, **kwargs: Any) -> Schedule:
+        row = super().from_db(*args, **kwargs)
+        if not row.get_deferred_fields():
+            row._loaded = row._plan()
+        return row
+
+    @property
+    def timing(self) -> Timing:
+        """When it ticks, as the columns say; unchecked."""
+        return Timing(
+            kind=self.kind,
+            run_at=self.run_at,
+            interval_seconds=self.interval_seconds,
+            cron=self.cron,
+            timezone=self.timezone,
+        )
+
+    def checked(self, handlers: Registry | None = None) -> Spec:
+        """Return what the row says, checked; raise InvalidJob with all that is wrong with it.
+
+        Args:
+            handlers: who must know the job type; None: its handler may be in another process.
+        """
+        if self.kind not in ScheduleKind.values:
+            raise InvalidJob(f"kind={self.kind!r}: give one of {', '.join(ScheduleKind.values)}")
+        by_kind = {
+            ScheduleKind.CRON: {"cron": self.cron},
+            ScheduleKind.INTERVAL: {"every": 0 if self.interval_seconds is None else self.interval_seconds},
+            ScheduleKind.ONCE: {"at": self.run_at},
+        }
+        return check_schedule(
+            self.name,
+            self.job_type,
+            timezone=self.timezone,
+            payload=self.payload,
+            handlers=handlers,
+            queue=self.queue or None,
+            priority=self.priority,
+            max_retries=self.max_retries,
+            timeout_seconds=self.timeout_seconds,
+            metadata=self.metadata,
+            catch_up=self.catch_up,
+            grace_seconds=self.grace_seconds,
+            overlap=self.overlap,
+            jitter_seconds=self.jitter_seconds,
+            **by_kind[ScheduleKind(self.kind)],
+        )
+
+    def _plan(self) -> tuple[Any, ...]:
+        return (self.timing, self.enabled, self.next_run_at)
+
+    def _find_next_tick(self) -> None:
+        """Keep `next_run_at` in step with what was changed by hand, in the admin or a shell.
+
+        The host's clock is good enough: it only picks the tick to begin with, whose time the database's clock awaits.
+        """
+        timing, enabled, next_run_at = getattr(self, "_loaded", (None, False, None))
+        if not self.enabled:
+            self.next_run_at = None
+        elif self.next_run_at is None or (self.next_run_at == next_run_at and (not enabled or self.timing != timing)):
+            now = timezone.now()
+            try:
+                self.next_run_at = self.checked().timing.first(now)
+            except InvalidJob:
+                self.next_run_at = now  # its tick disables it, and says why
 
 
 class ScheduleTick(models.Model):
