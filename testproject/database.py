@@ -13,7 +13,11 @@ def database_from_url(url: str) -> dict[str, object]:
     """Return the setting for `sqlite:///file`, `postgresql://user@host:port/name` or `mysql://user@host:port/name`."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        return {"ENGINE": "django.db.backends.sqlite3", "NAME": parts.path[1:], "OPTIONS": dict(SQLITE_OPTIONS)}
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": unquote(parts.path[1:]),
+            "OPTIONS": dict(SQLITE_OPTIONS),
+        }
     engines = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
     if parts.scheme not in engines:
         raise ValueError(f"DATABASE_URL: unknown scheme {parts.scheme!r}; use sqlite, postgresql or mysql")

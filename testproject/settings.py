@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from testproject.database import database_from_url
 
@@ -51,7 +52,9 @@ ROOT_URLCONF = "testproject.urls"
 WSGI_APPLICATION = None
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-DATABASES = {"default": database_from_url(os.environ.get("DATABASE_URL", f"sqlite:///{BASE_DIR}/demo.sqlite3"))}
+DATABASES = {
+    "default": database_from_url(os.environ.get("DATABASE_URL", f"sqlite:///{quote(str(BASE_DIR))}/demo.sqlite3"))
+}
 
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -1,6 +1,11 @@
 """The demo site: what its jobs make of a folder, and `manage.py demo` from an empty database to the report."""
 
 import os
+import re
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +13,13 @@ from typing import Any
 import pytest
 
 from django_jobs import Fail
-from django_jobs.models import Job
+from django_jobs.models import DeadLetter, Job, WorkerProcess
 from testproject.catalogue import jobs
 from testproject.catalogue.models import Scan, SourceFile
 from testproject.catalogue.text import NotText, measure_text
+from tests.support.invariants import check_drained
+from tests.support.processes import manage
+from tests.support.waiting import dump_rows
 
 TEXTS = {
     "README.txt": b"one\ntwo\nthree",
@@ -142,3 +150,98 @@ def test_a_file_that_is_no_text_stays_unmeasured(folder: Path) -> None:
     with pytest.raises(UnicodeDecodeError):
         jobs.measure({"scan": made, "path": "image.png"})
     assert SourceFile.objects.get(path="image.png").measured_at is None
+
+
+# --- the command, as a process of its own
+
+
+def demo(*args: str) -> str:
+    ended = manage("demo", *args, timeout=60)
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}\n{dump_rows()}"
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def figure(report: str, name: str) -> int:
+    """Return the figure in the report's line of that name."""
+    found = re.search(rf"^\s*{re.escape(name)}\s+([\d,]+)(\s|$)", report, re.MULTILINE)
+    assert found, f"no line {name!r} in\n{report}"
+    return int(found[1].replace(",", ""))
+
+
+def assert_reports(report: str) -> None:
+    """Check a report against what the fixture has put into the folder."""
+    expected = {
+        "files": len(TEXTS) + len(NOT_TEXTS),
+        "read as text": len(TEXTS),
+        "lines": LINES,
+        "bytes": sum(len(content) for content in TEXTS.values()),
+        "jobs": len(TEXTS) + len(NOT_TEXTS) + 2,
+        "completed": len(TEXTS) + 2,
+        "dead": len(NOT_TEXTS),
+        "retries": 2 * len(NOT_TEXTS),
+        "dead letters": len(NOT_TEXTS),
+    }
+    assert {name: figure(report, name) for name in expected} == expected
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_demo_reports_what_the_folder_holds_again_and_again(folder: Path) -> None:
+    for scans in (1, 2):
+        assert_reports(demo(str(folder)))
+        assert Scan.objects.count() == scans
+    for scan in Scan.objects.all():
+        measured = dict(scan.files.exclude(measured_at=None).values_list("path", "sha256"))
+        assert measured == {path: sha256(content).hexdigest() for path, content in TEXTS.items()}
+    letters = DeadLetter.objects.open().filter(reason="retries exhausted")
+    assert Counter(letter.job.payload["path"] for letter in letters) == dict.fromkeys(NOT_TEXTS, 2)
+    assert not WorkerProcess.objects.exists(), "it stopped its workers in order"
+    check_drained()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dead_letter_that_is_replayed_after_the_file_was_mended_completes(folder: Path) -> None:
+    demo(str(folder))
+    (folder / "app/old.txt").write_text("schön\n", encoding="utf-8")
+    (letter,) = [one for one in DeadLetter.objects.open() if one.job.payload["path"] == "app/old.txt"]
+    letter.replay()
+    ended = manage("runworkers", "--drain")
+    assert ended.returncode == 0, ended.stderr
+    letter.job.refresh_from_db()
+    assert letter.job.status == "completed", dump_rows()
+    assert SourceFile.objects.get(path="app/old.txt").encoding == "utf-8"
+    assert DeadLetter.objects.open().count() == len(NOT_TEXTS) - 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_folder_without_files_is_reported_too(tmp_path: Path) -> None:
+    report = demo(str(tmp_path))
+    assert (figure(report, "files"), figure(report, "completed"), figure(report, "dead letters")) == (0, 2, 0)
+
+
+def test_the_demo_makes_the_sqlite_file_it_is_given(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a new file, 100%25 #1.sqlite3"
+    report = demo(str(folder), "--threads", "2", "--database-file", str(file))
+    assert_reports(report)
+    with closing(sqlite3.connect(file)) as connection:
+        statuses = connection.execute("SELECT status, COUNT(*) FROM django_jobs_job GROUP BY status").fetchall()
+    assert dict(statuses) == {"completed": len(TEXTS) + 2, "dead": len(NOT_TEXTS)}
+    assert f"demo --serve --database-file '{file}'" in report
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["no-such-folder"], 1, "no-such-folder is not a folder"),
+        (["--threads", "0"], 2, "give an integer from 1 to 1000"),
+        (["--serve", "http"], 2, "give an integer from 1 to 65535"),
+    ],
+)
+def test_a_demo_of_what_cannot_be_says_so_and_makes_no_file(
+    tmp_path: Path, args: list[str], code: int, message: str
+) -> None:
+    ended = manage("demo", *args, "--database-file", str(tmp_path / "file"))
+    assert ended.returncode == code
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "file").exists()

@@ -1,0 +1,81 @@
+"""How far a scan is, asked of the database, and how that looks in a terminal and in a report."""
+
+from collections import Counter
+from dataclasses import dataclass
+from textwrap import shorten
+
+from django.db.models import Count, Sum
+
+from django_jobs.models import DeadLetter, Job, JobStatus
+
+from .models import Scan
+
+BAR_WIDTH = 30
+ENDED = {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.DEAD, JobStatus.CANCELLED}
+LETTERS_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The jobs of one scan by status; `is_over` once its report, the last of them, has ended."""
+
+    jobs: Counter[str]
+    retries: int
+    is_over: bool
+
+    @property
+    def total(self) -> int:
+        """How many jobs there are."""
+        return self.jobs.total()
+
+    @property
+    def ended(self) -> int:
+        """How many of them have ended, well or badly."""
+        return sum(self.jobs[status] for status in ENDED)
+
+    def line(self, seconds: float) -> str:
+        """Return a progress bar with figures."""
+        filled = BAR_WIDTH * self.ended // self.total
+        return (
+            f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {self.ended:,} of {self.total:,} jobs,"
+            f" {self.jobs[JobStatus.SCHEDULED]:,} to be retried, {self.jobs[JobStatus.DEAD]:,} dead,"
+            f" {self.ended / max(seconds, 0.001):,.0f} jobs/s"
+        )
+
+
+def look(scan_job: Job) -> Progress:
+    """Return how far the scan is that this job began."""
+    scan_job.refresh_from_db()
+    first: Counter[str] = Counter([scan_job.status])
+    if scan_job.status != JobStatus.COMPLETED:
+        return Progress(jobs=first, retries=scan_job.retry_count, is_over=scan_job.status in ENDED)
+    report = Job.objects.get(pk=scan_job.result["report"])
+    measurements = Job.objects.filter(dependents__job=report).order_by().values("status")
+    jobs, retries = first + Counter([report.status]), scan_job.retry_count + report.retry_count
+    for row in measurements.annotate(jobs=Count("pk"), retries=Sum("retry_count")):
+        jobs[row["status"]] += row["jobs"]
+        retries += row["retries"]
+    return Progress(jobs=jobs, retries=retries, is_over=report.status in ENDED)
+
+
+def report_lines(scan: Scan, scan_job: Job, progress: Progress, seconds: float) -> list[str]:
+    """Return the report of a scan that is over: its files, its jobs, its dead letters."""
+    letters = DeadLetter.objects.open().filter(job__dependents__job=scan_job.result["report"])
+    examples = letters.select_related("job").order_by("job__payload", "pk")[:LETTERS_SHOWN]
+    found = scan.report or {}
+    figures = {
+        "files": found.get("files", 0),
+        "  read as text": found.get("measured", 0),
+        "  lines": found.get("lines", 0),
+        "  bytes": found.get("bytes", 0),
+        "jobs": progress.total,
+        **{f"  {status}": progress.jobs[status] for status in JobStatus if progress.jobs[status]},
+        "retries": progress.retries,
+        "dead letters": letters.count(),
+    }
+    return [
+        *(f"{name:<16}{figure:>14,}" for name, figure in figures.items()),
+        *(f"  {letter.job.payload.get('path')}: {shorten(letter.error, 90)}" for letter in examples),
+        f"{'jobs/s':<16}{progress.total / seconds:>14,.0f}  ({seconds:.1f} s; with the retries"
+        f" {progress.total + progress.retries:,} attempts)",
+    ]
