@@ -6,7 +6,7 @@ No model is imported and no query made when a backend is constructed: that happe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,16 @@ from django.core.checks import CheckMessage
 from django.utils import timezone
 
 from . import compat
-from .compat import BaseTaskBackend, normalize_json, task_enqueued
-from .ids import new_id
+from .compat import BaseTaskBackend, task_enqueued
 from .names import queue_problem
 from .taskapi import receivers
 from .taskapi.checks import check_backend
-from .taskapi.options import TaskRefused, as_refusal, submit_options
+from .taskapi.options import TaskRefused
 from .taskapi.run import register
 from .taskapi.task import JobsTask, task
 
 if TYPE_CHECKING:
     from .compat import Task, TaskResult
-    from .models import Job
 
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[..., Any]
@@ -89,33 +87,13 @@ class JobsBackend(TakesOurOptions):
         Raises InvalidTask for a task, and TypeError or ValueError for arguments, that cannot be stored; nothing is
         written then. With a `unique_key` that a live job holds, the result of that job is returned.
         """
-        from .taskapi.results import result_of
+        from .taskapi.enqueue import enqueue
 
         self.validate_task(task)
-        job, is_new = self._submit(task, normalize_json(args), normalize_json(kwargs))
-        if not is_new:
-            return result_of(job, self.alias)
-        result = result_of(job, self.alias, None if isinstance(task.run_after, timedelta) else task)
-        task_enqueued.send_robust(sender=type(self), task_result=result)
+        result, is_new = enqueue(task, args, kwargs, self.alias, self.options)
+        if is_new:
+            task_enqueued.send_robust(sender=type(self), task_result=result)
         return result
-
-    def _submit(self, task: AnyTask, args: Any, kwargs: Any) -> tuple[Job, bool]:
-        from .lifecycle.submit import submit
-        from .taskapi.results import BACKEND_KEY
-
-        options = submit_options(task, args, kwargs, self.options)
-        options["queue"] = task.queue_name
-        options["metadata"] = {**(options.get("metadata") or {}), BACKEND_KEY: self.alias}
-        run_after: datetime | timedelta | None = task.run_after
-        if run_after is not None:
-            options["delay" if isinstance(run_after, timedelta) else "scheduled_at"] = run_after
-        job_id = None
-        if "unique_key" in options:
-            job_id = options["job_id"] = new_id()  # to tell a new job from the one that holds the key
-        rank = -int(task.priority)
-        payload = {"args": args, "kwargs": kwargs}
-        job: Job = as_refusal(lambda: submit(task.module_path, payload, rank=rank, options=options))
-        return job, job_id is None or job.pk == job_id
 
     def get_result(self, result_id: str) -> AnyResult:
         """Return the result of a task by id; raise TaskResultDoesNotExist when there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from django.db import connections, transaction
@@ -65,16 +66,38 @@ def submit(
     raise InvalidJob(f"unique_key {said.unique_key!r} changes hands too fast; submit again")
 
 
+def submit_row(
+    job_type: str, payload: Mapping[str, Any], *, rank: int, options: Mapping[str, Any]
+) -> tuple[str, datetime]:
+    """Write a job that starts at once and has no unique key; return its id and the time of the submit.
+
+    No Job is built, which saves a quarter of the cost. Raises InvalidJob as `submit` does.
+    """
+    new = draft(check_submission(job_type, payload, options), registry, rank=rank)
+    alias = jobs_alias()
+    _warn_of_another_database(alias)
+    values, created_at = _write(new, alias)
+    if created_at is None:
+        raise InvalidJob(f"job_id {new.id!r} exists already")
+    announce_work(new.queue, alias)
+    if signals.job_submitted.has_listeners(Job):
+        signals.send(signals.job_submitted, sender=Job, job=new.as_job(values, created_at, alias))
+    return new.id, created_at
+
+
 def _insert(new: Draft, alias: str) -> Job | None:
     """Write the row in one statement; None when its id or unique key is taken."""
+    values, created_at = _write(new, alias)
+    return None if created_at is None else new.as_job(values, created_at, alias)
+
+
+def _write(new: Draft, alias: str) -> tuple[list[Any], datetime | None]:
     connection = connections[alias]
     values = new.values(alias, None)
     insert = dialect(connection).insert_job
     if connection.in_atomic_block:
-        created_at = insert(connection, values)
-    else:
-        created_at = retry_transient(lambda: insert(connection, values))
-    return None if created_at is None else new.as_job(values, created_at, alias)
+        return values, insert(connection, values)
+    return values, retry_transient(lambda: insert(connection, values))
 
 
 def _insert_after_a_look(new: Draft, alias: str) -> Job | None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from django_jobs.compat import InvalidTask, TaskResult
 from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import make_handler
 from django_jobs.names import did_you_mean
+from django_jobs.validation import check_submission
 
 # What belongs to one enqueue, so that `using()` may change it.
 SUBMIT_OPTIONS = ("max_retries", "timeout_seconds", "unique_key", "depends_on", "on_dependency_failure", "metadata")
@@ -67,6 +69,17 @@ def submit_options(
     if callable(unique_key):
         options["unique_key"] = unique_key(*args, **kwargs)
     return options
+
+
+def check_options(task: Any) -> None:
+    """Raise TaskRefused for wrong values of a task's own options; what a function says is checked at the enqueue."""
+    given = {name: value for name in SUBMIT_OPTIONS if (value := getattr(task, name)) is not None}
+    fixed = {name: value for name, value in given.items() if value != () and not callable(value)}
+    if fixed:
+        as_refusal(lambda: check_submission(task.module_path, None, fixed))
+    rules = run_options(task, {})
+    if rules:
+        as_refusal(lambda: make_handler(task.func, task.module_path, rules))
 
 
 def as_ids(depends_on: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from django_jobs.compat import Task, task_backends
 
-from .options import RUN_OPTIONS, SUBMIT_OPTIONS, TASK_OPTIONS, TaskRefused, as_ids, refuse_unknown
+from .options import RUN_OPTIONS, SUBMIT_OPTIONS, TASK_OPTIONS, TaskRefused, as_ids, check_options, refuse_unknown
 
 if TYPE_CHECKING:
     BaseTask = Task[..., Any]
@@ -46,6 +46,7 @@ class JobsTask(BaseTask):
         object.__setattr__(self, "depends_on", as_ids(self.depends_on))
         # By name: a dataclass with slots is a second class, and super() would look for the first one.
         Task.__post_init__(self)
+        check_options(self)
 
     def using(
         self,
