@@ -1,0 +1,48 @@
+"""Payloads and results as people may see them: keys named in REDACT are masked for everybody, in every depth."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django_jobs.conf import get_settings
+
+MASK = "••••••"
+LONGEST = 100_000
+
+
+def masked(value: Any) -> Any:
+    """Return a JSON value in which whatever stands under a key with a REDACT word in its name is replaced by a mask."""
+    words = tuple(word.lower() for word in get_settings().REDACT)
+    return _masked(value, words)
+
+
+def _masked(value: Any, words: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: MASK if _is_secret(key, words) else _masked(item, words) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item, words) for item in value]
+    return value
+
+
+def _is_secret(key: Any, words: tuple[str, ...]) -> bool:
+    name = str(key).lower().replace("-", "_")
+    return any(word in name for word in words)
+
+
+def unmasked(edited: Any, original: Any) -> Any:
+    """Return an edited value with each mask that was left in place turned back into the value that it hid."""
+    if isinstance(edited, dict) and isinstance(original, dict):
+        return {
+            key: original[key] if item == MASK and key in original else unmasked(item, original.get(key))
+            for key, item in edited.items()
+        }
+    if isinstance(edited, list) and isinstance(original, list) and len(edited) == len(original):
+        return [unmasked(item, before) for item, before in zip(edited, original, strict=True)]
+    return edited
+
+
+def pretty(value: Any) -> str:
+    """Return a JSON value, masked, indented, and cut when it is very long."""
+    text = json.dumps(masked(value), indent=2, ensure_ascii=False, sort_keys=True)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n…"

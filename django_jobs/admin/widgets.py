@@ -1,0 +1,115 @@
+"""Small pieces of escaped HTML: badges, times, cut text. Whatever comes from a row is hostile text."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+SHORT = 120
+NOTHING = "-"
+BADGES = frozenset(
+    {"pending", "scheduled", "running", "completed", "failed", "dead", "cancelled"}
+    | {"open", "acknowledged", "replayed", "paused", "active", "alive", "late", "stopping", "enabled", "disabled"}
+)
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+
+def badge(kind: str, label: Any = None) -> SafeString:
+    """Show a state as a coloured word; the colour repeats what the word says."""
+    known = kind if kind in BADGES else "unknown"
+    return format_html('<span class="jobs-badge jobs-{}">{}</span>', known, cut(str(label or kind), 40))
+
+
+def cut(text: str | None, limit: int = SHORT) -> str:
+    """Return text of at most `limit` characters."""
+    text = text or ""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def code(text: str | None, limit: int = SHORT) -> SafeString:
+    """Show a name or an error, cut, in a box of its own direction so that right-to-left marks disturb nothing else."""
+    return format_html('<bdi class="jobs-code">{}</bdi>', cut(text, limit))
+
+
+def link(url: str, text: Any) -> SafeString:
+    """Link to one of our pages."""
+    return format_html('<a href="{}">{}</a>', url, text)
+
+
+def lasted(seconds: float | None) -> str:
+    """Write a span of time in two units at most: `340 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `6 d 3 h`."""
+    if seconds is None:
+        return NOTHING
+    seconds = max(0.0, seconds)
+    if seconds < 1:
+        return _("%(number)s ms") % {"number": round(seconds * 1000)}
+    if seconds < MINUTE:
+        return _("%(number)s s") % {"number": f"{seconds:.1f}" if seconds < 10 else round(seconds)}
+    if seconds < HOUR:
+        return _("%(large)s min %(small)s s") % _split(seconds, MINUTE, 1)
+    if seconds < DAY:
+        return _("%(large)s h %(small)s min") % _split(seconds, HOUR, MINUTE)
+    return _("%(large)s d %(small)s h") % _split(seconds, DAY, HOUR)
+
+
+def _split(seconds: float, large: int, small: int) -> dict[str, int]:
+    return {"large": int(seconds // large), "small": int(seconds % large // small)}
+
+
+def ago(seconds: float | None) -> str:
+    """Write how long ago, or in how long, something is."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0:
+        return _("in %(span)s") % {"span": lasted(-seconds)}
+    return _("%(span)s ago") % {"span": lasted(seconds)}
+
+
+def moment(when: datetime | None, now: datetime | None = None) -> SafeString | str:
+    """Show a time in the site's time zone; with `now`, how long ago it was, and the time as a tooltip."""
+    if when is None:
+        return NOTHING
+    exact = date_format(localtime(when), "DATETIME_FORMAT") + f" ({localtime(when):%H:%M:%S})"
+    if now is None:
+        return format_html('<time datetime="{}">{}</time>', when.isoformat(), f"{localtime(when):%Y-%m-%d %H:%M:%S}")
+    text = ago((now - when).total_seconds())
+    return format_html('<time datetime="{}" title="{}">{}</time>', when.isoformat(), exact, text)
+
+
+def progress_bar(fraction: float | None, message: str) -> SafeString | str:
+    """Show how far a job is."""
+    if fraction is None:
+        return ""
+    percent = max(0, min(100, round(fraction * 100)))
+    return format_html(
+        '<progress class="jobs-progress" max="100" value="{0}" aria-label="{1}">{0} %</progress> {0} % <bdi>{2}</bdi>',
+        percent,
+        _("Progress"),
+        cut(message, 200),
+    )
+
+
+def jobs_text(count: int) -> str:
+    """Write a number of jobs."""
+    return ngettext("%(count)s job", "%(count)s jobs", count) % {"count": count}
+
+
+def letter_badge(letter: Any) -> SafeString:
+    """Show the state of a dead letter."""
+    if letter.replayed_at:
+        return badge("replayed", _("replayed"))
+    return badge("acknowledged", _("acknowledged")) if letter.acknowledged_at else badge("open", _("open"))
+
+
+def status_badge(job: Any) -> SafeString:
+    """Show the status of a job; a running one that was asked to stop says so."""
+    if job.status == "running" and job.cancel_requested_at:
+        return badge("stopping", _("running, asked to stop"))
+    return badge(job.status, job.get_status_display())

@@ -1,0 +1,129 @@
+"""The lists of jobs and dead letters: what they show, filter and find, page by page."""
+
+import pytest
+from django.urls import reverse
+
+from django_jobs.admin import paging
+from django_jobs.models import Job
+from tests.support.factories import DeadLetterFactory, JobFactory
+from tests.support.staff import operator
+
+pytestmark = pytest.mark.django_db
+
+JOBS = "/admin/django_jobs/job/"
+LETTERS = "/admin/django_jobs/deadletter/"
+
+
+def shown(client, url: str, **params: str) -> list[str]:
+    """Return the keys of the rows of a list."""
+    answer = client.get(url, params)
+    assert answer.status_code == 200, answer
+    return [str(row.pk) for row in answer.context["cl"].result_list]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("status", "dead"),
+        ("queue", "mail"),
+        ("job_type", "shop.mail"),
+        ("worker_id", "host:1:a"),
+    ],
+)
+def test_jobs_are_filtered_by_a_property(parameter: str, value: str) -> None:
+    JobFactory()
+    wanted = JobFactory(**{parameter: value})
+    assert shown(operator(), JOBS, **{parameter: value}) == [wanted.pk]
+
+
+def test_a_job_is_found_by_id_unique_key_and_part_of_its_type() -> None:
+    client = operator()
+    JobFactory()
+    wanted = JobFactory(id="order/7 & more", job_type="shop.settle", unique_key="welcome:7")
+    for term in ("order/7 & more", "order/7", "welcome:7", "SETTLE"):
+        assert shown(client, JOBS, q=term) == [wanted.pk], term
+
+
+def test_pages_go_by_key_forth_and_back_and_miss_nothing() -> None:
+    client = operator()
+    JobFactory.create_batch(120)
+    everything = list(Job.objects.order_by("-pk").values_list("pk", flat=True))
+    answer, seen = client.get(JOBS), []
+    while True:
+        rows = answer.context["cl"]
+        seen += [row.pk for row in rows.result_list]
+        if rows.older_url is None:
+            break
+        answer = client.get(JOBS + rows.older_url)
+    assert seen == everything
+    back = client.get(JOBS + rows.newer_url).context["cl"]
+    assert [row.pk for row in back.result_list] == everything[50:100]
+
+
+def test_a_count_stops_at_its_limit_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "MOST_COUNTED", 60)
+    JobFactory.create_batch(70)
+    assert "60+ jobs" in operator().get(JOBS).text
+
+
+def test_a_search_is_for_the_newest_jobs_until_all_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "WINDOW", 10)
+    client = operator()
+    old = JobFactory(job_type="shop.old")
+    JobFactory.create_batch(10)
+    assert shown(client, JOBS, q="old") == []
+    answer = client.get(JOBS, {"q": "old"})
+    assert shown(client, JOBS + answer.context["cl"].window_url) == [old.pk]
+
+
+def test_a_filter_for_live_jobs_sees_the_oldest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "WINDOW", 10)
+    old = JobFactory(status="scheduled")
+    JobFactory.create_batch(12)
+    assert shown(operator(), JOBS, status="scheduled") == [old.pk]
+
+
+def test_letters_are_open_ones_unless_others_are_asked_for() -> None:
+    client = operator()
+    now = JobFactory().created_at
+    open_one, closed, replayed = DeadLetterFactory.create_batch(3)
+    type(closed).objects.filter(pk=closed.pk).update(acknowledged_at=now)
+    type(closed).objects.filter(pk=replayed.pk).update(replayed_at=now)
+    assert shown(client, LETTERS) == [str(open_one.pk)]
+    assert shown(client, LETTERS, state="acknowledged") == [str(closed.pk)]
+    assert shown(client, LETTERS, state="replayed") == [str(replayed.pk)]
+    assert len(shown(client, LETTERS, state="all")) == 3
+
+
+def test_a_letter_is_found_by_job_fingerprint_and_words_of_its_error() -> None:
+    client = operator()
+    DeadLetterFactory(error="KeyError: 'x'", fingerprint="f0")
+    wanted = DeadLetterFactory(error="TimeoutError: no answer from the bank", fingerprint="f1")
+    for term in (wanted.job_id, "f1", "answer from the BANK"):
+        assert shown(client, LETTERS, q=term) == [str(wanted.pk)], term
+
+
+@pytest.mark.parametrize("url", [f"{JOBS}nobody/change/", f"{LETTERS}999/change/", f"{LETTERS}x/change/"])
+def test_a_row_that_is_gone_leads_back_to_the_list_with_a_word(url: str) -> None:
+    answer = operator().get(url, follow=True)
+    assert answer.status_code == 200
+    assert "may have been pruned" in answer.text
+
+
+@pytest.mark.parametrize("query", ["?older_than=x", "?nonsense=1", "?status=%00", "?q=%00", "?older_than=%00"])
+def test_a_mistyped_address_is_no_server_error(query: str) -> None:
+    client = operator()
+    JobFactory()
+    DeadLetterFactory()
+    for url in (JOBS, LETTERS):
+        assert client.get(url + query, follow=True).status_code == 200
+
+
+def test_nothing_can_be_added_edited_or_deleted_by_a_form() -> None:
+    client = operator()
+    letter = DeadLetterFactory()
+    for model, pk in (("job", letter.job_id), ("deadletter", letter.pk)):
+        assert client.get(reverse(f"admin:django_jobs_{model}_add")).status_code == 403
+        assert client.post(reverse(f"admin:django_jobs_{model}_delete", args=(pk,)), {"post": "yes"}).status_code == 403
+        assert client.post(reverse(f"admin:django_jobs_{model}_change", args=(pk,)), {}).status_code == 405
+    assert type(letter).objects.filter(pk=letter.pk).exists()
