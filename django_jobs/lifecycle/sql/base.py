@@ -92,6 +92,12 @@ class Dialect(ABC):
     def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:
         """Make up to `limit` due jobs pending and return their queues."""
 
+    def open_edges(self, connection: BaseDatabaseWrapper, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return (id, job_id, depends_on_id, on_failure) of the open edges to jobs."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"{OPEN_EDGES} IN ({', '.join(['%s'] * len(ids))})", ids)
+            return list(cursor.fetchall())
+
     def read_now(self, connection: BaseDatabaseWrapper) -> datetime:
         """Read the database's clock (aware, UTC)."""
         with connection.cursor() as cursor:
@@ -117,6 +123,9 @@ class Dialect(ABC):
         """Set up a connection that belongs to a worker: isolation and waiting as our moves expect them."""
 
 
+OPEN_EDGES = (
+    "SELECT id, job_id, depends_on_id, on_failure FROM django_jobs_jobdependency WHERE state = 'open' AND depends_on_id"
+)
 _FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
 FIXED_COLUMNS = _FIXED_COLUMNS
 LIVE_PROCESS = (

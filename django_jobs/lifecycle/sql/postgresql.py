@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect
+from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, OPEN_EDGES, Dialect
 
 NOW = "STATEMENT_TIMESTAMP()"
 
@@ -22,6 +22,9 @@ _TYPES = {
     "pending_dependencies": "integer",
 }
 
+# Text sorts as the times do, and is not parsed for jobs whose handler never asks.
+_CLAIMED_CASTS = {"available_at": "::text", "created_at": "::text"}
+
 # The CTE is materialised because a nested-loop plan without it claimed 200 rows for LIMIT 1 (docs/decisions.md).
 _CLAIM = f"""
 WITH picked AS MATERIALIZED (
@@ -30,7 +33,7 @@ WITH picked AS MATERIALIZED (
     ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
 UPDATE {JOB} AS job SET status = 'running', fence = job.fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
 FROM picked WHERE job.id = picked.id
-RETURNING {", ".join(f"job.{name}" for name in CLAIMED_COLUMNS)}"""
+RETURNING {", ".join(f"job.{name}{_CLAIMED_CASTS.get(name, '')}" for name in CLAIMED_COLUMNS)}"""
 
 _COMPLETE = f"""
 UPDATE {JOB} AS job SET {COMPLETED.format(job="job", now=NOW)}, result = done.result::jsonb
@@ -82,6 +85,11 @@ class PostgreSQL(Dialect):
         with connection.cursor() as cursor:
             cursor.execute(_COMPLETE, (list(ids), list(fences), list(results)))
             return {row[0] for row in cursor.fetchall()}
+
+    def open_edges(self, connection: BaseDatabaseWrapper, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"{OPEN_EDGES} = ANY(%s::text[])", (list(ids),))
+            return list(cursor.fetchall())
 
     def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:
         with connection.cursor() as cursor:
