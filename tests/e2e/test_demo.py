@@ -2,13 +2,18 @@
 
 import os
 import re
+import signal
+import socket
 import sqlite3
 from collections import Counter
 from contextlib import closing
 from hashlib import sha256
+from http.cookiejar import CookieJar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 
@@ -18,8 +23,8 @@ from testproject.catalogue import jobs
 from testproject.catalogue.models import Scan, SourceFile
 from testproject.catalogue.text import NotText, measure_text
 from tests.support.invariants import check_drained
-from tests.support.processes import manage
-from tests.support.waiting import dump_rows
+from tests.support.processes import manage, spawn
+from tests.support.waiting import dump_rows, wait_until
 
 TEXTS = {
     "README.txt": b"one\ntwo\nthree",
@@ -245,3 +250,37 @@ def test_a_demo_of_what_cannot_be_says_so_and_makes_no_file(
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.django_db(transaction=True)
+def test_serve_opens_the_admin_for_its_user_and_runs_what_is_replayed(folder: Path) -> None:
+    port = free_port()
+    with spawn("demo", str(folder), "--serve", str(port)) as server:
+        wait_until(lambda: "Quit the server" in server.output(), 40, "the server")
+        page = log_in(f"http://127.0.0.1:{port}/admin/login/?next=/admin/catalogue/sourcefile/", "demo", "demo")
+        assert "app/deep/page.html" in page
+        (folder / "app/old.txt").write_text("mended\n")
+        (letter,) = [one for one in DeadLetter.objects.open() if one.job.payload["path"] == "app/old.txt"]
+        letter.replay()
+        wait_until(lambda: Job.objects.get(pk=letter.job_id).status == "completed", what="the replayed job")
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert not WorkerProcess.objects.exists(), "it stopped its workers in order"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def log_in(url: str, username: str, password: str) -> str:
+    """Send the login form of a page as a browser does, and return the page that follows."""
+    jar = CookieJar()
+    browser = build_opener(HTTPCookieProcessor(jar))
+    browser.open(url, timeout=20).close()
+    (token,) = [cookie.value for cookie in jar if cookie.name == "csrftoken"]
+    form = urlencode({"username": username, "password": password, "csrfmiddlewaretoken": token}).encode()
+    with browser.open(url, form, timeout=20) as answer:
+        return answer.read().decode()

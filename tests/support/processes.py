@@ -108,11 +108,20 @@ class Workers:
 def spawn_workers(
     *args: str, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[Workers]:
-    """Start `manage.py runworkers args` on the database under test; in the end kill whatever is left of it.
+    """Start `manage.py runworkers args` on the database under test; see `spawn`."""
+    with spawn("runworkers", *args, settings=settings, env=env) as workers:
+        yield workers
+
+
+@contextmanager
+def spawn(
+    *args: str, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Workers]:
+    """Start `manage.py args` on the database under test; in the end kill whatever is left of it.
 
     `settings` is its DJANGO_JOBS. It has its own session, so a Ctrl-C of the tests does not reach it.
     """
-    command, environment = _command(("runworkers", *args), settings, env)
+    command, environment = _command(args, settings, env)
     with tempfile.TemporaryDirectory(prefix="workers") as directory:
         log = Path(directory) / "output"
         with log.open("wb") as output:
@@ -124,7 +133,7 @@ def spawn_workers(
         try:
             yield workers
         except AssertionError as error:
-            error.add_note(f"--- runworkers wrote (the last 5,000 characters)\n{workers.output()[-5000:]}")
+            error.add_note(f"--- {args[0]} wrote (the last 5,000 characters)\n{workers.output()[-5000:]}")
             raise
         finally:
             workers.kill()
