@@ -1,4 +1,4 @@
-"""Maintenance: promote due jobs, make ticks, rescue the dead, prune. Every process does it; compare-and-set keeps it right."""
+"""Maintenance: promote, tick, rescue the dead, prune. Every process does it; compare-and-set keeps it right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes, rescue
 from django_jobs.lifecycle.claim import PROMOTE_BATCH, promote, seconds_until_due
 from django_jobs.lifecycle.prune import prune_batch
-tick = lambda: None  # REPLACE
+from django_jobs.lifecycle.schedule import sync_declared, tick
 from django_jobs.lifecycle.wake import cascade_all
 
 from .heartbeat import BEATS_PER_LEASE
@@ -38,6 +38,7 @@ class Maintenance(threading.Thread):
         super().__init__(name=f"maintenance {process.id}", daemon=True)
         self._process = process
         self._stopped = False
+        self._synced = False
         self._wake = threading.Event()
         self._watch = RescueWatch(process)
         lease = get_settings().LEASE_SECONDS
@@ -107,7 +108,10 @@ class Maintenance(threading.Thread):
         return PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, max(0.002, due + 0.001))
 
     def tick(self) -> float:
-        """Submit the jobs of due schedules."""
+        """Submit the jobs of due schedules; the first time, write those that the code declares."""
+        if not self._synced:
+            sync_declared()
+            self._synced = True
         seconds = tick()
         return TICK_SECONDS if seconds is None else min(TICK_SECONDS, max(0.002, seconds + 0.001))
 
