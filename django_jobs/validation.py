@@ -136,7 +136,7 @@ def _delay(value: Any) -> timedelta:
 def _depends_on(value: Any) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise _refuse("depends_on", value, "give a list of jobs or ids")
-    ids = []
+    ids: dict[Any, None] = {}  # ordered, and quick to ask among ten thousand
     problems = []
     for one in value:
         job_id = one if isinstance(one, str) else getattr(one, "job_id", None) or getattr(one, "pk", None)
@@ -146,7 +146,7 @@ def _depends_on(value: Any) -> tuple[str, ...]:
         elif job_id in ids:
             problems.append(f"depends_on: {job_id!r} is named twice")
         else:
-            ids.append(job_id)
+            ids[job_id] = None
     if problems:
         raise InvalidJob(*problems)
     return tuple(ids)
