@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from django_jobs.models import Job, JobStatus, Queue
+from django_jobs.models import Job, JobStatus, Queue, Schedule
 
 from .transactions import DbNow, jobs_alias
 
@@ -21,8 +21,10 @@ def missing_migrations(alias: str | None = None) -> list[str]:
 
 
 def has_due_work(queues: Sequence[str] | None = None, alias: str | None = None) -> bool:
-    """Say whether a job of the queues (None: any queue that is not paused) is ready, or scheduled and due."""
+    """Say whether a job of the queues (None: any queue that is not paused) is ready, or it or a schedule is due."""
     using = alias or jobs_alias()
+    if Schedule.objects.using(using).due().exists():
+        return True
     jobs = Job.objects.using(using)
     if queues is not None:
         jobs = jobs.in_queues(queues)
