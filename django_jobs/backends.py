@@ -76,6 +76,8 @@ class JobsBackend(TakesOurOptions):
     def validate_task(self, task: AnyTask) -> None:
         """Raise InvalidTask for a task that cannot be enqueued here; this process knows a valid one from then on."""
         super().validate_task(task)
+        if "<" in task.func.__qualname__:  # every lambda of a module has the same name
+            raise TaskRefused("Task function must be defined at a module level, with a name of its own.")
         problem = queue_problem(task.queue_name)
         if problem:
             raise TaskRefused(problem)

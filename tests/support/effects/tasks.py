@@ -36,6 +36,12 @@ def describe(context: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     }
 
 
+@task(takes_context=True)
+def leave(context: Any, kind: str) -> None:
+    """Leave an effect."""
+    leave_effect(context.task_result.id, context.job.fence, kind)
+
+
 @task(takes_context=True, queue_name="other")
 async def describe_async(context: Any, text: str) -> list[Any]:
     """Return the text and the attempt, after giving way once."""

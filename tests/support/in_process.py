@@ -1,0 +1,17 @@
+"""A real worker process inside the test's own: for what only the process that runs a job can see, such as signals."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django_jobs.worker.process import Process
+
+
+@contextmanager
+def running_process(threads: int = 2) -> Iterator[Process]:
+    """Run jobs of all queues in threads of this process; in the end let what runs finish."""
+    process = Process(threads=threads, poll_interval=0.02)
+    process.start()
+    try:
+        yield process
+    finally:
+        assert process.stop(grace=10), "the worker threads ended in time"
