@@ -1,0 +1,153 @@
+"""Dependencies: nothing starts early, no wake is lost, a bad end fails what follows and a replay brings it back."""
+
+import pytest
+
+import django_jobs
+from django_jobs import NewJob
+from django_jobs.exceptions import CycleError, InvalidJob
+from django_jobs.lifecycle import processes
+from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.settle import settle
+from django_jobs.lifecycle.wake import cascade_all
+from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def process() -> None:
+    processes.register("p", queues=[], threads=1)
+
+
+def complete(*jobs: ClaimedJob) -> None:
+    assert settle([Completed(job.id, job.fence, None) for job in jobs], [], "p") == set()
+
+
+def kill(job: ClaimedJob) -> None:
+    letter = DeadLetterReason.RETRIES_EXHAUSTED
+    settle([], [Outcome(job=job, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, letter=letter, error="no")], "p")
+
+
+def statuses(*ids: str) -> list[str]:
+    found = dict(Job.objects.values_list("pk", "status"))
+    return [found[one] for one in ids]
+
+
+def chain(*names: str, **options: str) -> None:
+    before: str | None = None
+    batch = []
+    for name in names:
+        batch.append(NewJob("effects.record", job_id=name, depends_on=[before] if before else None, **options))
+        before = name
+    django_jobs.submit_many(batch)
+
+
+def test_a_chain_runs_in_its_order() -> None:
+    chain("c", "b", "a")
+    order = []
+    while claimed := claim("default", 10, "p"):
+        order += [job.id for job in claimed]
+        complete(*claimed)
+    assert order == ["c", "b", "a"]
+
+
+def test_a_batch_that_completes_all_dependencies_wakes_their_job_once() -> None:
+    django_jobs.submit_many(
+        [NewJob("effects.record", job_id=f"d{n}") for n in range(60)]
+        + [NewJob("effects.record", job_id="last", depends_on=[f"d{n}" for n in range(60)])]
+    )
+    assert Job.objects.get(pk="last").pending_dependencies == 60
+    first = claim("default", 59, "p")
+    complete(*first)
+    assert Job.objects.get(pk="last").pending_dependencies == 1
+    (rest,) = claim("default", 10, "p")
+    complete(rest)
+    assert [job.id for job in claim("default", 10, "p")] == ["last"]
+
+
+def test_a_dependency_that_completed_before_holds_nobody_back() -> None:
+    django_jobs.submit("effects.record", {}, job_id="a")
+    complete(*claim("default", 1, "p"))
+    job = django_jobs.submit("effects.record", {}, depends_on=["a"])
+    assert (job.status, job.pending_dependencies) == ("pending", 0)
+
+
+def test_a_dead_dependency_fails_all_that_follow_and_a_replay_brings_them_back() -> None:
+    chain("a", "b", "c", "d")
+    kill(*claim("default", 1, "p"))
+    cascade_all()
+    assert statuses("a", "b", "c", "d") == ["dead", "failed", "failed", "failed"]
+    assert "a" in (Job.objects.get(pk="b").error or "")
+    assert not JobDependency.objects.filter(state="open").exists()
+
+    Job.objects.get(pk="a").replay()
+    assert statuses("a", "b", "c", "d") == ["pending"] * 4
+    order = []
+    while claimed := claim("default", 10, "p"):
+        order += [job.id for job in claimed]
+        complete(*claimed)
+    assert order == ["a", "b", "c", "d"]
+
+
+def test_a_replay_can_leave_the_dependents_failed() -> None:
+    chain("a", "b")
+    kill(*claim("default", 1, "p"))
+    Job.objects.get(pk="a").replay(dependents=False)
+    assert statuses("a", "b") == ["pending", "failed"]
+
+
+def test_a_job_that_runs_anyway_starts_after_a_dead_dependency() -> None:
+    chain("a", "b", on_dependency_failure="run")
+    kill(*claim("default", 1, "p"))
+    assert [job.id for job in claim("default", 5, "p")] == ["b"]
+
+
+def test_a_job_submitted_after_its_dependency_died_fails_at_once_or_runs() -> None:
+    django_jobs.submit("effects.record", {}, job_id="a")
+    kill(*claim("default", 1, "p"))
+    assert django_jobs.submit("effects.record", {}, depends_on=["a"]).status == "failed"
+    run = django_jobs.submit("effects.record", {}, depends_on=["a"], on_dependency_failure="run")
+    assert (run.status, run.pending_dependencies) == ("pending", 0)
+
+
+def test_a_cancelled_dependency_fails_its_dependents() -> None:
+    chain("a", "b", "c")
+    Job.objects.get(pk="a").cancel()
+    assert statuses("a", "b", "c") == ["cancelled", "failed", "failed"]
+
+
+def test_a_dead_root_fails_and_revives_thousands_in_steps() -> None:
+    leaves = [NewJob("effects.record", job_id=f"leaf{n}", depends_on=["root"]) for n in range(1200)]
+    django_jobs.submit_many([NewJob("effects.record", job_id="root"), *leaves])
+    kill(*claim("default", 1, "p"))
+    assert Job.objects.filter(status="failed").count() == 500, "the settle itself treats one step"
+    assert cascade_all() == 700
+    assert Job.objects.filter(status="failed").count() == 1200
+    Job.objects.get(pk="root").replay()
+    assert Job.objects.filter(status="pending", pending_dependencies=1).count() == 1200
+
+
+def test_a_dependency_can_be_added_to_a_waiting_job_but_never_a_circle() -> None:
+    chain("a", "b", "c")
+    late = django_jobs.submit("effects.record", {}, job_id="late")
+    late.add_dependency("c")
+    assert late.pending_dependencies == 1
+    with pytest.raises(CycleError, match="a → late → c → b → a"):
+        Job.objects.get(pk="a").add_dependency("late")
+    with pytest.raises(CycleError):
+        late.add_dependency(late)
+    with pytest.raises(InvalidJob, match="already"):
+        late.add_dependency("c")
+    claim("default", 1, "p")
+    with pytest.raises(InvalidJob, match="running"):
+        Job.objects.get(pk="a").add_dependency(django_jobs.submit("effects.record", {}))
+
+
+def test_a_scheduled_dependent_waits_for_both_its_time_and_its_dependency() -> None:
+    django_jobs.submit("effects.record", {}, job_id="a")
+    late = django_jobs.submit("effects.record", {}, depends_on=["a"], delay=60)
+    complete(*claim("default", 1, "p"))
+    late.refresh_from_db()
+    assert (late.status, late.pending_dependencies) == ("scheduled", 0)
+    assert claim("default", 1, "p") == []
