@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import json.encoder
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -156,88 +157,105 @@ class _Copy:
         self.too_large = False
         self._where = where
         self._budget = budget
-        self._parents: dict[int, str] = {}
+        self._path: list[object] = []  # keys and indexes, from the top to where we are
+        self._parents: dict[int, int] = {}  # the ids of the containers around us, with their depth
 
     def of(self, value: object) -> Any:
         try:
-            return self._any(value, self._where)
+            return self._any(value)
         except _Enough:
             return None
 
-    def _any(self, value: object, path: str) -> Any:
+    def _any(self, value: object) -> Any:
         self._spend(1)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return self._string(value, path)
+            return self._string(value)
         if isinstance(value, int):
-            return self._integer(int.__int__(value), path)
+            return self._integer(int.__int__(value))
         if isinstance(value, float):
-            return self._float(float.__float__(value), path)
+            return self._float(float.__float__(value))
         if isinstance(value, dict | list | tuple):
-            return self._container(value, path)
+            return self._container(value)
         kind = _kind(value)
         hint = _HINTS.get(kind, "use its primary key" if hasattr(type(value), "_meta") else "")
-        return self._refuse(f"{path}: {kind} is not JSON{'; ' if hint else ''}{hint} ({shown(value)})")
+        return self._refuse(f"{kind} is not JSON{'; ' if hint else ''}{hint} ({shown(value)})")
 
-    def _string(self, value: str, path: str) -> str:
+    def _string(self, value: str) -> str:
         value = str.__str__(value)
         self._spend(len(value))
         found = _UNSTORABLE.search(value)
         if found:
             what = "a NUL character" if found[0] == "\x00" else f"a lone surrogate ({shown(found[0])})"
-            self._refuse(f"{path}: {what} cannot be stored ({shown(value)})")
+            self._refuse(f"{what} cannot be stored ({shown(value)})")
         return value
 
-    def _integer(self, value: int, path: str) -> int:
+    def _integer(self, value: int) -> int:
         if not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
             what = shown(value) if value.bit_length() < 300 else f"{value.bit_length()} bits"
-            self._refuse(f"{path}: integers go from -(2**63-1) to 2**63-1; use a string ({what})")
+            self._refuse(f"integers go from -(2**63-1) to 2**63-1; use a string ({what})")
         return value
 
-    def _float(self, value: float, path: str) -> float | int:
-        if not float("-inf") < value < float("inf"):
-            return self._refuse(f"{path}: {value} is not JSON; use None or a string")  # type: ignore[no-any-return]
+    def _float(self, value: float) -> float | int:
+        if not math.isfinite(value):
+            self._refuse(f"{value} is not JSON; use None or a string")
+            return value
         # As PostgreSQL's jsonb would give them back: it knows no negative zero, and writes 1e16 as an integer.
-        if abs(value) >= 1e16 and abs(value) < 2.0**63:
-            return int(value)
-        return value + 0.0
+        return int(value) if 1e16 <= abs(value) < 2.0**63 else value + 0.0
 
-    def _container(self, value: dict[Any, Any] | list[Any] | tuple[Any, ...], path: str) -> Any:
+    def _container(self, value: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Any:
         if id(value) in self._parents:
-            return self._refuse(f"{path}: a cycle: it contains itself, being {self._parents[id(value)]}")
+            return self._refuse(f"a cycle: it contains itself, being {self._place(self._parents[id(value)])}")
         if len(self._parents) >= MAX_DEPTH:
-            return self._refuse(f"{path:.200}: nested deeper than {MAX_DEPTH} levels")
-        self._parents[id(value)] = path
+            return self._refuse(f"nested deeper than {MAX_DEPTH} levels")
+        depth = len(self._path)
+        self._parents[id(value)] = depth
+        self._path.append(None)
         try:
-            if isinstance(value, dict):
-                return self._object(value, path)
-            return [self._any(item, f"{path}[{index}]") for index, item in enumerate(value)]
+            return self._object(value) if isinstance(value, dict) else self._array(value)
         except _Enough:
             raise
         except Exception as error:  # a container of the site's own, whose methods may do anything
-            return self._refuse(f"{path}: {_kind(value)} cannot be read: {describe_exception(error, 200)}")
+            del self._path[depth:]
+            return self._refuse(f"{_kind(value)} cannot be read: {describe_exception(error, 200)}")
         finally:
+            del self._path[depth:]
             del self._parents[id(value)]
 
-    def _object(self, value: dict[Any, Any], path: str) -> dict[str, Any]:
+    def _array(self, value: Iterable[Any]) -> list[Any]:
+        copy = []
+        for index, item in enumerate(value):
+            self._path[-1] = index
+            copy.append(self._any(item))
+        return copy
+
+    def _object(self, value: dict[Any, Any]) -> dict[str, Any]:
         copy: dict[str, Any] = {}
         for key, item in value.items():
-            inside = f"{path}.{key}" if isinstance(key, str) and _PLAIN_KEY.fullmatch(key) else f"{path}[{shown(key)}]"
+            self._path[-1] = key
             if not isinstance(key, str):
-                self._refuse(f"{inside}: keys are strings, not {_kind(key)}")
+                self._refuse(f"keys are strings, not {_kind(key)}")
                 continue
-            plain = self._string(key, inside)
+            plain = self._string(key)
             if plain in copy:
-                self._refuse(f"{inside}: the key stands there twice")
-            copy[plain] = self._any(item, inside)
+                self._refuse("the key stands there twice")
+            copy[plain] = self._any(item)
         return copy
+
+    def _place(self, depth: int) -> str:
+        """Return the path of the container or value at a depth, such as `payload.user.tags[3]`."""
+        steps = []
+        for step in self._path[:depth]:
+            plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
+            steps.append(f".{step}" if plain else f"[{shown(step)}]")
+        return self._where + "".join(steps)
 
     def _refuse(self, problem: str) -> Any:
         if len(self.problems) == _MAX_PROBLEMS:
             self.problems.append("and more")
             raise _Enough
-        self.problems.append(problem)
+        self.problems.append(f"{self._place(len(self._path))}: {problem}")
 
     def _spend(self, characters: int) -> None:
         self._budget -= characters
