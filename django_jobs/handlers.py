@@ -9,8 +9,9 @@ from typing import Any
 
 from .conf import JobsSettings, get_settings
 from .exceptions import HandlerNotFound, InvalidJob
-from .names import did_you_mean, job_type_problem, queue_problem, shown
+from .names import did_you_mean, job_type_problem, queue_problem
 from .retry import RetryPolicy
+from .text import shown
 
 HandlerFunction = Callable[..., Any]
 ISOLATIONS = ("thread", "process")
@@ -91,6 +92,11 @@ class Registry:
         self._rules.clear()
         return handler
 
+    def forget(self, job_type: str) -> None:
+        """Remove the handler of a job type, if there is one."""
+        if self._handlers.pop(job_type, None) is not None:
+            self._rules.clear()
+
     def find(self, job_type: str) -> Handler | None:
         """Return the handler of a job type, or None."""
         handler = self._handlers.get(job_type)
@@ -162,9 +168,7 @@ def unknown_job_type(job_type: str, known: list[str]) -> str:
 def make_handler(function: HandlerFunction, job_type: str | None, options: dict[str, Any]) -> Handler:
     """Build a handler from a function and the options of `@job`; raise InvalidJob with all that is wrong."""
     known = [name for name in Handler.__dataclass_fields__ if name not in ("job_type", "function", "is_async")]
-    problems = [
-        f"unknown option {name!r} of @job.{did_you_mean(name, known)}" for name in options if name not in known
-    ]
+    problems = [f"unknown option {name!r} of @job.{did_you_mean(name, known)}" for name in options if name not in known]
     if not callable(function):
         problems.append(f"a handler is a function, not {type(function).__name__}")
     name = job_type if job_type is not None else f"{function.__module__}.{function.__qualname__}"

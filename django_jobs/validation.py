@@ -11,8 +11,9 @@ from django.utils import timezone
 
 from .exceptions import InvalidJob
 from .handlers import MAX_RETRIES_ALLOWED, is_integer, is_seconds
-from .names import did_you_mean, id_problem, job_type_problem, queue_problem, shown, unique_key_problem
+from .names import did_you_mean, id_problem, job_type_problem, queue_problem, unique_key_problem
 from .payloads import encode_payload
+from .text import shown
 
 OPTIONS = (
     "priority",

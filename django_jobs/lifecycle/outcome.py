@@ -45,6 +45,11 @@ class Completed(NamedTuple):
     fence: int
     result_text: str | None
 
+    @property
+    def result(self) -> Any:
+        """The result, decoded."""
+        return None if self.result_text is None else decode(self.result_text)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:

@@ -202,5 +202,3 @@ def discard_connection(alias: str | None = None) -> None:
     connection.needs_rollback = False
     connection.closed_in_transaction = False
     connection.close()
-
-

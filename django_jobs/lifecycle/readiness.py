@@ -17,7 +17,9 @@ def missing_migrations(alias: str | None = None) -> list[str]:
     connection = connections[alias or jobs_alias()]
     executor = MigrationExecutor(connection)
     targets = executor.loader.graph.leaf_nodes("django_jobs")
-    return [f"{one.app_label}.{one.name}" for one, _ in executor.migration_plan(targets) if one.app_label == "django_jobs"]
+    return [
+        f"{one.app_label}.{one.name}" for one, _ in executor.migration_plan(targets) if one.app_label == "django_jobs"
+    ]
 
 
 def has_due_work(queues: Sequence[str] | None = None, alias: str | None = None) -> bool:

@@ -96,9 +96,7 @@ def revive_step(using: str) -> int:
     done = list(chosen.filter(depends_on__status=JobStatus.COMPLETED).values_list("pk", flat=True))
     JobDependency.objects.using(using).filter(pk__in=keys).exclude(pk__in=done).update(state=DependencyState.OPEN)
     JobDependency.objects.using(using).filter(pk__in=done).update(state=DependencyState.SATISFIED)
-    failed = list(
-        Job.objects.using(using).filter(pk__in=ids, status=JobStatus.FAILED).values_list("pk", "queue")
-    )
+    failed = list(Job.objects.using(using).filter(pk__in=ids, status=JobStatus.FAILED).values_list("pk", "queue"))
     still_broken = set(
         JobDependency.objects.using(using)
         .filter(job_id__in=ids, state=DependencyState.BROKEN)
@@ -132,7 +130,7 @@ def run_now(job_id: str, alias: str | None = None) -> None:
             )
         elif job.status != JobStatus.PENDING:
             raise InvalidJob(f"job {job_id!r} is {job.status}; only a waiting job can be run now")
-        return job.queue
+        return str(job.queue)
 
     announce_work(run_transaction(move, using), using)
 
@@ -166,6 +164,6 @@ def replay_letter(letter_id: int, *, by: Any = None, alias: str | None = None) -
         if not letter.is_open:
             state = "acknowledged" if letter.acknowledged_at else "replayed"
             raise InvalidJob(f"the dead letter of job {letter.job_id!r} is {state} already")
-        return letter.job_id
+        return str(letter.job_id)
 
     replay(run_transaction(move, using), by=by, alias=using)

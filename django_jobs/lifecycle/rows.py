@@ -75,7 +75,7 @@ class Draft:
             rank=self.rank,
             status=JobStatus(status),
             scheduled_at=scheduled_at,
-            available_at=scheduled_at if status == "scheduled" else now or created_at,
+            available_at=(scheduled_at if status == "scheduled" else now) or created_at,
             created_at=created_at,
             updated_at=created_at,
             max_retries=values[_AT["max_retries"]],

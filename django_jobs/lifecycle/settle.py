@@ -102,7 +102,7 @@ def _settle_all(completed: Sequence[Completed], outcomes: Sequence[Outcome], pro
         if signals.job_completed.has_listeners(Job):
             for done in completed:
                 if done.id in settled:
-                    announce(signals.job_completed, done.id, using, worker_id=process_id, result=done.result_text)
+                    announce(signals.job_completed, done.id, using, worker_id=process_id, result=done.result)
     for outcome in sorted(outcomes, key=lambda one: one.job.id):
         if not settle_one(outcome, process_id, using):
             lost.add(outcome.job.id)
@@ -171,18 +171,18 @@ def settle_one(outcome: Outcome, process_id: str, using: str) -> bool:
         traceback=outcome.traceback,
     )
     if outcome.letter is not None:
-        write_letter(job, outcome, using)
+        write_letter(job, outcome, outcome.letter, using)
     if outcome.status in ENDED_BADLY:
         settle_dependents([job.id], using)
     _tell(outcome, job, process_id, using)
     return True
 
 
-def write_letter(job: ClaimedJob, outcome: Outcome, using: str) -> None:
+def write_letter(job: ClaimedJob, outcome: Outcome, reason: DeadLetterReason, using: str) -> None:
     """Put a job that ended badly in front of an operator."""
     DeadLetter.objects.using(using).create(
         job_id=job.id,
-        reason=outcome.letter,
+        reason=reason,
         error=outcome.error,
         traceback=outcome.traceback,
         fingerprint=outcome.fingerprint,
@@ -208,4 +208,3 @@ def announce_retry(job_id: str, using: str) -> None:
         row = Job.objects.using(using).filter(pk=job_id).first()
         if row is not None:
             announce(signals.job_retried, row, using, next_scheduled_at=row.available_at, error=row.error)
-

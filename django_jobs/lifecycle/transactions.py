@@ -34,7 +34,7 @@ def jobs_alias() -> str:
 
 def jobs_connection() -> BaseDatabaseWrapper:
     """Return this thread's connection to the job table's database."""
-    return connections[jobs_alias()]  # type: ignore[return-value]
+    return connections[jobs_alias()]
 
 
 def database_now(alias: str | None = None) -> datetime:

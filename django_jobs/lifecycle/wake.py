@@ -60,9 +60,7 @@ def continue_cascade(alias: str | None = None) -> int:
     using = alias or jobs_alias()
 
     def move() -> int:
-        left = JobDependency.objects.using(using).filter(
-            state=DependencyState.OPEN, depends_on__status__in=ENDED_BADLY
-        )
+        left = JobDependency.objects.using(using).filter(state=DependencyState.OPEN, depends_on__status__in=ENDED_BADLY)
         columns = left.order_by("depends_on_id", "job_id").values_list(*OpenEdge._fields)
         edges = [OpenEdge._make(row) for row in columns[:STEP]]
         _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], using)
@@ -175,9 +173,7 @@ def _fail(ids: Sequence[str], culprit_id: str, alias: str) -> list[str]:
     """Fail waiting jobs because of a dependency, with an error that names it; return those that were still waiting."""
     from .events import failed_by_dependency
 
-    waiting = Job.objects.using(alias).filter(
-        pk__in=ids, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED)
-    )
+    waiting = Job.objects.using(alias).filter(pk__in=ids, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED))
     failed = sorted(waiting.values_list("pk", flat=True))
     culprit = Job.objects.using(alias).filter(pk=culprit_id).values_list("job_type", "status").first()
     described = f"{culprit_id} ({culprit[0]}) ended {culprit[1]}" if culprit else f"{culprit_id} is gone"

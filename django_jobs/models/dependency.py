@@ -40,9 +40,7 @@ class JobDependency(models.Model):
         verbose_name_plural = _("dependencies")
         constraints = (
             models.UniqueConstraint(fields=("job", "depends_on"), name="django_jobs_dependency_pair"),
-            models.CheckConstraint(
-                name="django_jobs_dependency_not_itself", condition=~Q(job=models.F("depends_on"))
-            ),
+            models.CheckConstraint(name="django_jobs_dependency_not_itself", condition=~Q(job=models.F("depends_on"))),
             models.CheckConstraint(
                 name="django_jobs_dependency_on_failure", condition=Q(on_failure__in=OnFailure.values)
             ),

@@ -42,7 +42,7 @@ class JobDoors:
         from django_jobs.lifecycle.graph import add_dependency
 
         job = cast("Job", self)
-        add_dependency(job.pk, getattr(depends_on, "pk", depends_on), on_failure, job._state.db)
+        add_dependency(job.pk, depends_on if isinstance(depends_on, str) else depends_on.pk, on_failure, job._state.db)
         job.__dict__.pop("_depends_on", None)
         job.refresh_from_db()
 

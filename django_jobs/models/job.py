@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import models
 from django.db.models import Q
@@ -14,7 +14,9 @@ from django_jobs.ids import new_id
 
 from .doors import JobDoors
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
+from .graph import JobGraph, graph_of
 from .indexes import HotIndex
+from .job_values import JobValues
 
 if TYPE_CHECKING:
     from .dependency import JobDependency
@@ -83,8 +85,12 @@ class JobQuerySet(models.QuerySet["Job"]):
         counts.update(self.order_by().values_list("status").annotate(number=models.Count("pk")))
         return counts
 
+    def graph_of(self, job: Job) -> JobGraph:
+        """Return the jobs connected with a job by dependencies, nearest first and at most 200, and their edges."""
+        return graph_of(job)
 
-class Job(JobDoors, models.Model):
+
+class Job(JobValues, JobDoors, models.Model):
     """A unit of work. Its state is changed by the functions in `lifecycle/` only."""
 
     id = ExactCharField(_("id"), primary_key=True, max_length=64, default=new_id, editable=False)
@@ -178,7 +184,7 @@ class Job(JobDoors, models.Model):
     @property
     def job_id(self) -> str:
         """The primary key."""
-        return self.id
+        return str(self.id)
 
     @property
     def priority(self) -> int:
@@ -200,27 +206,3 @@ class Job(JobDoors, models.Model):
 
     def _edges(self) -> Iterable[JobDependency]:
         return self.dependencies.all() if self.pk and not self._state.adding else ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the job as plain values under its fifteen documented keys; times are Unix seconds."""
-        return {
-            "job_id": self.id,
-            "job_type": self.job_type,
-            "queue": self.queue,
-            "payload": self.payload,
-            "priority": self.priority,
-            "scheduled_at": _unix(self.scheduled_at),
-            "created_at": _unix(self.created_at),
-            "max_retries": self.max_retries,
-            "retry_count": self.retry_count,
-            "timeout_seconds": self.timeout_seconds,
-            "status": str(self.status),
-            "result": self.result,
-            "error": self.error,
-            "metadata": self.metadata,
-            "depends_on": self.depends_on,
-        }
-
-
-def _unix(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()

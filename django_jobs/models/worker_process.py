@@ -40,4 +40,4 @@ class WorkerProcess(models.Model):
         permissions = (("stop_workerprocess", _("Can ask worker processes to stop")),)
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)

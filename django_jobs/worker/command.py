@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from django.core.management.base import CommandError
 from django.db import DatabaseError
@@ -64,7 +64,8 @@ def check_ready(options: Options) -> None:
     if unknown:
         raise CommandError(
             "; ".join(
-                f"no handler, setting, row or job names the queue {name!r}.{did_you_mean(name, known)}" for name in unknown
+                f"no handler, setting, row or job names the queue {name!r}.{did_you_mean(name, known)}"
+                for name in unknown
             )
         )
 
@@ -103,7 +104,7 @@ class _Signals:
 _signals: _Signals | None = None
 
 
-def run_alone(options: Options, out: TextIO) -> None:
+def run_alone(options: Options, out: Any) -> None:
     """Run one worker process until it is stopped, and exit with its code."""
     signals = _Signals.install()
     lifeline = _Lifeline(options.lifeline)
@@ -152,7 +153,7 @@ def _stop(process: Process, signals: _Signals) -> None:
     """Stop in order; a second signal cuts the grace short. What still runs then is handed back, right before the exit."""
     if process.is_lost:
         os._exit(EXIT_LEASE_LOST)
-    watcher = threading.Thread(target=lambda: signals.again.wait() and process.hurry(), daemon=True)
+    watcher = threading.Thread(target=_hurry_when, args=(signals.again, process), daemon=True)
     watcher.start()
     if not process.stop():
         try:
@@ -161,6 +162,11 @@ def _stop(process: Process, signals: _Signals) -> None:
             pass  # a rescuer takes the jobs back when the lease has run out
         sys.stderr.flush()
         os._exit(process.exit_code)
+
+
+def _hurry_when(again: threading.Event, process: Process) -> None:
+    again.wait()
+    process.hurry()
 
 
 class _Lifeline:
@@ -204,7 +210,7 @@ class _Lifeline:
 class StatusLine:
     """A live line on a terminal: done, running, failed, jobs a second. Nothing elsewhere."""
 
-    def __init__(self, process: Process, out: TextIO) -> None:
+    def __init__(self, process: Process, out: Any) -> None:
         self._process = process
         self._out = out
         self._shown_at = float("-inf")
@@ -233,7 +239,7 @@ class StatusLine:
             self._out.write("\n")
 
 
-def run_supervised(options: Options, out: TextIO) -> None:
+def run_supervised(options: Options, out: Any) -> None:
     """Run several worker processes under a supervisor until stopped, and exit with its code."""
     from .supervisor import Supervisor
 

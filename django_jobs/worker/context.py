@@ -68,6 +68,14 @@ class Context:
         """The metadata given at submit."""
         return decode(self._run.job.metadata_text)  # type: ignore[no-any-return]
 
+    def take_over_deadline(self) -> float | None:
+        """Return when the run times out (`time.monotonic()`, None: never), and leave it to the handler to end by then.
+
+        For handlers that wait for a process of their own, which must be ended before the run is.
+        """
+        deadline, self._run.deadline = self._run.deadline, None
+        return deadline
+
     def dependencies(self) -> list[progress.Dependency]:
         """Return the jobs this one depended on, with `id, job_type, status, result`."""
         return progress.dependencies(self.job_id)

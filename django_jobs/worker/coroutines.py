@@ -61,9 +61,7 @@ class Coroutines:
     def cancel(self, requested: dict[str, int]) -> None:
         """Cancel the coroutines of jobs, given as id and fence, that somebody asked to cancel."""
         with self._lock:
-            chosen = [
-                (run, task) for run, task in self._runs.values() if requested.get(run.job.id) == run.job.fence
-            ]
+            chosen = [(run, task) for run, task in self._runs.values() if requested.get(run.job.id) == run.job.fence]
         for run, task in chosen:
             run.cancel_requested = True
             if task is not None and self._loop is not None:

@@ -40,7 +40,8 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
         announce(signals.job_started, job.id, jobs_alias(), worker_id=process_id)
     try:
         if handler.atomic:
-            return _run_atomic(run, handler, process_id)
+            _run_atomic(run, handler, process_id)
+            return None
         return as_completed(job, _call(run, handler, process_id))
     except BaseException as error:  # a handler may raise anything: SystemExit and KeyboardInterrupt fail a job too
         return failure(run, handler, handlers, error)
@@ -134,9 +135,7 @@ def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException
     return _ended(run, handler, handlers, reason, error)
 
 
-def _ended(
-    run: Run, handler: Handler, handlers: Registry, reason: DeadLetterReason, error: BaseException
-) -> Outcome:
+def _ended(run: Run, handler: Handler, handlers: Registry, reason: DeadLetterReason, error: BaseException) -> Outcome:
     """Give a job up: dead with a letter, or just failed where the queue wants no letters."""
     job = run.job
     letters = handlers.rules(handler, job.queue).dead_letter

@@ -61,7 +61,10 @@ class Isolation:
         how = child.end(get_settings().TIMEOUT_GRACE_SECONDS if answer == "ended" else 0.0)
         if run.timed_out:
             return failure(
-                run, handler, handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds; its process was ended")
+                run,
+                handler,
+                handlers,
+                TimedOut(f"timed out after {run.job.timeout_seconds} seconds; its process was ended"),
             )
         if run.cancel_requested:
             return failure(run, handler, handlers, Cancelled())

@@ -13,6 +13,7 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import TimedOut
 from django_jobs.lifecycle import processes, progress
 from django_jobs.lifecycle.release import release_unstarted
+from django_jobs.lifecycle.transactions import jobs_alias
 
 from .executor import failure
 from .run import Run
@@ -79,7 +80,7 @@ class Keeper(threading.Thread):
         return True
 
     def _write_progress(self, run: Run) -> None:
-        if connections[processes.jobs_alias()].vendor == "sqlite":
+        if connections[jobs_alias()].vendor == "sqlite":
             run.progress = None
             return
         told, run.progress = run.progress, None
@@ -108,7 +109,9 @@ class Keeper(threading.Thread):
         handler = worker.handlers.find(run.job.job_type)
         if handler is not None:
             run.abandoned = False
-            outcome = failure(run, handler, worker.handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds"))
+            outcome = failure(
+                run, handler, worker.handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
+            )
             run.abandoned = True
             if outcome is not None:
                 self._process.settle_outcome(outcome)

@@ -82,6 +82,7 @@ class Process:
         self._lock = threading.RLock()
         self._workers: list[Worker] = []
         self._idle: set[Worker] = set()
+        self._lent: dict[str, ClaimedJob] = {}
         self._started = False
         self._stopping = threading.Event()
         self._stop_listening: Callable[[], None] = lambda: None
@@ -116,6 +117,8 @@ class Process:
     def held(self) -> dict[str, int]:
         """Return the fence of each job that this process holds."""
         held: dict[str, int] = self.coroutines.held()
+        with self._lock:
+            held.update((job.id, job.fence) for job in self._lent.values())
         for worker in self.workers():
             held.update(worker.seat.held())
         return held
@@ -159,6 +162,16 @@ class Process:
             self._idle.discard(worker)
             if worker in self._workers:
                 self._workers.remove(worker)
+
+    def lend(self, job: ClaimedJob) -> None:
+        """Hold a job that a script has claimed and settles by itself, until `take_back`."""
+        with self._lock:
+            self._lent[job.id] = job
+
+    def take_back(self, job_id: str) -> None:
+        """Hold a lent job no longer."""
+        with self._lock:
+            self._lent.pop(job_id, None)
 
     def is_idle(self, worker: Worker) -> None:
         """Take note that a worker found nothing to do."""
@@ -255,6 +268,7 @@ class Process:
                 thread.join(5)
         if ended and not self.is_lost:
             try:
+                release_started(list(self._lent.values()), self.id)
                 processes.leave(self.id)
             except DatabaseError:
                 logger.debug("could not delete the row of this process; it will be rescued", exc_info=True)

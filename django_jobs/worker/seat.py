@@ -1,4 +1,4 @@
-"""A worker thread's seat: the jobs it claimed, the one it runs, the results it has not settled. Shared with the keeper."""
+"""A worker thread's seat: the jobs it claimed, the one it runs, its unsettled results. Shared with the keeper."""
 
 from __future__ import annotations
 

@@ -134,7 +134,9 @@ class Supervisor:
         else:
             if time.monotonic() - child.started > STEADY_SECONDS:
                 self._pause = FIRST_PAUSE
-            logger.warning("worker process %s ended with %s; starting another", child.process_id or child.popen.pid, code)
+            logger.warning(
+                "worker process %s ended with %s; starting another", child.process_id or child.popen.pid, code
+            )
             self._restart_at.append(time.monotonic() + self._pause)
             self._pause = min(self._pause * 1.5, LONGEST_PAUSE if not child.process_id else 1.0)
 
@@ -146,7 +148,9 @@ class Supervisor:
             if silent > (limit if child.process_id else max(limit, BOOT_SECONDS)) and not self._trouble.is_on:
                 if child.process_id and self._database_is_away():
                     continue
-                logger.error("worker process %s has been silent for %.0f seconds and is killed", child.process_id, silent)
+                logger.error(
+                    "worker process %s has been silent for %.0f seconds and is killed", child.process_id, silent
+                )
                 child.popen.kill()
 
     def _database_is_away(self) -> bool:

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from django_jobs.handlers import Handler, Registry, make_handler, registry
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.outcome import Completed, Outcome
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.transactions import is_away, is_transient, jobs_alias
 
@@ -103,7 +103,7 @@ class Worker(threading.Thread):
     def step(self) -> float:
         """Claim and run one batch; return how long to rest, in seconds."""
         self._prepare()
-        jobs = []
+        jobs: list[ClaimedJob] = []
         queue = self.lanes.next_queue()
         while queue is not None and not jobs and not self.is_stopping:
             jobs = claim(queue, self._batch_size(), self.process.id)
@@ -118,6 +118,24 @@ class Worker(threading.Thread):
         self.process.keeper.watch()
         self._run_batch(len(jobs))
         return -1.0 if self.seat.abandoned else 0.0
+
+    def run_one(self, queue: str) -> str | None:
+        """Claim, run and settle one job of a queue in the calling thread; return its id, or None when none is ready.
+
+        For scripts: the thread itself is never started.
+        """
+        self.process.adopt(self)
+        try:
+            self._prepare()
+            jobs = claim(queue, 1, self.process.id)
+            if not jobs:
+                return None
+            self.seat.load(jobs)
+            self.process.keeper.watch()
+            self._run_batch(1)
+            return jobs[0].id
+        finally:
+            self.process.left(self)
 
     def _batch_size(self) -> int:
         """Return as many jobs as ran lately in 50 ms, so that none waits long behind the others."""
@@ -150,7 +168,7 @@ class Worker(threading.Thread):
         if handler is None:
             self._keep(no_handler(job, self.handlers))
             return
-        if handler.is_async and not job.crash_count:
+        if handler.is_async and not job.crash_count and self.is_alive():  # in `run_one` the caller waits for it
             self.process.coroutines.start(run, handler, self.handlers)
             self.seat.hand_over()
             return
@@ -195,6 +213,7 @@ class Worker(threading.Thread):
                 if not (is_away(error) or is_transient(error)):
                     raise
         self._isolation.close()
+        self._tidy.close()
         connections.close_all()
         self.process.left(self)
 
@@ -221,7 +240,7 @@ class WorkerPool:
                 worker.start()
 
     def stop(self, graceful: bool = True, timeout: float | None = None) -> None:
-        """Stop the threads; wait until their current jobs are done, at most `timeout` seconds, unless not `graceful`."""
+        """Stop the threads; when `graceful`, wait until their jobs are done, at most `timeout` seconds."""
         workers, self.workers = self.workers, []
         for worker in workers:
             worker.stop()

@@ -26,7 +26,7 @@ class Trouble:
         self.count = 0
 
     def after(self, error: BaseException) -> float:
-        """Take note of an error and return how long to rest, in seconds; one that is no outage is logged with its traceback."""
+        """Take note of an error and return how long to rest, in seconds; one that is no outage is logged whole."""
         now = time.monotonic()
         with self._lock:
             self.count += 1

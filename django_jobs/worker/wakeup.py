@@ -1,4 +1,4 @@
-"""Wake-up: idle threads wait on one condition and take turns to look, so an idle process costs one poll per interval."""
+"""Wake-up: idle threads take turns to look, so an idle process costs one poll per interval."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Wakeup:
             self._condition.notify_all()
 
     def wait_for_turn(self, seconds: float) -> bool:
-        """Wait until this thread should look: called, or `seconds` after it became the looker; return whether called."""
+        """Wait until called, or until this thread was the looker for `seconds`; return whether called."""
         with self._condition:
             while not self._closed:
                 if self._take_call():

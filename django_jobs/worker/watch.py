@@ -33,7 +33,7 @@ class RescueWatch:
         self._stood_still.clear()
 
     def dead(self, seen: list[rescue.Seen]) -> list[rescue.Seen]:
-        """Return the processes that are dead: expired by the database's clock and still by ours, or still for very long."""
+        """Return the dead processes: expired by the database's clock and still by ours, or still for long."""
         now = time.monotonic()
         lease = get_settings().LEASE_SECONDS
         if self._process.trouble.count != self._troubles:

@@ -93,7 +93,7 @@ def test_nobody_else_sees_a_job_before_its_transaction_commits() -> None:
         (("effects.record", {}), {"queue": ""}, "queue"),
         (("effects.record", {}), {"queue": "a;drop"}, "queue"),
         (("effects.record", {}), {"queue": "q" * 65}, "queue"),
-        (("effects.record", {}), {"scheduled_at": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
+        (("effects.record", {}), {"scheduled_at": datetime(2026, 1, 1)}, "time zone"),
         (("effects.record", {}), {"scheduled_at": datetime(9999, 12, 31, tzinfo=UTC)}, "year"),
         (("effects.record", {}), {"scheduled_at": datetime(2027, 1, 1, tzinfo=UTC), "delay": 3}, "not both"),
         (("effects.record", {}), {"depends_on": ["me"], "job_id": "me"}, "itself"),
@@ -109,7 +109,7 @@ def test_nobody_else_sees_a_job_before_its_transaction_commits() -> None:
 def test_bad_input_is_refused_by_name_and_nothing_is_written(
     arguments: tuple[Any, ...], options: dict[str, Any], problem: str
 ) -> None:
-    with pytest.raises(InvalidJob, match="(?s).*") as refused:
+    with pytest.raises(InvalidJob) as refused:
         django_jobs.submit(*arguments, **options)
     assert problem in str(refused.value)
     assert isinstance(refused.value, ValueError)

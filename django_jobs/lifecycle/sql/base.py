@@ -109,7 +109,8 @@ class Dialect(ABC):
         """Turn what the driver returns for a time into an aware datetime in UTC."""
         if isinstance(value, str):
             value = datetime.fromisoformat(value)
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        moment: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return moment
 
     def end_sessions(self, connection: BaseDatabaseWrapper, process_id: str, sessions: Sequence[int]) -> int:
         """End the database sessions of a dead process and return how many there were; 0 where that cannot be."""
@@ -119,6 +120,7 @@ class Dialect(ABC):
         """Mark this connection as one of the process's, and return its session number where that is needed."""
         return None
 
+    @abstractmethod
     def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
         """Set up a connection that belongs to a worker: isolation and waiting as our moves expect them."""
 

@@ -49,9 +49,7 @@ UPDATE {JOB} AS job SET status = 'pending', updated_at = {NOW} FROM due WHERE jo
 
 
 def _insert_many() -> str:
-    columns = [
-        f"COALESCE(available_at, {NOW})" if name == "available_at" else name for name in INSERT_COLUMNS
-    ]
+    columns = [f"COALESCE(available_at, {NOW})" if name == "available_at" else name for name in INSERT_COLUMNS]
     arrays = ", ".join(f"%s::{_TYPES.get(name, 'text')}[]" for name in INSERT_COLUMNS)
     return (
         f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS})"
@@ -75,7 +73,7 @@ class PostgreSQL(Dialect):
     def claim(self, connection: BaseDatabaseWrapper, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
             cursor.execute(_CLAIM, (queue, process_id, queue, limit, process_id))
-            rows = cursor.fetchall()
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:  # an UPDATE returns its rows in no order
             rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
         return rows

@@ -49,7 +49,7 @@ class SQLite(Dialect):
     def claim(self, connection: BaseDatabaseWrapper, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
             cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
-            rows = cursor.fetchall()
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:
             rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
         return rows
@@ -68,3 +68,6 @@ class SQLite(Dialect):
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT {NOW}", ())  # parameters given, so that %% is read as %
             return self.to_datetime(cursor.fetchone()[0])
+
+    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
+        """Do nothing: every transaction on SQLite is serializable."""

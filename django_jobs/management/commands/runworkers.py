@@ -27,7 +27,9 @@ class Command(BaseCommand):
         parser.add_argument("--processes", type=_positive, help="run this many processes under a supervisor")
         parser.add_argument("--drain", action="store_true", help="exit when nothing is left that is due")
         parser.add_argument("--poll-interval", type=_seconds, help="seconds between looks at an idle database")
-        parser.add_argument("--max-jobs", type=_positive, default=settings.MAX_JOBS, help="recycle after this many jobs")
+        parser.add_argument(
+            "--max-jobs", type=_positive, default=settings.MAX_JOBS, help="recycle after this many jobs"
+        )
         parser.add_argument("--max-rss", type=_positive, metavar="MB", help="recycle above this memory")
         parser.add_argument("--reload", action="store_true", help="start anew when code changes (for development)")
         parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
