@@ -2,5 +2,9 @@
 
 from .dead_letters import DeadLetterAdmin
 from .jobs import JobAdmin
+from .overview import OverviewAdmin
+from .queues import QueueAdmin
+from .schedules import ScheduleAdmin
+from .workers import WorkerProcessAdmin
 
-__all__ = ["DeadLetterAdmin", "JobAdmin"]
+__all__ = ["DeadLetterAdmin", "JobAdmin", "OverviewAdmin", "QueueAdmin", "ScheduleAdmin", "WorkerProcessAdmin"]

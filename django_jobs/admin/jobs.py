@@ -32,7 +32,7 @@ class JobAdmin(JobPage):
     search_fields = ("id", "job_type", "unique_key")
     search_help_text = _("Search by id, unique key, or part of a job type.")
     actions = ("replay_selected", "run_selected_now", "cancel_selected", "change_selected")
-    change_list_template = "admin/django_jobs/job_list.html"
+    change_list_template = "admin/django_jobs/plain_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         """Return jobs without their payloads and long texts."""

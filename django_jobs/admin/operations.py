@@ -57,7 +57,7 @@ class ChangeForm(forms.Form):
         return cleaned
 
 
-def _sentence(singular: str, plural: str) -> Callable[[int], str]:
+def sentence(singular: str, plural: str) -> Callable[[int], str]:
     """Return a function that says how many rows an operation changed."""
 
     def done(count: int) -> str:
@@ -71,7 +71,7 @@ REPLAY_LETTERS = Operation(
     permission="replay_deadletter",
     form=RateForm,
     run=lambda ids, order: bulk.replay_letters(ids, by=order.by, delays=order.delays(len(ids))),
-    done=_sentence("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters."),
+    done=sentence("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters."),
     help=_("Each job runs again from the start, with the retries of a new one."),
 )
 ACKNOWLEDGE_LETTERS = Operation(
@@ -79,7 +79,7 @@ ACKNOWLEDGE_LETTERS = Operation(
     permission="acknowledge_deadletter",
     form=NoteForm,
     run=lambda ids, order: bulk.acknowledge_many(ids, by=order.by, note=order.options.get("note") or ""),
-    done=_sentence("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters."),
+    done=sentence("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters."),
     help=_("The letters are closed; their jobs stay as they are."),
 )
 REPLAY_JOBS = Operation(
@@ -87,21 +87,21 @@ REPLAY_JOBS = Operation(
     permission="replay_deadletter",
     form=RateForm,
     run=lambda ids, order: bulk.replay_many(ids, by=order.by, delays=order.delays(len(ids))),
-    done=_sentence("Replayed %(count)s job.", "Replayed %(count)s jobs."),
+    done=sentence("Replayed %(count)s job.", "Replayed %(count)s jobs."),
     help=_("Dead, failed and cancelled jobs run again from the start, and their open dead letters are closed."),
 )
 RUN_JOBS_NOW = Operation(
     title=_("Run jobs now"),
     permission="replay_deadletter",
     run=lambda ids, order: bulk.run_many_now(ids),
-    done=_sentence("%(count)s job may run now.", "%(count)s jobs may run now."),
+    done=sentence("%(count)s job may run now.", "%(count)s jobs may run now."),
     help=_("Scheduled jobs, and those that wait for their next retry, start as soon as a worker is free."),
 )
 CANCEL_JOBS = Operation(
     title=_("Cancel jobs"),
     permission="cancel_job",
     run=lambda ids, order: bulk.cancel_many(ids),
-    done=_sentence(
+    done=sentence(
         "Cancelled %(count)s job, or asked its worker to.", "Cancelled %(count)s jobs, or asked their workers to."
     ),
     asks=True,
@@ -117,7 +117,7 @@ CHANGE_JOBS = Operation(
     run=lambda ids, order: edit.change_many(
         ids, priority=order.options.get("priority"), queue=order.options.get("queue") or None
     ),
-    done=_sentence("Changed %(count)s job.", "Changed %(count)s jobs."),
+    done=sentence("Changed %(count)s job.", "Changed %(count)s jobs."),
     asks=True,
     help=_("Jobs that wait are changed; those that run or are finished stay as they are."),
 )

@@ -1,0 +1,83 @@
+"""Bar charts as SVG made on the server: classes for colours, a sentence for those who do not see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from django.utils.formats import number_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+
+WIDTH, HEIGHT, FOOT, HEAD = 600, 110, 16, 14
+
+
+def bars_of(
+    minutes: Mapping[datetime, tuple[int, int]], now: datetime, bars: int, width: timedelta
+) -> list[tuple[datetime, int, int]]:
+    """Sum counts by minute into `bars` bars of equal width that end with the present one: (start, good, bad)."""
+    seconds = int(width.total_seconds())
+    last = int(now.timestamp()) // seconds
+    sums = {number: [0, 0] for number in range(last - bars + 1, last + 1)}
+    for minute, (good, bad) in minutes.items():
+        number = int(minute.timestamp()) // seconds
+        if number in sums:
+            sums[number][0] += good
+            sums[number][1] += bad
+    return [(datetime.fromtimestamp(n * seconds, tz=now.tzinfo), good, bad) for n, (good, bad) in sums.items()]
+
+
+def chart(series: Sequence[tuple[datetime, int, int]], title: str) -> SafeString:
+    """Draw jobs that ended well, and on top of them those that ended badly."""
+    good, bad = sum(one[1] for one in series), sum(one[2] for one in series)
+    top = max((one[1] + one[2] for one in series), default=0)
+    label = _("%(title)s: %(good)s completed, %(bad)s failed, at most %(top)s in one bar") % {
+        "title": title, "good": number_format(good), "bad": number_format(bad), "top": number_format(top),
+    }  # fmt: skip
+    step = WIDTH / max(1, len(series))
+    drawn = format_html_join("", "{}", ((_bar(index * step, step, one, top),) for index, one in enumerate(series)))
+    return format_html(
+        '<svg class="jobs-chart" role="img" aria-label="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"'
+        ' xmlns="http://www.w3.org/2000/svg">{}<line x1="0" x2="{}" y1="{}" y2="{}"/>{}</svg>',
+        label, WIDTH, HEIGHT, drawn, WIDTH, HEIGHT - FOOT, HEIGHT - FOOT, _labels(series, top),
+    )  # fmt: skip
+
+
+def _bar(x: float, step: float, one: tuple[datetime, int, int], top: int) -> SafeString | str:
+    start, good, bad = one
+    if not good + bad:
+        return ""
+    room = HEIGHT - FOOT - HEAD
+    good_height = room * good / top
+    bad_height = max(1.5, room * bad / top) if bad else 0
+    base = HEIGHT - FOOT
+    tip = _("%(time)s: %(good)s completed, %(bad)s failed") % {
+        "time": f"{localtime(start):%H:%M}", "good": number_format(good), "bad": number_format(bad),
+    }  # fmt: skip
+    parts = []
+    if good:
+        parts.append(("", base - good_height, good_height))
+    if bad:
+        parts.append(("jobs-bar-bad", base - good_height - bad_height, bad_height))
+    width = f"{max(0.5, step - 1):.1f}"
+    rects = format_html_join(
+        "",
+        '<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>',
+        ((kind, f"{x + 0.5:.1f}", f"{y:.1f}", width, f"{height:.1f}") for kind, y, height in parts),
+    )
+    return format_html("<g>{}<title>{}</title></g>", rects, tip)
+
+
+def _labels(series: Sequence[tuple[datetime, int, int]], top: int) -> SafeString:
+    """Write the highest bar's value, and the first, middle and last time."""
+    texts = [(0, 10, "start", number_format(top))] if top else []
+    if series:
+        y = HEIGHT - 4
+        texts += [
+            (0, y, "start", f"{localtime(series[0][0]):%H:%M}"),
+            (WIDTH // 2, y, "middle", f"{localtime(series[len(series) // 2][0]):%H:%M}"),
+            (WIDTH, y, "end", f"{localtime(series[-1][0]):%H:%M}"),
+        ]
+    return format_html_join("", '<text x="{}" y="{}" text-anchor="{}">{}</text>', texts)
