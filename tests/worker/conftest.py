@@ -1,0 +1,50 @@
+"""A worker process of the test's own, in this interpreter, and handlers that are known to it alone."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from django_jobs.handlers import Registry, make_handler, registry
+from django_jobs.lifecycle.submit import submit
+from django_jobs.models import Job
+from django_jobs.worker.process import Process
+
+Handle = Callable[..., None]
+
+
+class Bench:
+    """Handlers, the jobs for them, and a process that runs them."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.handlers = Registry(registry)
+        self._stack = stack
+
+    def handle(self, job_type: str, function: Callable[..., Any], **options: Any) -> None:
+        """Register a handler."""
+        self.handlers.replace(make_handler(function, job_type, options))
+
+    def submit(self, job_type: str, payload: dict[str, Any] | None = None, **options: Any) -> Job:
+        """Submit a job to it."""
+        return submit(job_type, payload, handlers=self.handlers, options=options)
+
+    def start(self, threads: int = 1, **options: Any) -> Process:
+        """Start a process; it is stopped at the end of the test."""
+        process = Process(threads=threads, handlers=self.handlers, poll_interval=0.05, **options)
+        process.start()
+        self._stack.callback(lambda: process.is_stopping or process.stop(grace=10))
+        return process
+
+    def run(self, *jobs: Job, threads: int = 1, timeout: float = 20) -> list[str]:
+        """Run a process until the jobs are finished, and return their statuses."""
+        process = self.start(threads)
+        statuses = [job.wait(timeout).status for job in jobs]
+        process.stop(grace=10)
+        return statuses
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(stack)
