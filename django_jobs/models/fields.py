@@ -46,6 +46,13 @@ class StrictJSONField(models.JSONField):
         kwargs["decoder"] = JobsJSONDecoder
         super().__init__(*args, **kwargs)
 
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        parameters = super().db_parameters(connection)
+        if connection.vendor == "mysql" and connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+            # MariaDB's JSON is LONGTEXT with a check that refuses more than 31 levels; ours are checked, and have 64.
+            parameters.update(type="longtext", check=None, collation=exact_collation(connection))
+        return parameters
+
     def deconstruct(self) -> Any:
         name, path, args, kwargs = super().deconstruct()
         kwargs.pop("decoder", None)
