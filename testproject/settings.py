@@ -62,3 +62,4 @@ LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
 
 DJANGO_JOBS: dict[str, object] = json.loads(os.environ.get("DJANGO_JOBS_JSON", "{}"))
+CATALOGUE_SCHEDULES = True  # the catalogue is scanned by itself, each night

@@ -5,6 +5,7 @@ from testproject.settings import INSTALLED_APPS
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.support.effects"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
+CATALOGUE_SCHEDULES = False  # no test shall depend on the time of the day
 
 # Any queue will do; the second one names its queues and has defaults for its tasks.
 TASKS = {

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Count, Sum
 from django.utils import timezone
 
-from django_jobs import Fail, NewJob, job, submit_many
+from django_jobs import Fail, NewJob, job, schedule, submit_many
 
 from .models import Scan, SourceFile
 from .text import measure_text
@@ -59,3 +61,35 @@ def _files_below(folder: Path) -> Iterator[str]:
             if path.is_file() and not path.is_symlink():  # reading a pipe would never end
                 # A name that is not UTF-8 cannot be stored; escaped it names no file, and its job says so.
                 yield os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+
+
+@job("catalogue.rescan")
+def rescan(payload: dict[str, Any]) -> dict[str, Any]:
+    """Scan the folder of the last scan once more, if there is one."""
+    last = Scan.objects.first()
+    return {"scan": scan.submit({"folder": last.folder}).pk if last else None}
+
+
+@job("catalogue.changes")
+def changes(payload: dict[str, Any]) -> dict[str, Any]:
+    """Count the files that were changed or removed since the last scan."""
+    last = Scan.objects.first()
+    found = {"changed": 0, "removed": 0}
+    for path in last.files.values_list("path", flat=True) if last else ():
+        try:
+            modified = Path(last.folder, path).stat().st_mtime
+        except OSError:
+            found["removed"] += 1
+        else:
+            found["changed"] += modified > last.started_at.timestamp()
+    return found
+
+
+def declare_schedules() -> None:
+    """Declare what the site does by itself: a scan each night, and every ten minutes a look at what has changed."""
+    schedule("catalogue.nightly", "catalogue.rescan", cron="0 3 * * *", timezone="Europe/Berlin", overlap="skip")
+    schedule("catalogue.changes", "catalogue.changes", every=timedelta(minutes=10), catch_up="skip", overlap="skip")
+
+
+if settings.CATALOGUE_SCHEDULES:
+    declare_schedules()
