@@ -12,6 +12,7 @@ from .exceptions import HandlerNotFound, InvalidJob
 from .names import did_you_mean, job_type_problem, queue_problem
 from .retry import RetryPolicy
 from .text import shown
+from .values import MAX_RETRIES_ALLOWED, is_integer, is_seconds
 
 HandlerFunction = Callable[..., Any]
 ISOLATIONS = ("thread", "process")
@@ -197,22 +198,10 @@ def _option_problems(options: dict[str, Any]) -> Iterator[str]:
             yield f"{name}={shown(value)}: {rule}"
 
 
-def is_integer(value: Any, low: int, high: int) -> bool:
-    """Say whether a value is an int (and no bool) within bounds."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def is_seconds(value: Any) -> bool:
-    """Say whether a value is a finite positive number of seconds."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10**9
-
-
 def _is_exceptions(value: Any) -> bool:
     types = value if isinstance(value, tuple) else (value,)
     return all(isinstance(one, type) and issubclass(one, BaseException) for one in types)
 
-
-MAX_RETRIES_ALLOWED = 10**6
 
 _OPTION_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("priority", lambda value: is_integer(value, 1, 10), "a priority is an integer from 1 to 10; higher runs first"),

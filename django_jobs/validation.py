@@ -10,10 +10,10 @@ from typing import Any
 from django.utils import timezone
 
 from .exceptions import InvalidJob
-from .handlers import MAX_RETRIES_ALLOWED, is_integer, is_seconds
 from .names import did_you_mean, id_problem, job_type_problem, queue_problem, unique_key_problem
 from .payloads import encode_payload
 from .text import shown
+from .values import MAX_RETRIES_ALLOWED, is_integer, is_seconds
 
 OPTIONS = (
     "priority",
