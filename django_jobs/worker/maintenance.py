@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
-TICK_SECONDS = 5.0
+TICK_SECONDS = 1.0
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
 
