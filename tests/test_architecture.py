@@ -18,7 +18,7 @@ ROOMS = {
     "loops": ("worker",),
     "faces": (
         "api", "queue", "admin", "backends", "management", "testing", "checks", "metrics", "views", "urls", "apps",
-        "logs", "scheduler", "taskapi", "templatetags", "__init__",
+        "logs", "manager", "scheduler", "shell", "transfer", "taskapi", "templatetags", "__init__",
     ),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in enumerate(ROOMS.values()) for module in modules}

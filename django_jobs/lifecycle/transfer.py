@@ -50,7 +50,7 @@ def snapshot(alias: str) -> Iterator[None]:
     connection.ensure_connection()
     mode = getattr(connection, "transaction_mode", None)
     if connection.vendor == "sqlite":
-        connection.transaction_mode = None  # a reader needs no write lock
+        connection.transaction_mode = None  # type: ignore[attr-defined]  # a reader needs no write lock
     try:
         with transaction.atomic(using=alias):
             if connection.vendor != "sqlite":
@@ -60,7 +60,7 @@ def snapshot(alias: str) -> Iterator[None]:
             yield
     finally:
         if connection.vendor == "sqlite":
-            connection.transaction_mode = mode
+            connection.transaction_mode = mode  # type: ignore[attr-defined]
 
 
 def records(jobs: Any, alias: str) -> Iterator[Record]:
@@ -195,7 +195,7 @@ def _letters(record: Record) -> list[DeadLetter]:
     if record.is_full or job.status != JobStatus.DEAD:
         return []
     reason = DeadLetterReason.RETRIES_EXHAUSTED
-    return [DeadLetter(job_id=job.id, reason=reason, error=job.error or "", died_at=job.finished_at)]
+    return [DeadLetter(job_id=job.id, reason=reason, error=job.error or "", died_at=job.finished_at or job.updated_at)]
 
 
 def _statuses(page: Sequence[Record], scratch: Scratch, using: str) -> dict[str, str]:

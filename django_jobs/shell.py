@@ -1,0 +1,189 @@
+"""The built-in job type `shell`: run a command in a process group of its own. Off unless SHELL_JOBS is set."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from django_jobs import conf
+from django_jobs.exceptions import Fail, InvalidJob, JobsError, TimedOut
+from django_jobs.handlers import make_handler, registry
+from django_jobs.payloads import encode_result
+
+SHELL = "shell"
+TAIL_BYTES = 64 * 1024
+ERROR_CHARACTERS = 1_900  # of the tail; errors of jobs are cut at their end, and here the end is what matters
+LOOK_SECONDS = 0.1
+REST_SECONDS = 1.0
+# The guard, a member of the group, kills all of it when the pipe ends, which is when the worker process dies.
+_SCRIPT = """exec 3<&0 0</dev/null
+( trap '' TERM; read _ <&3; kill -KILL 0 ) >/dev/null 2>&1 &
+exec 3<&-
+exec /bin/sh -c "$1" """
+
+
+class CommandFailed(JobsError):
+    """The command ended with another exit code than 0; the message has the end of what it wrote."""
+
+
+def run_command(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
+    """Run `payload["command"]` with /bin/sh; return its exit code 0 and the last 64 KiB of its stdout and stderr.
+
+    Past the job's timeout, or when the job is cancelled or lost, the whole group gets TERM, and KILL after
+    TIMEOUT_GRACE_SECONDS. What still runs of the group when the command ends is killed.
+    """
+    command = payload.get("command")
+    if not isinstance(command, str) or not command.strip():
+        raise Fail('the payload of a shell job is {"command": "…"}')
+    deadline = context.take_over_deadline()
+    with _Group(command) as group:
+        while not group.has_ended(LOOK_SECONDS):
+            context.check_cancelled()
+            if deadline is not None and time.monotonic() > deadline:
+                group.end()
+                raise TimedOut(f"the command passed its timeout and was ended{group.last_words()}")
+    if group.exit_code:
+        code = group.exit_code
+        how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        raise CommandFailed(f"{how}{group.last_words()}")
+    return group.result()
+
+
+class _Tail:
+    """The last bytes of a stream."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def add(self, read: bytes) -> None:
+        self._bytes += read
+        if len(self._bytes) > 2 * TAIL_BYTES:
+            del self._bytes[:-TAIL_BYTES]
+
+    def text(self) -> str:
+        """Return the tail as text that can be stored."""
+        return bytes(self._bytes[-TAIL_BYTES:]).decode("utf-8", "replace").replace("\x00", "\ufffd")
+
+
+class _Group:
+    """A command and every process it starts, as long as these stay in its process group."""
+
+    def __init__(self, command: str) -> None:
+        ending, self._alive = os.pipe()
+        self._popen = subprocess.Popen(  # noqa: S603  running commands is what a shell job is for
+            ["/bin/sh", "-c", _SCRIPT, "sh", command],
+            stdin=ending,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        os.close(ending)
+        self.exit_code: int | None = None
+        self._stdout, self._stderr = _Tail(), _Tail()
+        self._selector = selectors.DefaultSelector()
+        for pipe, tail in ((self._popen.stdout, self._stdout), (self._popen.stderr, self._stderr)):
+            assert pipe is not None
+            self._selector.register(pipe, selectors.EVENT_READ, tail)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if self.exit_code is None:
+                self.end()
+        finally:
+            self._signal(signal.SIGKILL)
+            self._popen.wait()
+            os.close(self._alive)
+            self._selector.close()
+            for pipe in (self._popen.stdout, self._popen.stderr):
+                assert pipe is not None
+                pipe.close()
+
+    def has_ended(self, seconds: float) -> bool:
+        """Read for at most so many seconds; return whether the command has ended and all it wrote is read."""
+        if self._selector.get_map():
+            self._read(seconds)
+        else:  # it closed its output, and may run on
+            try:
+                self._popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return False
+        self.exit_code = self._popen.poll()
+        if self.exit_code is None:
+            return False
+        self._signal(signal.SIGKILL)  # what it left behind would keep the pipes open
+        # A daemon that left the group may keep them open all the same, so nobody waits long for their end.
+        deadline = time.monotonic() + REST_SECONDS
+        while self._selector.get_map() and self._read(LOOK_SECONDS) and time.monotonic() < deadline:
+            pass
+        return True
+
+    def _read(self, seconds: float) -> bool:
+        """Read once from each pipe that has something within so many seconds; return whether any had."""
+        ready = self._selector.select(seconds)
+        for key, _ in ready:
+            read = os.read(key.fd, TAIL_BYTES)
+            if read:
+                key.data.add(read)
+            else:
+                self._selector.unregister(key.fileobj)
+        return bool(ready)
+
+    def end(self) -> None:
+        """Ask the group to end, and kill it after the grace."""
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + conf.get_settings().TIMEOUT_GRACE_SECONDS
+        while (left := deadline - time.monotonic()) > 0 and not self.has_ended(min(left, LOOK_SECONDS)):
+            pass
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._popen.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass  # all of it is gone, or has become another user's
+
+    def last_words(self) -> str:
+        """Return `: ` and the end of what the command wrote, to stderr if it wrote anything there."""
+        text = self._stderr.text().strip() or self._stdout.text().strip()
+        return f": {text[-ERROR_CHARACTERS:]}" if text else ""
+
+    def result(self) -> dict[str, Any]:
+        """Return what the job keeps, cut further when its JSON would be larger than a result may be."""
+        stdout, stderr = self._stdout.text(), self._stderr.text()
+        while True:
+            result = {"exit_code": self.exit_code, "stdout": stdout, "stderr": stderr}
+            try:
+                encode_result(result)
+            except InvalidJob:
+                stdout, stderr = stdout[len(stdout) // 4 + 1 :], stderr[len(stderr) // 4 + 1 :]
+            else:
+                return result
+
+
+def follow_setting(**kwargs: Any) -> None:
+    """Register the handler when SHELL_JOBS is on, and forget it when it is off."""
+    if kwargs.get("setting", conf.NAME) != conf.NAME:
+        return
+    try:
+        on = conf.get_settings().SHELL_JOBS
+    except ImproperlyConfigured:
+        on = False  # the system checks say what is wrong
+    if on:
+        registry.register(make_handler(run_command, SHELL, {"takes_context": True}))
+    else:
+        registry.forget(SHELL)
+
+
+setting_changed.connect(follow_setting, dispatch_uid="django_jobs.shell")
