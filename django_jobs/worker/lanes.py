@@ -28,6 +28,11 @@ class Lanes:
         self._discovered_at = float("-inf")
         self._rest = FIRST_REST
 
+    @property
+    def kind(self) -> tuple[str, ...] | None:
+        """What tells threads of other queues from those of the same."""
+        return None if self._names is None else tuple(sorted(self._names))
+
     def next_queue(self) -> str | None:
         """Return the queue to claim from now, or None when no queue has work."""
         if self._single is not None:

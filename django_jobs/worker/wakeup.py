@@ -1,37 +1,73 @@
-"""Wake-up: idle threads take turns to look, so an idle process costs one poll per interval."""
+"""Wake-up: idle threads of the same queues take turns to look, so idle threads cost one poll per interval."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Hashable
 
 
 class Wakeup:
-    """One idle thread, the looker, sleeps for the poll interval; the others sleep until they are handed work."""
+    """The turns of a process: threads that look at the same queues take one, whatever other threads look at."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._calls = 0
-        self._looking = False
+        self._lock = threading.Lock()
+        self._turns: dict[Hashable, _Turn] = {}
         self._closed = False
         self.calls_seen = 0
 
     def call(self) -> None:
-        """Let one idle thread look at once; calls that come before anybody looked count as one."""
-        with self._condition:
-            self._calls = min(self._calls + 1, 1)
-            self.calls_seen += 1
-            self._condition.notify()
+        """Let one idle thread of each kind look at once; calls that come before it looked count as one."""
+        self.calls_seen += 1
+        for turn in self._all():
+            turn.call()
+
+    def call_all(self) -> None:
+        """Wake every thread, so that those that are to stop see it."""
+        for turn in self._all():
+            turn.call_all()
 
     def close(self) -> None:
         """Wake every thread, for good."""
-        with self._condition:
+        with self._lock:
             self._closed = True
+        self.call_all()
+
+    def _all(self) -> list[_Turn]:
+        with self._lock:
+            return list(self._turns.values())
+
+    def wait_for_turn(
+        self, seconds: float, queues: Hashable = None, is_stopping: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Wait until called, or until this thread was the looker of its queues for `seconds`; return whether called.
+
+        `is_stopping` is asked after `call_all`; when it is so, nobody waits any longer.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(queues, _Turn())
+        return turn.wait(seconds, lambda: self._closed or is_stopping())
+
+
+class _Turn:
+    """One idle thread, the looker, sleeps for the poll interval; the others sleep until they are handed work."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._called = False
+        self._looking = False
+
+    def call(self) -> None:
+        with self._condition:
+            self._called = True
+            self._condition.notify()
+
+    def call_all(self) -> None:
+        with self._condition:
             self._condition.notify_all()
 
-    def wait_for_turn(self, seconds: float) -> bool:
-        """Wait until called, or until this thread was the looker for `seconds`; return whether called."""
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         with self._condition:
-            while not self._closed:
+            while not is_over():
                 if self._take_call():
                     return True
                 if self._looking:
@@ -42,10 +78,11 @@ class Wakeup:
                     self._condition.wait(seconds)
                 finally:
                     self._looking = False
+                    if is_over():
+                        self._condition.notify()  # the next one becomes the looker
                 return self._take_call()
             return True
 
     def _take_call(self) -> bool:
-        called = self._calls > 0
-        self._calls = 0
+        called, self._called = self._called, False
         return called
