@@ -12,7 +12,7 @@ from django.db import connections
 
 from django_jobs.lifecycle.schedule import create_schedule, disable, tick
 from django_jobs.lifecycle.transactions import database_now
-from django_jobs.models import Job, Schedule, ScheduleTick
+from django_jobs.models import Job, Schedule, ScheduleTick, WorkerProcess
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
 from tests.support.processes import Workers, manage, spawn_workers
@@ -46,10 +46,10 @@ def _tick_every_second_under_kills(seconds: float) -> None:
         assert first is not None
         end, kills = time.monotonic() + seconds, 0
         while time.monotonic() < end:
-            time.sleep(choose.uniform(0.2, 0.8))
+            time.sleep(choose.uniform(0.5, 1.3))
             kills += _kill_one(workers, choose)
         until = database_now()
-        wait_until(lambda: Schedule.objects.get().next_run_at > until, 20, "the ticks of the time under kills")
+        wait_until(lambda: Schedule.objects.get().next_run_at > until, 30, "the ticks of the time under kills")
         disable("every second")
         wait_until(lambda: not Job.objects.live().exists(), 30, "all jobs to be finished")
         workers.terminate()
@@ -64,17 +64,17 @@ def _tick_every_second_under_kills(seconds: float) -> None:
     assert not Job.objects.exclude(status="completed").exists()
     check_drained(output=output)
     print(f"{len(ticks)} ticks in {seconds:g} s under {kills} kills, {Effect.objects.count()} starts")
-    assert kills >= seconds / 2
+    assert kills >= seconds / 3
     assert len(ticks) >= seconds
 
 
 def _kill_one(workers: Workers, choose: random.Random) -> int:
-    """SIGKILL one of the children, and say how many it was."""
-    children = [pid for pid in workers.pids() if pid != workers.pid]
-    if not children:
+    """SIGKILL one of the processes that hold a lease, and say how many it was; those that boot still are let be."""
+    alive = set(WorkerProcess.objects.alive().values_list("pid", flat=True)).intersection(workers.pids())
+    if not alive:
         return 0
     with suppress(ProcessLookupError):
-        os.kill(choose.choice(children), signal.SIGKILL)
+        os.kill(choose.choice(sorted(alive)), signal.SIGKILL)
     return 1
 
 
