@@ -1,0 +1,74 @@
+"""The table of the physical limit: the columns and indexes of a job, without the rest of django_jobs."""
+# ruff: noqa: DJ001  the columns are those of the table it stands for
+
+import uuid
+
+from django.db import connection, models
+from django.db.models import Q
+from django.utils import timezone
+
+
+def _ready_index() -> models.Index:
+    """Return the index that a claim reads: partial where the database can do that."""
+    if connection.features.supports_partial_indexes:
+        ready = Q(status="pending", pending_dependencies=0)
+        return models.Index(fields=["queue", "rank", "available_at", "id"], name="bare_ready", condition=ready)
+    return models.Index(
+        fields=["queue", "status", "pending_dependencies", "rank", "available_at", "id"], name="bare_ready"
+    )
+
+
+def _held_index() -> models.Index:
+    if connection.features.supports_partial_indexes:
+        return models.Index(fields=["worker_id"], name="bare_held", condition=Q(status="running"))
+    return models.Index(fields=["worker_id", "status"], name="bare_held")
+
+
+def _due_index() -> models.Index:
+    if connection.features.supports_partial_indexes:
+        return models.Index(fields=["available_at"], name="bare_due", condition=Q(status="scheduled"))
+    return models.Index(fields=["scheduled_at"], name="bare_due")
+
+
+def new_id() -> str:
+    """Return a time-ordered id."""
+    return f"{int(timezone.now().timestamp() * 1_000_000):016x}{uuid.uuid4().hex[:16]}"
+
+
+class BareJob(models.Model):
+    """A row as wide as a django_jobs job."""
+
+    id = models.CharField(primary_key=True, max_length=64, default=new_id)
+    job_type = models.CharField(max_length=200)
+    queue = models.CharField(max_length=64, default="default")
+    payload = models.JSONField(default=dict)
+    rank = models.SmallIntegerField(default=0)
+    status = models.CharField(max_length=10, default="pending")
+    scheduled_at = models.DateTimeField(null=True)
+    available_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    max_retries = models.PositiveIntegerField(default=3)
+    retry_count = models.PositiveIntegerField(default=0)
+    timeout_seconds = models.FloatField(null=True)
+    result = models.JSONField(null=True)
+    error = models.TextField(null=True)
+    metadata = models.JSONField(default=dict)
+    unique_key = models.CharField(max_length=200, null=True)
+    unique_lock = models.CharField(max_length=200, null=True, unique=True)
+    pending_dependencies = models.PositiveIntegerField(default=0)
+    fence = models.BigIntegerField(default=0)
+    worker_id = models.CharField(max_length=128, null=True)
+    crash_count = models.PositiveSmallIntegerField(default=0)
+    cancel_requested_at = models.DateTimeField(null=True)
+    progress = models.FloatField(null=True)
+
+    class Meta:
+        app_label = "djangosite"
+        db_table = "bare_job"
+        indexes = (_ready_index(), _held_index(), _due_index())
+
+    def __str__(self) -> str:
+        return self.id

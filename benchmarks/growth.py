@@ -1,0 +1,116 @@
+"""Does it stay flat as the table grows? Drain the same no-op jobs next to a million finished ones, and so on.
+
+States: empty; finished (1,000,000 completed rows); backlog (500,000 further ready rows of the same queue, so the claim
+has a long index to read); future (500,000 rows due tomorrow); old_transaction (a REPEATABLE READ transaction opened
+before the jobs were submitted, so that no dead row can be removed; PostgreSQL). Each is compared with empty of the
+same run.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import stores, suite
+from benchmarks.peer import Peer
+from benchmarks.suite import Case
+from benchmarks.workers import Workers, drain
+
+STATES = {"empty": 0, "finished": 1_000_000, "backlog": 500_000, "future": 500_000, "old_transaction": 0}
+TABLE = "django_jobs_job"
+COLUMNS = (
+    "id, job_type, queue, payload, rank, status, available_at, created_at, updated_at, started_at, finished_at,"
+    " scheduled_at, max_retries, retry_count, metadata, pending_dependencies, fence, crash_count, progress_message"
+)
+# Per database: the row numbers, now, a number as an id that sorts before or after today's, a time from now in days.
+SERIES = {
+    "postgresql": "generate_series(1, {rows}) AS s(n)",
+    "mariadb": "(SELECT seq AS n FROM seq_1_to_{rows}) s",
+    "sqlite": "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {rows}) SELECT n FROM c) s",
+}
+NOW = {
+    "postgresql": "STATEMENT_TIMESTAMP()",
+    "mariadb": "UTC_TIMESTAMP(6)",
+    "sqlite": "STRFTIME('%Y-%m-%d %H:%M:%f','now')",
+}
+TOMORROW = {
+    "postgresql": "STATEMENT_TIMESTAMP() + INTERVAL '1 day'",
+    "mariadb": "UTC_TIMESTAMP(6) + INTERVAL 1 DAY",
+    "sqlite": "STRFTIME('%Y-%m-%d %H:%M:%f','now','+1 day')",
+}
+IDS = {
+    "postgresql": "'{prefix}' || lpad(n::text, 12, '0')",
+    "mariadb": "CONCAT('{prefix}', LPAD(n, 12, '0'))",
+    "sqlite": "PRINTF('{prefix}%012d', n)",
+}
+
+
+def fill(peer: Peer, state: str, rows: int) -> None:
+    """Insert `rows` rows of the state in one statement, by the database itself."""
+    if not rows:
+        return
+    kind = peer.store.kind
+    now, tomorrow = NOW[kind], TOMORROW[kind]
+    status, available, finished, scheduled = {
+        "finished": ("completed", now, now, "NULL"),
+        "backlog": ("pending", now, "NULL", "NULL"),
+        "future": ("scheduled", tomorrow, "NULL", tomorrow),
+    }[state]
+    started = now if state == "finished" else "NULL"
+    # Ids that start with a zero are older than all others; the backlog is submitted after the jobs that are timed.
+    row_id = IDS[kind].format(prefix="zzz-" if state == "backlog" else "000-")
+    values = (
+        f"{row_id}, 'bench.tick', 'default', '{{}}', 0, '{status}', {available}, {now}, {now}, {started}, {finished},"
+        f" {scheduled}, 3, 0, '{{}}', 0, 0, 0, ''"
+    )
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {TABLE} ({COLUMNS}) SELECT {values} FROM {SERIES[kind].format(rows=rows)}")
+
+
+@contextlib.contextmanager
+def old_transaction(store: stores.Store) -> Iterator[None]:
+    """Hold a transaction with a snapshot open, as a forgotten psql or a long report does."""
+    import psycopg
+
+    with psycopg.connect(store.url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute(f"SELECT COUNT(*) FROM {TABLE}")
+        yield
+        connection.rollback()
+
+
+def measure(peer: Peer, state: str, rows: int, jobs: int, limit: float) -> dict[str, Any]:
+    """Return jobs a second of the timed jobs."""
+    peer.prepare()
+    if state != "backlog":
+        fill(peer, state, rows)
+    stores.settle(peer.store)
+    held = old_transaction(peer.store) if state == "old_transaction" else contextlib.nullcontext()
+    with held:
+        peer.submit("tick", jobs)
+        if state == "backlog":
+            fill(peer, state, rows)
+        stores.settle(peer.store)
+        waiting = rows if state in ("backlog", "future") else 0
+        with Workers(peer, 1) as workers:
+            return drain(workers, jobs, 1, lambda: max(0, peer.remaining() - waiting), limit)
+
+
+def main() -> None:
+    options = suite.arguments(__doc__ or "", jobs=20_000, limit=30, scale=100)
+    cases = [
+        Case(
+            "django_jobs",
+            store,
+            {"state": state, "rows": rows * options.scale // 100, "jobs": options.jobs, "limit": options.limit},
+        )
+        for store in ("postgresql", "sqlite", "mariadb")
+        for state, rows in STATES.items()
+        if state != "old_transaction" or store == "postgresql"
+    ]
+    suite.run("growth", cases, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Run the whole benchmark, or parts of it, and write the report: `python -m benchmarks.run [--quick] [drain submit …]`.
+
+Makes the environment of the peers when it is missing and goes on in it, so that this is the one command.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import report, setup_peers
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("drain", "submit", "latency", "io", "idle", "growth")
+QUICK = {
+    "drain": ["--limit", "2"],
+    "submit": ["--single", "100", "--bulk", "2000"],
+    "latency": ["--jobs", "40"],
+    "io": ["--limit", "2"],
+    "idle": ["--seconds", "5"],
+    "growth": ["--scale", "10"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv-bench", help="environment of the peers")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for results and report"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", default="", help="comma-separated peers")
+    parser.add_argument("--stores", default="", help="comma-separated stores")
+    parser.add_argument("--quick", action="store_true", help="one round of everything, small: does it run?")
+    options = parser.parse_args()
+    python = options.venv / "bin" / "python"
+    if Path(sys.prefix).resolve() != options.venv.resolve():
+        if not python.exists():
+            setup_peers.make(options.venv)
+        os.execv(python, [str(python), "-m", "benchmarks.run", *sys.argv[1:]])
+    shared = ["--rounds", "1" if options.quick else str(options.rounds), "--out", str(options.out.resolve())]
+    shared += ["--peers", options.peers, "--stores", options.stores]
+    for part in options.parts or PARTS:
+        command = [sys.executable, "-m", f"benchmarks.{part}", *shared, *(QUICK[part] if options.quick else [])]
+        subprocess.run(command, cwd=ROOT, check=True)
+    report.write(options.out)
+
+
+if __name__ == "__main__":
+    main()
