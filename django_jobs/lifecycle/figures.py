@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connections
-from django.db.models import CharField, Count, Func
+from django.db.models import Count, Func, IntegerField
 
 from django_jobs.models import Job, JobStatus, Queue
 
@@ -102,20 +102,21 @@ def _count_ready(names: Sequence[str], using: str) -> list[int]:
 
 
 class Minute(Func):
-    """The minute of a time, in UTC, as text: `2026-07-01 12:34`."""
+    """The minute of a time, as the number of minutes since 1970."""
 
-    output_field = CharField()
+    output_field = IntegerField()
     arity = 1
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return self.as_sql(compiler, connection, template="SUBSTR(%(expressions)s, 1, 16)", **extra)
+        return self.as_sql(compiler, connection, template="STRFTIME('%%s', %(expressions)s) / 60", **extra)
 
     def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        template = "TO_CHAR(DATE_TRUNC('minute', %(expressions)s AT TIME ZONE 'UTC'), 'YYYY-MM-DD HH24:MI')"
+        template = "FLOOR(DATE_PART('epoch', %(expressions)s) / 60)::integer"
         return self.as_sql(compiler, connection, template=template, **extra)
 
     def as_mysql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return self.as_sql(compiler, connection, template="LEFT(CAST(%(expressions)s AS CHAR), 16)", **extra)
+        template = "TIMESTAMPDIFF(MINUTE, '1970-01-01', %(expressions)s)"
+        return self.as_sql(compiler, connection, template=template, **extra)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,31 +130,33 @@ class Newest:
     since: datetime | None
 
 
-def newest_figures(now: datetime, alias: str | None = None) -> Newest:
+Floor = tuple[str, datetime] | None
+
+
+def newest_figures(now: datetime, floor: Floor, alias: str | None = None) -> Newest:
     """Count the jobs that ended in the last 24 hours, by minute, among the newest WINDOW jobs."""
     using = alias or jobs_alias()
-    floor = _window_floor(using)
     jobs = Job.objects.using(using).filter(finished_at__gte=now - timedelta(days=1))
     if floor is not None:
         jobs = jobs.filter(pk__gte=floor[0])
     minutes: dict[datetime, tuple[int, int]] = {}
     counted = jobs.exclude(status=JobStatus.CANCELLED).order_by().values_list(Minute("finished_at"), "status")
-    for text, status, number in counted.annotate(number=Count("pk")):
-        minute = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    for since_1970, status, number in counted.annotate(number=Count("pk")):
+        minute = datetime.fromtimestamp(since_1970 * 60, tz=UTC)
         good, bad = minutes.get(minute, (0, 0))
         minutes[minute] = (good + number, bad) if status == JobStatus.COMPLETED else (good, bad + number)
     return Newest(minutes=minutes, since=floor[1] if floor else None)
 
 
-def _window_floor(using: str) -> tuple[str, datetime] | None:
-    newest = Job.objects.using(using).order_by("-pk")
+def window_floor(alias: str | None = None) -> Floor:
+    """Return id and time of the oldest of the newest WINDOW jobs, or None when there are not more jobs than that."""
+    newest = Job.objects.using(alias or jobs_alias()).order_by("-pk")
     return newest.values_list("pk", "created_at")[WINDOW - 1 : WINDOW].first()
 
 
-def add_times(figures: dict[str, QueueFigures], alias: str | None = None) -> None:
+def add_times(figures: dict[str, QueueFigures], floor: Floor, alias: str | None = None) -> None:
     """Fill in waits and runs, in seconds, of the newest SAMPLE jobs that completed."""
     using = alias or jobs_alias()
-    floor = _window_floor(using)
     done = Job.objects.using(using).filter(status=JobStatus.COMPLETED, started_at__isnull=False)
     if floor is not None:
         done = done.filter(pk__gte=floor[0])

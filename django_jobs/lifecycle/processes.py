@@ -28,10 +28,11 @@ def new_process_id() -> str:
 
 
 def register(process_id: str, *, queues: Sequence[str], threads: int, alias: str | None = None) -> None:
-    """Write the row of a new worker process with its first lease."""
+    """Write the row of a new worker process with its first lease; again, when the answer to the first time was lost."""
     using = alias or jobs_alias()
 
     def move() -> None:
+        WorkerProcess.objects.using(using).filter(pk=process_id).delete()
         WorkerProcess.objects.using(using).create(
             id=process_id,
             host=socket.gethostname()[:255],

@@ -57,7 +57,7 @@ def _back(job: ClaimedJob, using: str) -> int:
 def release_process(process_id: str, alias: str | None = None) -> int:
     """Hand back every job of a worker process that was ended on purpose, and delete its row; return how many.
 
-    Call it only once the process is gone.
+    Call it only once the process is gone, or runs nothing any more.
     """
     using = alias or jobs_alias()
     jobs = [as_claimed(job) for job in Job.objects.using(using).filter(worker_id=process_id, status=JobStatus.RUNNING)]

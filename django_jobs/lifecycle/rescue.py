@@ -15,9 +15,9 @@ from django_jobs.handlers import Registry, registry
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, WorkerProcess
 
 from .claim import as_claimed
+from .ended import settle_ended
 from .events import announce
 from .outcome import Outcome
-from .settle import settle_one
 from .sql import dialect
 from .transactions import DbNow, jobs_alias, run_transaction
 
@@ -122,7 +122,7 @@ def settle_crash(job: Job, using: str, handlers: Registry = registry) -> bool:
         error="the worker process died while it held this job",
         fingerprint="crash" if dead else "",
     )
-    if not settle_one(outcome, job.worker_id or "", using):
+    if settle_ended([outcome], job.worker_id or "", using):
         return False
     announce(signals.job_rescued, job.id, using, worker_id=job.worker_id)
     return True

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
 
 from django.db import DataError, IntegrityError, connections
-from django.db.models import F
 
 from django_jobs import signals
 from django_jobs.models import (
     Attempt,
     AttemptOutcome,
-    DeadLetter,
     DeadLetterReason,
     Job,
     JobStatus,
 )
-from django_jobs.models.job import ENDED_BADLY
 
+from .ended import settle_ended
 from .events import announce, forget, tell_completed
-from .outcome import ClaimedJob, Completed, Outcome
+from .outcome import Completed, Outcome
 from .sql import dialect
-from .transactions import DbNow, jobs_alias, run_transaction
-from .wake import settle_dependents, wake_dependents
+from .transactions import jobs_alias, run_transaction
+from .wake import wake_dependents
 
 logger = logging.getLogger("django_jobs")
 REFUSED = (DataError, IntegrityError)
@@ -103,10 +100,7 @@ def _settle_all(completed: Sequence[Completed], outcomes: Sequence[Outcome], pro
             for done in completed:
                 if done.id in settled:
                     announce(signals.job_completed, done.id, using, worker_id=process_id, result=done.result)
-    for outcome in sorted(outcomes, key=lambda one: one.job.id):
-        if not settle_one(outcome, process_id, using):
-            lost.add(outcome.job.id)
-    return lost
+    return lost | settle_ended(outcomes, process_id, using)
 
 
 def _settle_apart(completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, using: str) -> set[str]:
@@ -136,75 +130,3 @@ def settle_bad_result(job_id: str, fence: int, error: str, process_id: str, alia
         error=f"the database refused the result: {error:.500}",
     )
     return run_transaction(lambda: _settle_all([], [outcome], process_id, alias), alias)
-
-
-def settle_one(outcome: Outcome, process_id: str, using: str) -> bool:
-    """Record one run that did not complete, in the transaction that is open; return False when its fence has moved."""
-    job = outcome.job
-    due = DbNow() + timedelta(seconds=outcome.delay)
-    changes: dict[str, object] = {
-        "status": outcome.status,
-        "fence": F("fence") + 1,
-        "updated_at": DbNow(),
-        "retry_count": F("retry_count") + int(outcome.spends_retry),
-        "crash_count": F("crash_count") + int(outcome.counts_crash),
-        "cancel_requested_at": None if outcome.status != JobStatus.CANCELLED else F("cancel_requested_at"),
-    }
-    if outcome.error:
-        changes["error"] = outcome.error
-    if outcome.status == JobStatus.SCHEDULED:
-        changes |= {"available_at": due, "scheduled_at": due}
-    elif outcome.status != JobStatus.PENDING:
-        changes |= {"finished_at": DbNow(), "unique_lock": None}
-    held = Job.objects.using(using).filter(pk=job.id, fence=job.fence, status=JobStatus.RUNNING)
-    if held.update(**changes) != 1:
-        return False
-    Attempt.objects.using(using).create(
-        job_id=job.id,
-        number=job.attempt,
-        worker_id=process_id,
-        started_at=DbNow() - timedelta(seconds=outcome.seconds),
-        ended_at=DbNow(),
-        outcome=outcome.attempt,
-        exception_class=outcome.exception_class,
-        error=outcome.error,
-        traceback=outcome.traceback,
-    )
-    if outcome.letter is not None:
-        write_letter(job, outcome, outcome.letter, using)
-    if outcome.status in ENDED_BADLY:
-        settle_dependents([job.id], using)
-    _tell(outcome, job, process_id, using)
-    return True
-
-
-def write_letter(job: ClaimedJob, outcome: Outcome, reason: DeadLetterReason, using: str) -> None:
-    """Put a job that ended badly in front of an operator."""
-    DeadLetter.objects.using(using).create(
-        job_id=job.id,
-        reason=reason,
-        error=outcome.error,
-        traceback=outcome.traceback,
-        fingerprint=outcome.fingerprint,
-        died_at=DbNow(),
-    )
-
-
-def _tell(outcome: Outcome, job: ClaimedJob, process_id: str, using: str) -> None:
-    """Send the signals of a run that did not complete: failed, then what came of it."""
-    if outcome.attempt in (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT, AttemptOutcome.CRASHED):
-        announce(signals.job_failed, job.id, using, error=outcome.error, worker_id=process_id)
-        if outcome.status == JobStatus.SCHEDULED:
-            announce_retry(job.id, using)
-    if outcome.status == JobStatus.DEAD or outcome.letter is not None:
-        announce(signals.job_dead, job.id, using, error=outcome.error)
-    if outcome.status == JobStatus.CANCELLED:
-        announce(signals.job_cancelled, job.id, using)
-
-
-def announce_retry(job_id: str, using: str) -> None:
-    """Send job_retried with the time at which the job runs again."""
-    if signals.job_retried.has_listeners(Job):
-        row = Job.objects.using(using).filter(pk=job_id).first()
-        if row is not None:
-            announce(signals.job_retried, row, using, next_scheduled_at=row.available_at, error=row.error)

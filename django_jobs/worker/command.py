@@ -26,6 +26,8 @@ from .trouble import Trouble
 
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
+RELEASE_SECONDS = 2.0
+PULSES_PER_LEASE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,6 @@ def run_alone(options: Options, out: Any) -> None:
         max_jobs=options.max_jobs,
         max_rss=options.max_rss,
     )
-    process.heartbeat.on_beat = lifeline.beat
     lifeline.hello(process.id)
     while not signals.asked.is_set():
         try:
@@ -127,7 +128,8 @@ def run_alone(options: Options, out: Any) -> None:
     status = StatusLine(process, out)
     while not (signals.asked.is_set() or process.is_stopping or lifeline.is_cut):
         status.show()
-        if options.drain and process.has_nothing_to_do() and not _has_due_work(options, process):
+        process.heartbeat.check()
+        if options.drain and _is_drained(options, process):
             break
         process.wait_until_stopping(DRAIN_LOOK_SECONDS if options.drain else 0.1)
     _stop(process, signals)
@@ -138,6 +140,11 @@ def run_alone(options: Options, out: Any) -> None:
     sys.stderr.flush()
     if process.exit_code or process.has_abandoned():
         os._exit(process.exit_code)
+
+
+def _is_drained(options: Options, process: Process) -> bool:
+    # Asked again afterwards: what was due a moment ago may have been claimed since.
+    return process.has_nothing_to_do() and not _has_due_work(options, process) and process.has_nothing_to_do()
 
 
 def _has_due_work(options: Options, process: Process) -> bool:
@@ -156,12 +163,19 @@ def _stop(process: Process, signals: _Signals) -> None:
     watcher = threading.Thread(target=_hurry_when, args=(signals.again, process), daemon=True)
     watcher.start()
     if not process.stop():
-        try:
-            process.release_running()
-        except DatabaseError:
-            pass  # a rescuer takes the jobs back when the lease has run out
+        # Not for long: on SQLite a handler that hangs may hold the write lock, and a rescuer finds what is left.
+        releasing = threading.Thread(target=_release, args=(process,), daemon=True)
+        releasing.start()
+        releasing.join(RELEASE_SECONDS)
         sys.stderr.flush()
         os._exit(process.exit_code)
+
+
+def _release(process: Process) -> None:
+    try:
+        process.release_running()
+    except DatabaseError:
+        pass  # a rescuer takes the jobs back when the lease has run out
 
 
 def _hurry_when(again: threading.Event, process: Process) -> None:
@@ -170,13 +184,15 @@ def _hurry_when(again: threading.Event, process: Process) -> None:
 
 
 class _Lifeline:
-    """The pipes between a supervisor and its child: a byte a beat goes up, the end of the other one says that it died."""
+    """The pipe between a supervisor and its child: bytes go up as long as threads get to run, its end says that one died."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+        self._said_hello = threading.Event()
         self.is_cut = False
         if descriptor is not None:
             threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+            threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
 
     def _watch(self) -> None:
         assert self._descriptor is not None
@@ -197,10 +213,14 @@ class _Lifeline:
     def hello(self, process_id: str) -> None:
         """Tell the supervisor who we are."""
         self._write(process_id.encode() + b"\n")
+        self._said_hello.set()
 
-    def beat(self) -> None:
-        """Tell the supervisor that we live."""
-        self._write(b".")
+    def _pulse(self) -> None:
+        """Tell the supervisor that no handler holds the interpreter. Whether the database answers is the heartbeat's care."""
+        while not self.is_cut:
+            self._said_hello.wait()
+            self._write(b".")
+            time.sleep(get_settings().LEASE_SECONDS / PULSES_PER_LEASE)
 
     def bye(self) -> None:
         """Tell the supervisor that we left in order."""

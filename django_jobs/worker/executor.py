@@ -95,9 +95,14 @@ def _run_atomic(run: Run, handler: Handler, process_id: str) -> None:
 
 def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome | None:
     """Turn what a handler raised into an outcome; None when the job is not ours any more."""
-    job = run.job
     if isinstance(error, LeaseLost) or run.lost or run.abandoned:
         return None
+    return judge(run, handler, handlers, error)
+
+
+def judge(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:
+    """Say what comes of a run that ended in an exception, whoever ended it."""
+    job = run.job
     if isinstance(error, Cancelled) or (run.cancel_requested and isinstance(error, asyncio.CancelledError)):
         return Outcome(
             job=job,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, connections
+from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.cancel import cancel_requests
-from django_jobs.lifecycle.transactions import is_transient
+from django_jobs.lifecycle.transactions import is_transient, jobs_alias
 
 if TYPE_CHECKING:
     from .process import Process
@@ -30,7 +29,7 @@ class Heartbeat(threading.Thread):
         self._stopped = threading.Event()
         self._nudge = threading.Event()
         self._acknowledged_at = time.monotonic()
-        self.on_beat: Callable[[], None] | None = None
+        self._overdue_since: float | None = None
 
     def stop(self) -> None:
         """End the thread."""
@@ -48,6 +47,8 @@ class Heartbeat(threading.Thread):
             while not self._stopped.is_set() and not self._process.is_lost:
                 self._nudge.wait(self.step())
                 self._nudge.clear()
+        except Exception as error:
+            self._process.is_broken(error)
         finally:
             connections.close_all()
 
@@ -59,20 +60,36 @@ class Heartbeat(threading.Thread):
         try:
             answer = processes.beat(self._process.id)
             if not answer.acknowledged:
-                self._process.lose_lease()
+                if not self._stopped.is_set():
+                    self._process.lose_lease()
                 return 0.0
             self._acknowledged_at = sent_at
-            if self.on_beat is not None:
-                self.on_beat()
             self._pass_on_requests()
-        except DatabaseError as error:
+        except Exception as error:  # a heartbeat that ended would end its process
             processes.discard_connection()
             pause = self._process.trouble.after(error)
             # A busy SQLite keeps rescuers from writing, too: that is no lost lease.
-            if not is_transient(error) and time.monotonic() - self._acknowledged_at > lease * (1 - MARGIN):
+            if not is_transient(error) and self.is_overdue:
                 self._process.lose_lease()
             return min(pause, interval)
         return max(0.01, interval - (time.monotonic() - sent_at))
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the last beat that was answered was sent nearly a lease ago."""
+        return time.monotonic() - self._acknowledged_at > get_settings().LEASE_SECONDS * (1 - MARGIN)
+
+    def check(self) -> None:
+        """Lose the lease when this thread waits for a server that never answers; for the main thread to call.
+
+        Overdue for a second of this look: a process that was stopped and continues may still have its lease.
+        """
+        if not self.is_overdue or connections[jobs_alias()].vendor == "sqlite":
+            self._overdue_since = None
+        elif self._overdue_since is None:
+            self._overdue_since = time.monotonic()
+        elif time.monotonic() - self._overdue_since > 1.0:
+            self._process.lose_lease()
 
     def _pass_on_requests(self) -> None:
         """Tell running jobs that somebody asked to cancel them."""

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, connections
+from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import TimedOut
@@ -15,7 +15,7 @@ from django_jobs.lifecycle import processes, progress
 from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.transactions import jobs_alias
 
-from .executor import failure
+from .executor import judge
 from .run import Run
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ class Keeper(threading.Thread):
                 self._watching.clear()
                 try:
                     busy = [self.look_after(worker) for worker in self._process.workers()]
-                except DatabaseError as error:
+                except Exception as error:  # without its keeper a process neither times out nor releases
                     self._stopped.wait(self._process.trouble.after(error))
                     processes.discard_connection()
                     busy = [True]
                 if any(busy):
                     self._watching.set()
+        except Exception as error:
+            self._process.is_broken(error)
         finally:
             connections.close_all()
 
@@ -108,11 +110,8 @@ class Keeper(threading.Thread):
         )
         handler = worker.handlers.find(run.job.job_type)
         if handler is not None:
-            run.abandoned = False
-            outcome = failure(
-                run, handler, worker.handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
-            )
-            run.abandoned = True
-            if outcome is not None:
-                self._process.settle_outcome(outcome)
+            error = TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
+            outcome = judge(run, handler, worker.handlers, error)
+            self._process.settle_results([], [outcome])
+            worker.seat.settled([], [outcome])
         self._process.recycle()

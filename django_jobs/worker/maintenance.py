@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, connections
+from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes, rescue
@@ -79,6 +79,8 @@ class Maintenance(threading.Thread):
             while not self._stopped:
                 self._wake.wait(self.step())
                 self._wake.clear()
+        except Exception as error:
+            self._process.is_broken(error)
         finally:
             connections.close_all()
 
@@ -89,7 +91,7 @@ class Maintenance(threading.Thread):
                 continue
             try:
                 rest = chore()
-            except DatabaseError as error:
+            except Exception as error:  # one bad chore must not end the others
                 rest = self._process.trouble.after(error)
                 self._watch.contact_lost()
                 processes.discard_connection()

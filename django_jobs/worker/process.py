@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +15,7 @@ from django_jobs.handlers import Registry, registry
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.notify import listen_in_process
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
-from django_jobs.lifecycle.release import release_started
+from django_jobs.lifecycle.release import release_process
 from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.models import JobStatus
 
@@ -81,10 +79,12 @@ class Process:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._workers: list[Worker] = []
-        self._idle: set[Worker] = set()
+        self._looking: set[Worker] = set()
+        self._found_nothing = False
         self._lent: dict[str, ClaimedJob] = {}
         self._started = False
         self._stopping = threading.Event()
+        self._hurried = threading.Event()
         self._stop_listening: Callable[[], None] = lambda: None
         self.is_lost = False
 
@@ -140,8 +140,9 @@ class Process:
         with self._lock:
             if self._started:
                 return
+            # First, because it is what may fail; the caller then starts the process again.
+            processes.register(self.id, queues=self.queues or [], threads=self._threads)
             self._started = True
-        processes.register(self.id, queues=self.queues or [], threads=self._threads)
         self._stop_listening = listen_in_process(lambda queue: self.wakeup.call())
         self.heartbeat.start()
         self.keeper.start()
@@ -159,7 +160,7 @@ class Process:
     def left(self, worker: Worker) -> None:
         """Take note that a worker thread has ended."""
         with self._lock:
-            self._idle.discard(worker)
+            self._looking.discard(worker)
             if worker in self._workers:
                 self._workers.remove(worker)
 
@@ -173,15 +174,21 @@ class Process:
         with self._lock:
             self._lent.pop(job_id, None)
 
-    def is_idle(self, worker: Worker) -> None:
-        """Take note that a worker found nothing to do."""
+    def is_looking(self, worker: Worker) -> None:
+        """Take note that a worker is about to claim."""
         with self._lock:
-            self._idle.add(worker)
+            self._looking.add(worker)
+
+    def has_looked(self, worker: Worker, *, found: bool) -> None:
+        """Take note of whether a worker found something to do."""
+        with self._lock:
+            self._looking.discard(worker)
+            self._found_nothing = not found
 
     def count(self, result: Completed | Outcome | None) -> None:
         """Count a run, and recycle the process after the last one it may run."""
         with self._lock:
-            self._idle.clear()
+            self._found_nothing = False
             if isinstance(result, Outcome):
                 self.failed += 1
             else:
@@ -191,9 +198,9 @@ class Process:
             self.recycle()
 
     def has_nothing_to_do(self) -> bool:
-        """Whether every worker looked in vain since the last run."""
+        """Whether the last look was in vain, nobody looks now, and nothing runs or waits to be settled."""
         with self._lock:
-            return len(self._idle) >= 1 and not self.running and not self.held()
+            return self._found_nothing and not self._looking and not self.running and not self.held()
 
     # Settling, for all threads.
 
@@ -201,10 +208,7 @@ class Process:
         """Settle what a seat has done."""
         completed, outcomes = seat.take_results()
         self.settle_results(completed, outcomes)
-
-    def settle_outcome(self, outcome: Outcome) -> None:
-        """Settle one outcome."""
-        self.settle_results([], [outcome])
+        seat.settled(completed, outcomes)
 
     def settle_results(self, completed: list[Completed], outcomes: list[Outcome]) -> None:
         """Settle results, and keep trying while the database is away, until the lease is lost."""
@@ -241,13 +245,10 @@ class Process:
 
     def hurry(self) -> None:
         """Make the deadline of the stop now."""
-        self._deadline = time.monotonic()
-
-    _deadline: float | None = None
+        self._hurried.set()
 
     def _join(self, deadline: float) -> bool:
-        self._deadline = deadline
-        while time.monotonic() < self._deadline:
+        while time.monotonic() < deadline and not self._hurried.is_set():
             alive = [worker for worker in self.workers() if worker.is_alive() and not worker.seat.abandoned]
             if not alive and not self.coroutines.running:
                 return True
@@ -266,25 +267,30 @@ class Process:
         for thread in (self.maintenance, self.keeper):
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(5)
+        # Before the row goes: a beat that finds none would take the lease for lost.
+        self.heartbeat.stop()
         if ended and not self.is_lost:
             try:
-                release_started(list(self._lent.values()), self.id)
-                processes.leave(self.id)
+                release_process(self.id)
             except DatabaseError:
                 logger.debug("could not delete the row of this process; it will be rescued", exc_info=True)
-        self.heartbeat.stop()
 
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""
-        jobs: list[ClaimedJob] = [run.job for worker in self.workers() if (run := worker.seat.give_up_run())]
-        jobs += self.coroutines.give_up()
-        release_started(jobs, self.id)
-        processes.leave(self.id)
+        for worker in self.workers():
+            worker.seat.give_up_run()
+        self.coroutines.give_up()
+        release_process(self.id)
 
     def drain(self) -> None:
         """Claim nothing more; whoever waits for that stops the process in order."""
         self._stopping.set()
         self.wakeup.close()
+
+    def is_broken(self, error: Exception) -> None:
+        """Take note that a loop met an error that nobody foresaw: leave, to be started anew in a known state."""
+        logger.error("a loop of worker process %s broke; the process will be recycled", self.id, exc_info=error)
+        self.recycle()
 
     def recycle(self) -> None:
         """Drain and leave with exit code 75, to be started anew."""
@@ -307,31 +313,3 @@ class Process:
     def wait_until_stopping(self, timeout: float | None = None) -> bool:
         """Wait until somebody or something stops the process; return whether that is so."""
         return self._stopping.wait(timeout)
-
-
-_embedded: Process | None = None
-_embedded_lock = threading.Lock()
-
-
-def embedded() -> Process:
-    """Return the worker process of this script: one per operating-system process, started when first used."""
-    global _embedded
-    with _embedded_lock:
-        if _embedded is None or _embedded.is_stopping or _embedded_pid != os.getpid():
-            _renew()
-        assert _embedded is not None
-        return _embedded
-
-
-_embedded_pid = 0
-
-
-def _renew() -> None:
-    global _embedded, _embedded_pid
-    _embedded, _embedded_pid = Process(), os.getpid()
-    atexit.register(_leave, _embedded, os.getpid())
-
-
-def _leave(process: Process, pid: int) -> None:
-    if os.getpid() == pid and not process.is_stopping:
-        process.stop(grace=5.0)

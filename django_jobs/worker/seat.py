@@ -67,15 +67,19 @@ class Seat:
             return jobs
 
     def take_results(self) -> tuple[list[Completed], list[Outcome]]:
-        """Take the results that are to be settled now."""
+        """Take the results that are to be settled now; the seat holds their jobs until `settled`."""
         with self._lock:
             completed, self._completed = self._completed, []
             outcomes, self._outcomes = self._outcomes, []
-            for done in completed:
-                self._held.pop(done.id, None)
-            for outcome in outcomes:
-                self._held.pop(outcome.job.id, None)
             return completed, outcomes
+
+    def settled(self, completed: Iterable[Completed], outcomes: Iterable[Outcome]) -> None:
+        """Hold jobs no longer whose settle has been answered; one that was claimed anew meanwhile has another fence."""
+        runs = {(done.id, done.fence) for done in completed} | {(one.job.id, one.job.fence) for one in outcomes}
+        with self._lock:
+            for job_id, fence in runs:
+                if self._held.get(job_id) == fence:
+                    del self._held[job_id]
 
     def give_up_run(self) -> Run | None:
         """Take the current run away from its thread, which will never be trusted again."""
@@ -85,7 +89,6 @@ class Seat:
                 return None
             run.abandoned = True
             self.abandoned = True
-            self._held.pop(run.job.id, None)
             return run
 
     def held(self) -> dict[str, int]:

@@ -54,7 +54,7 @@ class Child:
         self._said = b""
 
     def listen(self) -> None:
-        """Take in what the child said: its name, a byte a beat, a farewell."""
+        """Take in what the child said: its name, a byte now and then, a farewell."""
         try:
             while said := self._ours.recv(4096):
                 self.heard_at = time.monotonic()
@@ -82,6 +82,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._restart_at: list[float] = []
         self._pause = FIRST_PAUSE
+        self._looked_at = 0.0
         self._trouble = Trouble()
         self._dead: list[tuple[str, bool]] = []
         self._code = EXIT_DRAINED
@@ -141,29 +142,20 @@ class Supervisor:
             self._pause = min(self._pause * 1.5, LONGEST_PAUSE if not child.process_id else 1.0)
 
     def _end_silent(self) -> None:
-        """Kill a child that has not beaten for half a lease: its handler holds the interpreter, or it hangs."""
+        """Kill a child none of whose threads got to run for half a lease: its handler holds the interpreter."""
         limit = get_settings().LEASE_SECONDS / 2
+        now = time.monotonic()
+        was_away = now - self._looked_at > limit / 2  # who was stopped or blocked heard nobody
+        self._looked_at = now
         for child in self._children:
-            silent = time.monotonic() - child.heard_at
-            if silent > (limit if child.process_id else max(limit, BOOT_SECONDS)) and not self._trouble.is_on:
-                if child.process_id and self._database_is_away():
-                    continue
+            if was_away:
+                child.heard_at = now
+            silent = now - child.heard_at
+            if silent > (limit if child.process_id else max(limit, BOOT_SECONDS)):
                 logger.error(
                     "worker process %s has been silent for %.0f seconds and is killed", child.process_id, silent
                 )
                 child.popen.kill()
-
-    def _database_is_away(self) -> bool:
-        """Say whether nobody can beat now; a child is not blamed for that."""
-        from django_jobs.lifecycle.transactions import database_now
-
-        try:
-            database_now()
-        except DatabaseError as error:
-            self._trouble.after(error)
-            return True
-        self._trouble.over()
-        return False
 
     def _take_back(self) -> None:
         """Rescue the jobs of children that died; those that we ended ourselves are released instead."""
@@ -178,6 +170,7 @@ class Supervisor:
                 self._trouble.after(error)
                 connections.close_all()
                 return
+            self._trouble.over()
             self._dead.pop(0)
 
     def _stop(self, again: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from .seat import Seat
 if TYPE_CHECKING:
     from .process import Process
 
+logger = logging.getLogger("django_jobs")
 MAX_BATCH = 128
 BATCH_SECONDS = 0.05
 SETTLE_SECONDS = 0.05
@@ -48,7 +50,7 @@ class Worker(threading.Thread):
         *,
         process: Process | None = None,
     ) -> None:
-        from .process import embedded
+        from .embedded import embedded
 
         self.process = process or embedded()
         self.worker_id = f"{self.process.id}/{self.process.next_number()}"
@@ -67,7 +69,7 @@ class Worker(threading.Thread):
     def stop(self) -> None:
         """Ask the thread to finish its current job and end; release what it has not started."""
         self._stopping.set()
-        self.process.wakeup.call()
+        self.process.wakeup.call_all()
 
     @property
     def is_stopping(self) -> bool:
@@ -93,31 +95,48 @@ class Worker(threading.Thread):
                 except DatabaseError as error:
                     rest = self.process.trouble.after(error)
                     self._drop_connection()
+                except Exception:
+                    # A defect of ours: nobody can tell what this thread holds, so the process is replaced.
+                    logger.exception("worker thread %s failed; its process will be recycled", self.worker_id)
+                    self.process.recycle()
+                    break
                 else:
                     self.process.trouble.over()
-                if rest > 0 and self.process.wakeup.wait_for_turn(rest):
+                if rest > 0 and self.process.wakeup.wait_for_turn(rest, self.lanes.kind, self._stopping.is_set):
                     self.lanes.expect_work()
+        except Exception as error:
+            self.process.is_broken(error)
         finally:
             self._leave()
 
     def step(self) -> float:
         """Claim and run one batch; return how long to rest, in seconds."""
         self._prepare()
+        if self.seat.is_busy:  # the database went away in the middle of the last batch
+            self._run_batch()
+        self.process.is_looking(self)
+        try:
+            jobs = self._claim_batch()
+            self.seat.load(jobs)
+        finally:
+            self.process.has_looked(self, found=self.seat.is_busy)
+        if not jobs:
+            return self.lanes.rest(self.poll_interval)
+        self.lanes.found_work()
+        self.process.wakeup.call()
+        self.process.keeper.watch()
+        self._run_batch()
+        return -1.0 if self.seat.abandoned else 0.0
+
+    def _claim_batch(self) -> list[ClaimedJob]:
+        """Claim from the first queue that has something for us."""
         jobs: list[ClaimedJob] = []
         queue = self.lanes.next_queue()
         while queue is not None and not jobs and not self.is_stopping:
             jobs = claim(queue, self._batch_size(), self.process.id)
             if not jobs:
                 queue = self.lanes.is_empty(queue)
-        if not jobs:
-            self.process.is_idle(self)
-            return self.lanes.rest(self.poll_interval)
-        self.lanes.found_work()
-        self.process.wakeup.call()
-        self.seat.load(jobs)
-        self.process.keeper.watch()
-        self._run_batch(len(jobs))
-        return -1.0 if self.seat.abandoned else 0.0
+        return jobs
 
     def run_one(self, queue: str) -> str | None:
         """Claim, run and settle one job of a queue in the calling thread; return its id, or None when none is ready.
@@ -132,7 +151,7 @@ class Worker(threading.Thread):
                 return None
             self.seat.load(jobs)
             self.process.keeper.watch()
-            self._run_batch(1)
+            self._run_batch()
             return jobs[0].id
         finally:
             self.process.left(self)
@@ -142,7 +161,7 @@ class Worker(threading.Thread):
         left = self.process.jobs_left()
         return max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_per_job), left))
 
-    def _run_batch(self, number: int) -> None:
+    def _run_batch(self) -> None:
         started = self._settled_at = time.monotonic()
         ran = 0
         while not self.is_stopping and (run := self.seat.next_run()) is not None:
@@ -179,9 +198,9 @@ class Worker(threading.Thread):
             result = self._isolation.execute(run, handler, self.handlers)
         else:
             result = execute(run, handler, self.handlers, self.process.id)
-            self._tidy.after_job()
-            processes.check_connection()
         self._keep(result)
+        self._tidy.after_job()
+        self._prepare()
 
     def _keep(self, result: Completed | Outcome | None) -> None:
         if self.seat.finish(result):
@@ -246,8 +265,6 @@ class WorkerPool:
             worker.stop()
         for worker in workers:
             if graceful and worker is not threading.current_thread():
-                # A thread that waits for its turn is woken one by one.
-                worker.process.wakeup.call()
                 worker.join(timeout)
 
 

@@ -48,6 +48,18 @@ INSERT_COLUMNS = (
 )
 
 
+EndedRow = tuple[str, int, str, float, int, int, str | None]
+# Written once for all; {due}, {now} and {prefix} differ. Only a job that runs again has a time to run at.
+ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {prefix}updated_at = {now},
+{prefix}retry_count = {job}.retry_count + ended.spent, {prefix}crash_count = {job}.crash_count + ended.crashes,
+{prefix}error = COALESCE(ended.error, {job}.error),
+{prefix}cancel_requested_at = CASE WHEN ended.status = 'cancelled' THEN {job}.cancel_requested_at END,
+{prefix}scheduled_at = CASE WHEN ended.status = 'scheduled' THEN {due} ELSE {job}.scheduled_at END,
+{prefix}available_at = CASE WHEN ended.status = 'scheduled' THEN {due} ELSE {job}.available_at END,
+{prefix}finished_at = CASE WHEN ended.status IN ('scheduled', 'pending') THEN NULL ELSE {now} END,
+{prefix}unique_lock = CASE WHEN ended.status IN ('scheduled', 'pending') THEN {job}.unique_lock END"""
+
+
 class Dialect(ABC):
     """Write the hot path for one database. Statements take the database's clock, never the host's."""
 
@@ -87,6 +99,13 @@ class Dialect(ABC):
     @abstractmethod
     def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
         """Complete jobs given as (id, fence, result JSON) and return the ids that still had that fence."""
+
+    @abstractmethod
+    def end(self, connection: BaseDatabaseWrapper, rows: Sequence[EndedRow]) -> set[str]:
+        """Move jobs whose run did not complete, and return the ids that still had their fence.
+
+        A row is (id, fence, status, delay in seconds, retries spent, crashes counted, error or None).
+        """
 
     @abstractmethod
     def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import DatabaseError, IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect
+from .base import CLAIMED_COLUMNS, COMPLETED, ENDED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect, EndedRow
 
 NOW = "UTC_TIMESTAMP(6)"
 ROWS_PER_INSERT = 500
@@ -28,6 +28,15 @@ UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
     id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]', result LONGTEXT PATH '$[2]')) AS done
 STRAIGHT_JOIN {JOB} AS job ON job.id = CONVERT(done.id USING utf8mb4) COLLATE {{collation}} AND job.fence = done.fence
 SET {COMPLETED.format(job="job", now=NOW).replace("fence =", "job.fence =")}, job.result = done.result"""
+
+
+_DUE = f"{NOW} + INTERVAL ROUND(ended.delay * 1000000) MICROSECOND"
+_END = f"""
+UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
+    id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]', status VARCHAR(10) PATH '$[2]', delay DOUBLE PATH '$[3]',
+    spent INT PATH '$[4]', crashes INT PATH '$[5]', error LONGTEXT PATH '$[6]')) AS ended
+STRAIGHT_JOIN {JOB} AS job ON job.id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}} AND job.fence = ended.fence
+SET {ENDED.format(prefix="job.", job="job", now=NOW, due=_DUE)}"""
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -85,16 +94,25 @@ class MariaDB(Dialect):
         return [(*row[:_FENCE], row[_FENCE] + 1, *row[_FENCE + 1 :]) for row in rows]
 
     def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
+        return self._move(connection, _COMPLETE, rows, ["completed"] * len(rows))
+
+    def end(self, connection: BaseDatabaseWrapper, rows: Sequence[EndedRow]) -> set[str]:
+        return self._move(connection, _END, rows, [row[2] for row in rows])
+
+    def _move(
+        self, connection: BaseDatabaseWrapper, statement: str, rows: Sequence[tuple[Any, ...]], statuses: Sequence[str]
+    ) -> set[str]:
+        """Run an UPDATE of many rows and return the ids it matched; which they are is asked only when some were not."""
         collation = "utf8mb4_nopad_bin" if connection.mysql_is_mariadb else "utf8mb4_0900_bin"  # type: ignore[attr-defined]
         with connection.cursor() as cursor:
-            cursor.execute(_COMPLETE.format(collation=collation), (json.dumps(rows),))
+            cursor.execute(statement.format(collation=collation), (json.dumps(rows),))
             if cursor.rowcount == len(rows):
                 return {row[0] for row in rows}
-            marks = ", ".join(["(%s, %s)"] * len(rows))
+            wanted = [(row[0], row[1] + 1, status) for row, status in zip(rows, statuses, strict=True)]
             cursor.execute(
-                f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(rows))}) AND status = 'completed'"
-                f" AND (id, fence) IN ({marks})",
-                [row[0] for row in rows] + [value for row in rows for value in (row[0], row[1] + 1)],
+                f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(rows))})"
+                f" AND (id, fence, status) IN ({', '.join(['(%s, %s, %s)'] * len(rows))})",
+                [row[0] for row in rows] + [value for one in wanted for value in one],
             )
             return {row[0] for row in cursor.fetchall()}
 

@@ -7,7 +7,18 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, OPEN_EDGES, Dialect
+from .base import (
+    CLAIMED_COLUMNS,
+    COMPLETED,
+    ENDED,
+    FIXED_COLUMNS,
+    INSERT_COLUMNS,
+    JOB,
+    LIVE_PROCESS,
+    OPEN_EDGES,
+    Dialect,
+    EndedRow,
+)
 
 NOW = "STATEMENT_TIMESTAMP()"
 
@@ -39,6 +50,13 @@ _COMPLETE = f"""
 UPDATE {JOB} AS job SET {COMPLETED.format(job="job", now=NOW)}, result = done.result::jsonb
 FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS done(id, fence, result)
 WHERE job.id = done.id AND job.fence = done.fence
+RETURNING job.id"""
+
+_END = f"""
+UPDATE {JOB} AS job SET {ENDED.format(prefix="", job="job", now=NOW, due=f"{NOW} + ended.delay * INTERVAL '1 second'")}
+FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::float8[], %s::int[], %s::int[], %s::text[])
+    AS ended(id, fence, status, delay, spent, crashes, error)
+WHERE job.id = ended.id AND job.fence = ended.fence
 RETURNING job.id"""
 
 _PROMOTE = f"""
@@ -82,6 +100,11 @@ class PostgreSQL(Dialect):
         ids, fences, results = zip(*rows, strict=True)
         with connection.cursor() as cursor:
             cursor.execute(_COMPLETE, (list(ids), list(fences), list(results)))
+            return {row[0] for row in cursor.fetchall()}
+
+    def end(self, connection: BaseDatabaseWrapper, rows: Sequence[EndedRow]) -> set[str]:
+        with connection.cursor() as cursor:
+            cursor.execute(_END, [list(column) for column in zip(*rows, strict=True)])
             return {row[0] for row in cursor.fetchall()}
 
     def open_edges(self, connection: BaseDatabaseWrapper, ids: Sequence[str]) -> list[tuple[Any, ...]]:

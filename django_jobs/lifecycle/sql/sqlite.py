@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import CLAIMED_COLUMNS, COMPLETED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect
+from .base import CLAIMED_COLUMNS, COMPLETED, ENDED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect, EndedRow
 
 # %% because Django hands the statement to the % operator of its parameter style.
 NOW = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
@@ -25,6 +25,14 @@ _COMPLETE = f"""
 UPDATE {JOB} SET {COMPLETED.format(job=JOB, now=NOW)}, result = done.value ->> 2
 FROM json_each(%s) AS done
 WHERE {JOB}.id = done.value ->> 0 AND {JOB}.fence = done.value ->> 1
+RETURNING {JOB}.id"""
+
+_DUE = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('+%%.3f seconds', ended.delay))"
+_END = f"""
+UPDATE {JOB} SET {ENDED.format(prefix="", job=JOB, now=NOW, due=_DUE)}
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS status, value ->> 3 AS delay, value ->> 4 AS spent,
+      value ->> 5 AS crashes, value ->> 6 AS error FROM json_each(%s)) AS ended
+WHERE {JOB}.id = ended.id AND {JOB}.fence = ended.fence
 RETURNING {JOB}.id"""
 
 _PROMOTE = f"""
@@ -57,6 +65,11 @@ class SQLite(Dialect):
     def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
         with connection.cursor() as cursor:
             cursor.execute(_COMPLETE, (json.dumps(rows),))
+            return {row[0] for row in cursor.fetchall()}
+
+    def end(self, connection: BaseDatabaseWrapper, rows: Sequence[EndedRow]) -> set[str]:
+        with connection.cursor() as cursor:
+            cursor.execute(_END, (json.dumps(rows),))
             return {row[0] for row in cursor.fetchall()}
 
     def promote(self, connection: BaseDatabaseWrapper, limit: int) -> list[str]:
