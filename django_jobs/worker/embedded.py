@@ -1,0 +1,36 @@
+"""The worker process inside a script: one per operating-system process, for workers that are started by hand."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+
+from .process import Process
+
+_embedded: Process | None = None
+_embedded_lock = threading.Lock()
+
+
+def embedded() -> Process:
+    """Return the worker process of this script: one per operating-system process, started when first used."""
+    global _embedded
+    with _embedded_lock:
+        if _embedded is None or _embedded.is_stopping or _embedded_pid != os.getpid():
+            _renew()
+        assert _embedded is not None
+        return _embedded
+
+
+_embedded_pid = 0
+
+
+def _renew() -> None:
+    global _embedded, _embedded_pid
+    _embedded, _embedded_pid = Process(), os.getpid()
+    atexit.register(_leave, _embedded, os.getpid())
+
+
+def _leave(process: Process, pid: int) -> None:
+    if os.getpid() == pid and not process.is_stopping:
+        process.stop(grace=5.0)
