@@ -23,6 +23,7 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     sortable_by = ()
     show_full_result_count = False
     list_display_links = None
+    show_facets = admin.ShowFacets.NEVER  # they count the whole table once for each choice
 
     class Media:
         css = {"all": ("django_jobs/console.css",)}
@@ -84,6 +85,7 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "title": title,
             "opts": self.opts,
             "cl": {"opts": self.opts},
+            "actions_on_top": True,  # else the template of lists adds an inline style
             "media": self.media,
             "has_view_permission": True,
             **context,

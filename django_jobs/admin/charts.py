@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
-WIDTH, HEIGHT, FOOT, HEAD = 600, 110, 16, 14
+WIDTH, HEIGHT, FOOT, HEAD = 420, 100, 16, 14
 
 
 def bars_of(
@@ -39,7 +39,7 @@ def chart(series: Sequence[tuple[datetime, int, int]], title: str) -> SafeString
     step = WIDTH / max(1, len(series))
     drawn = format_html_join("", "{}", ((_bar(index * step, step, one, top),) for index, one in enumerate(series)))
     return format_html(
-        '<svg class="jobs-chart" role="img" aria-label="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"'
+        '<svg class="jobs-chart" role="img" aria-label="{}" viewBox="0 0 {} {}"'
         ' xmlns="http://www.w3.org/2000/svg">{}<line x1="0" x2="{}" y1="{}" y2="{}"/>{}</svg>',
         label, WIDTH, HEIGHT, drawn, WIDTH, HEIGHT - FOOT, HEIGHT - FOOT, _labels(series, top),
     )  # fmt: skip

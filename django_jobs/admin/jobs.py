@@ -18,7 +18,7 @@ from django_jobs.models.job import LIVE, TERMINAL
 from . import operations
 from .filters import AgeFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
 from .job_page import JobPage
-from .widgets import NOTHING, SHORT, code, lasted, link, moment, progress_bar, status_badge
+from .widgets import SHORT, code, lasted, link, moment, progress_bar, status_badge
 
 HIDDEN = ("payload", "result", "error", "metadata")
 
@@ -27,7 +27,7 @@ HIDDEN = ("payload", "result", "error", "metadata")
 class JobAdmin(JobPage):
     """The list of jobs, newest first."""
 
-    list_display = ("job", "status_text", "queue_text", "priority_text", "tries", "created", "took", "detail")
+    list_display = ("job", "status_text", "queue_text", "created", "detail")
     list_filter = (StatusFilter, QueueFilter, TypeFilter, WorkerFilter, AgeFilter, ScheduleFilter)
     search_fields = ("id", "job_type", "unique_key")
     search_help_text = _("Search by id, unique key, or part of a job type.")
@@ -96,36 +96,27 @@ class JobAdmin(JobPage):
 
     @admin.display(description=_("status"))
     def status_text(self, obj: Any) -> str:
-        """Show the status as a badge."""
-        return status_badge(obj)
+        """Show the status as a badge, and the retries made, if any."""
+        if not obj.retry_count:
+            return status_badge(obj)
+        retries = _("retry %(made)s of %(allowed)s") % {"made": obj.retry_count, "allowed": obj.max_retries}
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', status_badge(obj), retries)
 
     @admin.display(description=_("queue"))
     def queue_text(self, obj: Any) -> str:
-        """Show the queue."""
-        return code(obj.queue, 64)
-
-    @admin.display(description=_("priority"))
-    def priority_text(self, obj: Any) -> int:
-        """Show the priority, 1 to 10."""
-        return int(obj.priority)
-
-    @admin.display(description=_("retries"))
-    def tries(self, obj: Any) -> str:
-        """Show retries made and allowed."""
-        return f"{obj.retry_count}/{obj.max_retries}"
+        """Show the queue and the priority."""
+        priority = _("priority %(number)s") % {"number": obj.priority}
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', code(obj.queue, 64), priority)
 
     @admin.display(description=_("created"))
     def created(self, obj: Any) -> str:
-        """Show how long ago."""
-        return moment(obj.created_at, obj.asked_at)
-
-    @admin.display(description=_("took"))
-    def took(self, obj: Any) -> str:
-        """Show how long the last run took, or has taken so far."""
-        if obj.started_at is None:
-            return NOTHING
-        end = obj.finished_at if obj.status in TERMINAL else obj.asked_at if obj.status == "running" else None
-        return lasted((end - obj.started_at).total_seconds()) if end else NOTHING
+        """Show how long ago, and how long the last run took or has taken so far."""
+        ended = obj.finished_at if obj.status in TERMINAL else obj.asked_at if obj.status == "running" else None
+        ago = moment(obj.created_at, obj.asked_at)
+        if obj.started_at is None or ended is None:
+            return ago
+        took = _("ran %(span)s") % {"span": lasted((ended - obj.started_at).total_seconds())}
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', ago, took)
 
     @admin.display(description=_("detail"))
     def detail(self, obj: Any) -> str:

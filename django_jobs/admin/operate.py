@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from .paging import capped_count, count_text
 
 SECONDS_PER_REQUEST = 20.0  # a proxy in front of the site gives up not much later
 LOGGED_ONE_BY_ONE = 200
+KEYS_AT_ONCE = 10_000
 SAMPLE = 10
 
 
@@ -108,17 +109,14 @@ class OperatingAdmin(ConsoleAdmin):
         ids: list[Any] = []
         tally, more = Tally(), False
         deadline = time.monotonic() + SECONDS_PER_REQUEST
-        keys = rows.order_by("pk").values_list("pk", flat=True)
-        chunk = list(keys[:CHUNK])
         try:
-            while chunk:
+            for chunk in _chunks_of(rows):
+                if time.monotonic() > deadline:
+                    more = True
+                    break
                 order = Order(by=request.user, options=options, position=len(ids))
                 tally += operation.run(chunk, order)
                 ids += chunk
-                chunk = list(keys.filter(pk__gt=chunk[-1])[:CHUNK])
-                if chunk and time.monotonic() > deadline:
-                    more = True
-                    break
         except JobsError as error:
             messages.error(request, str(error))
         gone = 0 if across else max(0, len(set(request.POST.getlist(ACTION_CHECKBOX_NAME))) - len(ids))
@@ -176,6 +174,16 @@ class OperatingAdmin(ConsoleAdmin):
             )
             for pk, description in rows
         )
+
+
+def _chunks_of(rows: QuerySet[Any]) -> Iterator[list[Any]]:
+    """Yield the keys of rows in chunks for one transaction each; many are read at once, for a filter may have no index."""
+    keys = rows.order_by("pk").values_list("pk", flat=True)
+    read = list(keys[:KEYS_AT_ONCE])
+    while read:
+        for start in range(0, len(read), CHUNK):
+            yield read[start : start + CHUNK]
+        read = list(keys.filter(pk__gt=read[-1])[:KEYS_AT_ONCE]) if len(read) == KEYS_AT_ONCE else []
 
 
 def _was_sent(form: forms.Form, request: HttpRequest) -> bool:

@@ -49,8 +49,9 @@ class OverviewAdmin(ConsoleAdmin):
     def _context(self, request: HttpRequest) -> dict[str, Any]:
         now = database_now()
         queues = ask.queue_figures()
-        ask.add_times(queues)
-        newest = ask.newest_figures(now)
+        floor = ask.window_floor()
+        ask.add_times(queues, floor)
+        newest = ask.newest_figures(now, floor)
         workers = list(WorkerProcess.objects.values_list("lease_expires_at", "threads", "stopping_at")[:1_000])
         alive = [row for row in workers if row[0] and row[0] > now]
         letters = capped_count(DeadLetter.objects.open())
@@ -77,7 +78,7 @@ class OverviewAdmin(ConsoleAdmin):
             "state": state,
             "figures": self._cards(state, waits, runs),
             "problems": _problems(queues, state, now),
-            "queues": [queue_row(one, now) for one in queues.values()],
+            "queues": [queue_row(queues[name], now) for name in sorted(queues)],
             "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour")),
             "day": chart(bars_of(newest.minutes, now, 48, timedelta(minutes=30)), _("Last 24 hours")),
             "since": newest.since if newest.since and newest.since > now - timedelta(days=1) else None,

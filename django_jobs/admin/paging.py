@@ -11,6 +11,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.formats import number_format
+from django.utils.text import capfirst
 
 REFRESH_SECONDS = 5
 MOST_COUNTED = 10_000
@@ -46,6 +47,10 @@ class KeysetChangeList(ChangeList):
     newer_url: str | None = None
     window_url: str | None = None
     window_text: str
+
+    def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().__init__(request, *args, **kwargs)
+        self.title = str(capfirst(str(self.opts.verbose_name_plural)))
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         """Return the rows that match filters and search, all pages of them."""

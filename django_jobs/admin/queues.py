@@ -37,10 +37,10 @@ class QueueAdmin(OperatingAdmin):
             return HttpResponseNotAllowed(["GET"])
         now = database_now()
         queues = ask.queue_figures(queue_names(request))
-        ask.add_times(queues)
+        ask.add_times(queues, ask.window_floor())
         context = {
             "now": now,
-            "queues": [queue_row(one, now) for one in queues.values()],
+            "queues": [queue_row(queues[name], now) for name in sorted(queues)],
             "may_pause": self.may(request, "pause_queue"),
             "switch_url": reverse(f"{self.admin_site.name}:django_jobs_queue_switch"),
             "jobs_url": self.list_url("job"),

@@ -76,7 +76,7 @@ DISABLE = Operation(
 class ScheduleAdmin(OperatingAdmin):
     """The list of schedules and the page of one."""
 
-    list_display = ("schedule", "state", "timing", "next_tick", "last_tick", "job_type_text", "problem")
+    list_display = ("schedule", "state", "timing", "next_tick", "last_tick")
     list_filter = ("enabled", "kind")
     search_fields = ("name", "job_type")
     search_help_text = gettext_lazy("Search by name or job type.")
@@ -112,8 +112,9 @@ class ScheduleAdmin(OperatingAdmin):
 
     @admin.display(description=gettext_lazy("schedule"))
     def schedule(self, obj: Any) -> str:
-        """Link to the schedule's page."""
-        return link(self.object_url("schedule", obj.pk), code(obj.name, 64))
+        """Link to the schedule's page, and name the job type that it submits."""
+        page = link(self.object_url("schedule", obj.pk), code(obj.name, 64))
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, code(obj.job_type, 80))
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, obj: Any) -> str:
@@ -122,7 +123,9 @@ class ScheduleAdmin(OperatingAdmin):
 
     @admin.display(description=gettext_lazy("when"))
     def timing(self, obj: Any) -> str:
-        """Say in words when it ticks."""
+        """Say in words when it ticks, or why it does no more."""
+        if obj.last_error:
+            return format_html("<bdi>{}</bdi><br>{}", description(obj), code(obj.last_error))
         return format_html("<bdi>{}</bdi>", description(obj))
 
     @admin.display(description=gettext_lazy("next tick"))
@@ -134,16 +137,6 @@ class ScheduleAdmin(OperatingAdmin):
     def last_tick(self, obj: Any) -> str:
         """Show how long ago."""
         return moment(obj.last_run_at, obj.asked_at)
-
-    @admin.display(description=gettext_lazy("job type"))
-    def job_type_text(self, obj: Any) -> str:
-        """Show what it submits."""
-        return code(obj.job_type, 80)
-
-    @admin.display(description=gettext_lazy("last error"))
-    def problem(self, obj: Any) -> str:
-        """Show why it was disabled."""
-        return code(obj.last_error) if obj.last_error else ""
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

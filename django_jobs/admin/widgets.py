@@ -52,15 +52,15 @@ def lasted(seconds: float | None) -> str:
         return _("%(number)s ms") % {"number": round(seconds * 1000)}
     if seconds < MINUTE:
         return _("%(number)s s") % {"number": f"{seconds:.1f}" if seconds < 10 else round(seconds)}
+    minutes, hours, days = int(seconds // MINUTE), int(seconds // HOUR), int(seconds // DAY)
     if seconds < HOUR:
-        return _("%(large)s min %(small)s s") % _split(seconds, MINUTE, 1)
-    if seconds < DAY:
-        return _("%(large)s h %(small)s min") % _split(seconds, HOUR, MINUTE)
-    return _("%(large)s d %(small)s h") % _split(seconds, DAY, HOUR)
-
-
-def _split(seconds: float, large: int, small: int) -> dict[str, int]:
-    return {"large": int(seconds // large), "small": int(seconds % large // small)}
+        units = (_("%(number)s min"), minutes, _("%(number)s s"), int(seconds % MINUTE))
+    elif seconds < DAY:
+        units = (_("%(number)s h"), hours, _("%(number)s min"), minutes % 60)
+    else:
+        units = (_("%(number)s d"), days, _("%(number)s h"), hours % 24)
+    large, many, small, few = units
+    return f"{large % {'number': many}} {small % {'number': few}}" if few else large % {"number": many}
 
 
 def ago(seconds: float | None) -> str:

@@ -142,12 +142,12 @@ def _revive_dependents(using: str) -> None:
 def _acknowledge(letter_ids: Sequence[int], by: Any, note: str, using: str) -> Tally:
     def move() -> Tally:
         letters = DeadLetter.objects.using(using).filter(pk__in=letter_ids).open()
-        closed = list(letters.order_by("pk").select_for_update(of=("self",)).select_related("job"))
+        closed = list(letters.order_by("pk").select_for_update().only("pk", "job_id"))
         DeadLetter.objects.using(using).filter(pk__in=[letter.pk for letter in closed]).update(
             acknowledged_at=DbNow(), acknowledged_by=by, note=note
         )
         for letter in closed:
-            announce(signals.dead_letter_acknowledged, letter.job, using, letter=letter, note=note)
+            announce(signals.dead_letter_acknowledged, letter.job_id, using, letter=letter, note=note)
         return Tally(len(closed), len(letter_ids) - len(closed))
 
     return run_transaction(move, using)

@@ -108,7 +108,7 @@ class Minute(Func):
     arity = 1
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return self.as_sql(compiler, connection, template="STRFTIME('%%s', %(expressions)s) / 60", **extra)
+        return self.as_sql(compiler, connection, template="STRFTIME('%%%%s', %(expressions)s) / 60", **extra)
 
     def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
         template = "FLOOR(DATE_PART('epoch', %(expressions)s) / 60)::integer"

@@ -84,7 +84,7 @@ def test_ended_jobs_are_counted_by_minute_and_quality() -> None:
     finished(600, "dead")
     finished(600, "cancelled")
     finished(2 * 86_400)
-    minutes = figures.newest_figures(now).minutes
+    minutes = figures.newest_figures(now, figures.window_floor()).minutes
     hour = bars_of(minutes, now, 60, timedelta(minutes=1))
     assert len(hour) == 60
     assert sum(good for _, good, _ in hour) == 2
@@ -118,7 +118,7 @@ def test_waits_and_runs_are_those_of_the_newest_completed_jobs(monkeypatch: pyte
     finished(20, wait=1, run=2)
     finished(10, wait=3, run=4, queue="mail")
     found = figures.queue_figures()
-    figures.add_times(found)
+    figures.add_times(found, figures.window_floor())
     assert [round(value) for value in found["default"].waits + found["mail"].waits] == [1, 3]
     assert [round(value) for value in found["default"].runs + found["mail"].runs] == [2, 4]
 
