@@ -17,8 +17,9 @@ class DjangoJobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, logs  # noqa: F401  registering is what importing them does
+        from . import checks, logs, shell  # noqa: F401  registering is what importing the first two does
 
+        shell.follow_setting()
         autodiscover_modules("jobs")
         post_migrate.connect(_write_declared_schedules, sender=self)
         if _is_a_task_backend():

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeVar
 
@@ -27,9 +28,22 @@ AWAY_SQLSTATES = ("08", "57P", "25006", "53")
 AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
 
 
+_chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
+
+
 def jobs_alias() -> str:
     """Return the database alias of the job table, as the site's routers say."""
-    return router.db_for_write(Job)
+    return _chosen.get() or router.db_for_write(Job)
+
+
+@contextmanager
+def use_database(alias: str | None) -> Iterator[None]:
+    """Work on the job table of another database alias than the routers say (None: of theirs) until the block ends."""
+    token = _chosen.set(alias)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 def jobs_connection() -> BaseDatabaseWrapper:

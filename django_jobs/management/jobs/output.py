@@ -1,0 +1,138 @@
+"""What the verbs print: tables for people, JSON Lines for machines, a progress bar; and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, TextIO
+
+from django.core.management.base import CommandError
+
+from django_jobs.exceptions import InvalidJob, JobNotFound
+
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+BAR = 30
+
+
+class Usage(CommandError):
+    """The command line itself is wrong: exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, returncode=2)
+
+
+class Output:
+    """Where a verb writes. `as_json`: JSON Lines instead of text."""
+
+    def __init__(self, stdout: Any, stderr: Any, *, as_json: bool, yes: bool) -> None:
+        self._stdout = stdout
+        self._stderr = stderr
+        self._yes = yes
+        self.as_json = as_json
+
+    def line(self, text: str = "") -> None:
+        """Print a line; control characters, which may come from anywhere, do not reach the terminal."""
+        self._stdout.write(clean(text))
+
+    def json(self, value: Any) -> None:
+        """Print a value as one line of JSON; times in ISO 8601, UTC."""
+        self._stdout.write(json.dumps(value, ensure_ascii=False, default=iso))
+
+    def note(self, text: str) -> None:
+        """Tell something on stderr that is no error."""
+        self._stderr.write(clean(text), lambda plain: plain)
+
+    def table(self, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Print rows in columns, with their heads; `nothing` when there are none."""
+        cells = [[clean(as_text(value)).replace("\n", " ") for value in row] for row in rows]
+        if not cells:
+            self.line("nothing")
+            return
+        widths = [max(len(row[column]) for row in [heads, *cells]) for column in range(len(heads))]
+        for row in [list(heads), *cells]:
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def confirm(self, question: str) -> None:
+        """Ask on a terminal whether to go on; elsewhere `--yes` must have been given. Raises CommandError otherwise."""
+        if self._yes:
+            return
+        if not sys.stdin.isatty():
+            raise CommandError(f"{question} Give --yes to do it.")
+        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            raise CommandError("nothing was changed")
+
+    def each(self, ids: Iterable[str], move: Callable[[str], str]) -> None:
+        """Make a move for each id and print what it says; what is refused is told at the end, with exit code 1."""
+        problems: list[str] = []
+        for one in ids:
+            try:
+                told = move(one)
+            except JobNotFound as error:
+                problems.append(str(error))
+            except InvalidJob as error:
+                problems += error.problems
+            else:
+                if self.as_json:
+                    self.json({"id": one, "state": told})
+                else:
+                    self.line(f"{one} {told}")
+        if problems:
+            raise CommandError("\n".join(problems))
+
+    def binary(self) -> BinaryIO:
+        """Return stdout for bytes."""
+        stream = getattr(self._stdout, "_out", self._stdout)
+        buffer = getattr(stream, "buffer", None)
+        return buffer if buffer is not None else _Encoded(stream)  # type: ignore[return-value]
+
+    def bar(self, what: str) -> Callable[[int, int], None]:
+        """Return what draws a progress bar on a terminal, and nothing elsewhere."""
+        stream: TextIO = sys.stderr
+        if not stream.isatty():
+            return lambda done, total: None
+
+        def draw(done: int, total: int) -> None:
+            filled = BAR * done // total if total else BAR
+            end = "\n" if done >= total else ""
+            percent = 100 * done // total if total else 100
+            stream.write(f"\r{what} [{'#' * filled}{'.' * (BAR - filled)}] {percent:3d} %{end}")
+            stream.flush()
+
+        return draw
+
+
+class _Encoded:
+    """Lets bytes be written to a stream of text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> int:
+        return self._stream.write(data.decode())
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def clean(text: str) -> str:
+    """Return text whose control characters are shown as `?`; line ends stay."""
+    return _CONTROL.sub("?", text)
+
+
+def as_text(value: Any) -> str:
+    """Return a value for a cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)
+
+
+def iso(value: Any) -> str:
+    """Return a time as ISO 8601 in UTC, with a Z; other values as text."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)
