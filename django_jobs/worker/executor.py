@@ -77,11 +77,11 @@ def _run_atomic(run: Run, handler: Handler, process_id: str) -> None:
     """Run the handler and complete its job in one transaction; the job's row is touched last."""
     alias = jobs_alias()
     with transaction.atomic(using=alias, durable=True):
-        guard = transaction.savepoint(using=alias)
+        guard = connections[alias].savepoint()
         result = _call(run, handler, process_id)
         try:
             # The savepoint is gone when the handler committed, or a DDL statement did so on MariaDB.
-            transaction.savepoint_commit(guard, using=alias)
+            connections[alias].savepoint_commit(guard)
         except DatabaseError as error:
             raise BrokenTransaction(
                 "the atomic handler committed or rolled back its transaction (a COMMIT, a ROLLBACK, or a DDL statement), so its"
