@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import notify
@@ -43,15 +43,21 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         """Listen, and start over after an error, until stopped."""
-        while not self._stopped.is_set():
-            try:
-                with contextlib.closing(notify.Subscription(self._process.id)) as subscription:
-                    self._listen(subscription)
-            except DatabaseError as error:
-                logger.debug("the listening connection broke: %s", error)
-            self.is_healthy = False
-            self._process.wakeup.call()
-            self._stopped.wait(PAUSE_SECONDS)
+        try:
+            while not self._stopped.is_set():
+                self._listen_once()
+                self.is_healthy = False
+                self._process.wakeup.call()
+                self._stopped.wait(PAUSE_SECONDS)
+        finally:
+            connections.close_all()  # the proof was sent on this thread's own
+
+    def _listen_once(self) -> None:
+        try:
+            with contextlib.closing(notify.Subscription(self._process.id)) as subscription:
+                self._listen(subscription)
+        except DatabaseError as error:
+            logger.debug("the listening connection broke: %s", error)
 
     def _listen(self, subscription: notify.Subscription) -> None:
         """Pass notifications on. A proof that we sent ourselves must arrive first: poolers lose LISTEN silently."""
