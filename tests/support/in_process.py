@@ -15,3 +15,6 @@ def running_process(threads: int = 2) -> Iterator[Process]:
         yield process
     finally:
         assert process.stop(grace=10), "the worker threads ended in time"
+        for thread in (process.listener, process.heartbeat):
+            if thread.is_alive():
+                thread.join(5)  # until its connection is closed

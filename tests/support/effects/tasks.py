@@ -46,8 +46,13 @@ def leave(context: Any, kind: str) -> None:
 async def describe_async(context: Any, text: str) -> list[Any]:
     """Return the text and the attempt, after giving way once."""
     await asyncio.sleep(0)
-    await sync_to_async(leave_effect)(context.task_result.id, context.job.fence, "async")
     return [text, context.attempt]
+
+
+@task(takes_context=True)
+async def leave_async(context: Any) -> None:
+    """Leave an effect, as a coroutine does: in a thread."""
+    await sync_to_async(leave_effect)(context.task_result.id, context.job.fence, "async")
 
 
 @task(max_retries=0)

@@ -1,0 +1,58 @@
+"""Tasks run by `runworkers`: found by a fresh process, in one order with jobs, alone in a subprocess, after a kill."""
+
+from typing import Any
+
+import pytest
+
+import django_jobs
+from django_jobs.compat import TaskResultStatus
+from tests.support.effects import tasks
+from tests.support.effects.models import Effect
+from tests.support.processes import manage, spawn_workers
+from tests.support.waiting import dump_rows, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def _drain(*args: str) -> None:
+    done = manage("runworkers", "--drain", *args)
+    assert done.returncode == 0, done.stderr
+
+
+def _is_finished(result: Any) -> bool:
+    result.refresh()
+    return bool(result.is_finished)
+
+
+def test_a_fresh_worker_process_knows_the_tasks_of_every_app() -> None:
+    results = [tasks.add.enqueue(1, two=2), tasks.leave_async.enqueue(), tasks.isolated.enqueue()]
+    _drain()
+    for result in results:
+        result.refresh()
+        assert result.status == TaskResultStatus.SUCCESSFUL, dump_rows()
+    assert [result.return_value for result in results[:2]] == [3, None]
+    assert Effect.objects.get(job_id=results[1].id).kind == "async"
+    pid, attempt = results[2].return_value
+    assert attempt == 1
+    assert pid != int(results[2].worker_ids[0].split(":")[1]), "it ran in a subprocess of the worker process"
+
+
+def test_tasks_and_jobs_run_in_one_order() -> None:
+    for priority in (5, 10):
+        django_jobs.submit("effects.record", {"kind": f"job {priority}"}, priority=priority)
+    for priority in (99, -1, 1):
+        tasks.leave.using(priority=priority).enqueue(f"task {priority}")
+    _drain("--threads", "1")
+    ran = list(Effect.objects.order_by("pk").values_list("kind", flat=True))
+    assert ran == ["job 10", "task 99", "task 1", "job 5", "task -1"]
+
+
+def test_a_task_whose_worker_was_killed_runs_again_and_its_result_tells_so() -> None:
+    result = tasks.kill_worker_once.enqueue()
+    with spawn_workers("--processes", "1", settings={"LEASE_SECONDS": 2}):
+        wait_until(lambda: _is_finished(result), 40, "the second attempt")
+    assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, 2), dump_rows()
+    assert result.attempts == 2
+    assert len(set(result.worker_ids)) == 2
+    assert len(result.errors) == 1
+    assert "died" in result.errors[0].traceback
