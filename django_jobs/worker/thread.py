@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +25,6 @@ from .seat import Seat
 if TYPE_CHECKING:
     from .process import Process
 
-logger = logging.getLogger("django_jobs")
 MAX_BATCH = 128
 BATCH_SECONDS = 0.05
 SETTLE_SECONDS = 0.05
@@ -95,11 +93,6 @@ class Worker(threading.Thread):
                 except DatabaseError as error:
                     rest = self.process.trouble.after(error)
                     self._drop_connection()
-                except Exception:
-                    # A defect of ours: nobody can tell what this thread holds, so the process is replaced.
-                    logger.exception("worker thread %s failed; its process will be recycled", self.worker_id)
-                    self.process.recycle()
-                    break
                 else:
                     self.process.trouble.over()
                 if rest > 0 and self.process.wakeup.wait_for_turn(rest, self.lanes.kind, self._stopping.is_set):
