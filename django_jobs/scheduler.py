@@ -9,6 +9,7 @@ from typing import Any
 from .handlers import registry
 from .lifecycle.schedule import create_schedule, delete_schedule
 from .models import Schedule
+from .models.job_values import moment
 
 
 class Scheduler:
@@ -23,10 +24,16 @@ class Scheduler:
         self._handlers = getattr(queue, "handlers", registry)
 
     def schedule_once(
-        self, job_id: str, job_type: str, run_at: datetime, payload: Mapping[str, Any] | None = None, **options: Any
+        self,
+        job_id: str,
+        job_type: str,
+        run_at: datetime | float,
+        payload: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Schedule:
-        """Submit a job at an aware datetime; one that is past is submitted at once. `job_id` names the schedule."""
-        return self._create(job_id, job_type, payload, {"at": run_at, **options})
+        """Submit a job at an aware datetime, or Unix seconds; a past one at once. `job_id` names the schedule."""
+        at = moment("run_at", run_at) if isinstance(run_at, int | float) else run_at
+        return self._create(job_id, job_type, payload, {"at": at, **options})
 
     def schedule_interval(
         self,

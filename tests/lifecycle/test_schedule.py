@@ -22,6 +22,7 @@ from tests.support.threads import run_in_threads
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
+JUST_NOW = timedelta(milliseconds=2)  # SQLite's clock has milliseconds
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +104,7 @@ def test_the_next_tick_of_a_cron_schedule_is_by_its_zone() -> None:
 
 def test_a_job_type_that_lives_in_another_process_is_submitted() -> None:
     row = create_schedule("elsewhere", "elsewhere.job", every=MINUTE, handlers=None)
-    Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now())
+    Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now() - JUST_NOW)
     tick()
     assert Job.objects.get().job_type == "elsewhere.job"
 
@@ -260,7 +261,7 @@ def test_overlap_skip_waits_for_the_last_ticks_job() -> None:
     job = Job.objects.get()
 
     def again() -> int:
-        Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now())
+        Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now() - JUST_NOW)
         tick()
         return Job.objects.count()
 
@@ -278,7 +279,7 @@ def test_overlap_skip_waits_for_the_last_ticks_job() -> None:
 def test_overlap_allow_submits_another() -> None:
     row = make(overdue=timedelta(seconds=1))
     tick()
-    Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now())
+    Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now() - JUST_NOW)
     tick()
     assert Job.objects.ready().count() == 2
 

@@ -30,6 +30,7 @@ from tests.support.threads import run_in_threads
 
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
+JUST_NOW = timedelta(milliseconds=2)  # SQLite's clock has milliseconds
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,13 @@ def test_a_cron_schedule_ticks_first_at_its_next_time() -> None:
 def test_a_one_off_ticks_at_its_time() -> None:
     when = datetime(2100, 1, 1, tzinfo=UTC)
     Scheduler().schedule_once("party", "effects.record", when)
-    assert (get().kind, get().run_at, get().next_run_at) == ("once", when, when)
+    Scheduler().schedule_once("in seconds", "effects.record", when.timestamp())
+    for row in Schedule.objects.all():
+        assert (row.kind, row.run_at, row.next_run_at) == ("once", when, when)
+    for wrong in (float("nan"), "tomorrow", None, datetime(2100, 1, 1)):
+        with pytest.raises(InvalidJob):
+            Scheduler().schedule_once("wrong", "effects.record", wrong)  # type: ignore[arg-type]
+    assert Schedule.objects.count() == 2
 
 
 def test_a_scheduler_of_a_queue_sends_its_jobs_there() -> None:
@@ -271,7 +278,7 @@ def test_other_times_in_the_declaration_move_the_next_tick(monkeypatch: pytest.M
 def test_a_new_declaration_mends_what_a_broken_tick_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     declare("poll", "effects.record", every=3600)
     sync_declared()
-    Schedule.objects.update(interval_seconds=0, next_run_at=database_now())
+    Schedule.objects.update(interval_seconds=0, next_run_at=database_now() - JUST_NOW)
     tick()
     assert get().enabled is False
     sync_declared()
