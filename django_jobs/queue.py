@@ -56,7 +56,8 @@ def parse_config(name: str, config: Mapping[str, Any]) -> conf.QueueSettings:
     """Return the checked configuration of a queue; raise InvalidJob with all that is wrong with it."""
     parsed, problems = conf.parse({"QUEUES": {name: config}})
     if problems:
-        raise InvalidJob(*(problem.message.replace(f"{conf.NAME}['QUEUES']", "queue") for problem in problems))
+        said = (f"{one.message} {one.hint}" if one.kind == "key" else one.message for one in problems)
+        raise InvalidJob(*(text.replace(f"{conf.NAME}['QUEUES']", "queue") for text in said))
     return parsed.QUEUES[name]
 
 

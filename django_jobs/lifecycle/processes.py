@@ -98,6 +98,12 @@ def leave(process_id: str, alias: str | None = None) -> bool:
     return run_transaction(move, using)
 
 
+def is_registered(process_id: str, alias: str | None = None) -> bool:
+    """Say whether a process has a row and was not declared dead."""
+    rows = WorkerProcess.objects.using(alias or jobs_alias())
+    return rows.filter(pk=process_id, lease_expires_at__isnull=False).exists()
+
+
 def held_by(process_id: str, alias: str | None = None) -> dict[str, int]:
     """Return the fence of each running job that names a process."""
     running = Job.objects.using(alias or jobs_alias()).filter(worker_id=process_id, status=JobStatus.RUNNING)

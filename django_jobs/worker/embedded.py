@@ -6,6 +6,8 @@ import atexit
 import os
 import threading
 
+from django_jobs.lifecycle import processes
+
 from .process import Process
 
 _embedded: Process | None = None
@@ -16,10 +18,17 @@ def embedded() -> Process:
     """Return the worker process of this script: one per operating-system process, started when first used."""
     global _embedded
     with _embedded_lock:
+        if _embedded is not None and _embedded_pid == os.getpid() and _is_forgotten(_embedded):
+            _embedded.stop(graceful=False)
         if _embedded is None or _embedded.is_stopping or _embedded_pid != os.getpid():
             _renew()
         assert _embedded is not None
         return _embedded
+
+
+def _is_forgotten(process: Process) -> bool:
+    """Say whether the row of a started process is gone: a test has emptied the tables, or it was declared dead."""
+    return process.heartbeat.is_alive() and not processes.is_registered(process.id)
 
 
 _embedded_pid = 0

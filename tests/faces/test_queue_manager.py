@@ -1,0 +1,231 @@
+"""JobQueueManager: queues, worker threads and events in one object."""
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.models import Job, WorkerProcess
+from django_jobs.queue import EventHandler, JobQueue, JobQueueManager, Worker, WorkerPool
+from tests.support.invariants import check_drained
+from tests.support.threads import run_in_threads
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Recorder(EventHandler):
+    """Keeps what it is told, with the thread it was told in."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.threads: list[str] = []
+
+    def keep(self, *what: Any) -> None:
+        self.told.append(what)
+        self.threads.append(threading.current_thread().name)
+
+    def on_job_submitted(self, job: Job) -> None:
+        self.keep("submitted", job.id)
+
+    def on_job_started(self, job: Job, worker_id: str) -> None:
+        self.keep("started", job.id, bool(worker_id))
+
+    def on_job_completed(self, job: Job, result: Any) -> None:
+        self.keep("completed", job.id, result)
+
+    def on_job_failed(self, job: Job, error: str) -> None:
+        self.keep("failed", job.id, error)
+
+    def on_job_retried(self, job: Job, next_scheduled_at: Any) -> None:
+        self.keep("retried", job.id, next_scheduled_at > job.created_at)
+
+    def on_job_dead(self, job: Job) -> None:
+        self.keep("dead", job.id)
+
+
+def test_producers_and_worker_threads_share_ten_thousand_jobs() -> None:
+    ran: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def handler(context: Any, payload: dict[str, Any]) -> int:
+        with lock:
+            ran[context.job_id] += 1
+        return int(payload["n"])
+
+    with JobQueueManager({"queues": {"load": {"max_workers": 5}}}) as manager:
+        manager.register_handler("count", handler, queue="load", takes_context=True)
+        manager.start_workers("load")
+        assert manager.get_stats()["workers_per_queue"] == {"load": 5, "default": 0}
+
+        def produce() -> list[str]:
+            return [manager.submit("count", {"n": number}) for number in range(1000)]
+
+        submitted = [job_id for ids in run_in_threads(produce, count=10, timeout=240) for job_id in ids]
+        wait_until(lambda: manager.get_stats()["total_completed"] == 10_000, timeout=240)
+        stats = manager.get_stats()
+    assert set(ran.values()) == {1}
+    assert len(ran) == len(set(submitted)) == 10_000
+    assert stats == {
+        "total_submitted": 10_000, "total_completed": 10_000, "total_failed": 0, "total_dead": 0,
+        "jobs_per_queue": {"load": 0, "default": 0}, "workers_per_queue": {"load": 5, "default": 0},
+    }  # fmt: skip
+    assert manager.get_stats()["workers_per_queue"] == {"load": 0, "default": 0}
+    check_drained(submitted)
+
+
+def test_the_event_handler_is_told_what_happens_with_the_documented_arguments() -> None:
+    events = Recorder()
+    with JobQueueManager({"queues": {"events": {"base_delay": 0.001, "max_delay": 0.01}}}, events) as manager:
+        manager.register_handler("good", lambda payload: payload["x"], queue="events")
+        manager.register_handler("bad", lambda payload: {}["missing"], queue="events")
+        manager.start_workers("events")
+        good = manager.submit("good", {"x": [5]})
+        bad = manager.submit("bad", {}, max_retries=1)
+        wait_until(lambda: ("dead", bad) in events.told and ("completed", good, [5]) in events.told)
+    assert [one for one in events.told if one[1] == good] == [
+        ("submitted", good), ("started", good, True), ("completed", good, [5]),
+    ]  # fmt: skip
+    assert [one for one in events.told if one[1] == bad] == [
+        ("submitted", bad),
+        ("started", bad, True), ("failed", bad, "KeyError: 'missing'"), ("retried", bad, True),
+        ("started", bad, True), ("failed", bad, "KeyError: 'missing'"), ("dead", bad),
+    ]  # fmt: skip
+    submitter = threading.current_thread().name
+    assert all(
+        (thread == submitter) == (one[0] == "submitted")
+        for one, thread in zip(events.told, events.threads, strict=True)
+    )
+
+
+def test_an_event_handler_that_raises_breaks_no_job(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(EventHandler):
+        def on_job_started(self, job: Job, worker_id: str) -> None:
+            raise RuntimeError("in the handler")
+
+        def on_job_completed(self, job: Job, result: Any) -> None:
+            raise RuntimeError("in the handler")
+
+    with JobQueueManager(event_handler=Broken()) as manager:
+        manager.register_handler("t", lambda payload: None)
+        manager.start_workers()
+        job_id = manager.submit("t", {})
+        assert manager.queue("default").wait_for_completion(job_id, timeout=20)
+    assert Job.objects.get().status == "completed"
+    assert "in the handler" in caplog.text
+
+
+def test_the_event_handler_hears_nothing_of_other_queues() -> None:
+    events = Recorder()
+    manager = JobQueueManager({"queues": {"mine": {}}}, events)
+    JobQueue("not mine".replace(" ", "-")).enqueue("t")
+    mine = manager.submit("t", {}, queue="mine")
+    assert events.told == [("submitted", mine)]
+    del manager
+    JobQueue("mine").enqueue("t")
+    assert len(events.told) == 1, "a manager that is gone tells nobody"
+
+
+def test_stopping_gracefully_finishes_the_current_job_and_leaves_the_others() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(payload: Any) -> str:
+        started.set()
+        assert go_on.wait(20)
+        return "finished"
+
+    with JobQueueManager({"queues": {"slow": {"max_workers": 1}}}) as manager:
+        manager.register_handler("slow", slow, queue="slow")
+        first, second = manager.submit("slow", {}), manager.submit("slow", {})
+        manager.start_workers()
+        assert started.wait(20)
+        threading.Timer(0.2, go_on.set).start()
+        manager.stop_workers(graceful=True)
+        queue = manager.queue("slow")
+        assert (queue.get_job(first).result, queue.get_job(second).status) == ("finished", "pending")
+
+
+def test_workers_of_several_queues_each_find_their_own_work_from_outside() -> None:
+    with JobQueueManager({"queues": {"a": {"max_workers": 2}, "b": {"max_workers": 2}}}) as manager:
+        for name in ("a", "b"):
+            manager.register_handler(f"t.{name}", lambda payload: None, queue=name)
+        manager.start_workers()
+        wait_until(lambda: WorkerProcess.objects.exists())
+        for _ in range(3):
+            time.sleep(0.05)  # they have gone to rest, which is when somebody must still look
+            jobs = [Job.create(f"t.{name}", {}, queue=name) for name in ("a", "b")]
+            Job.objects.bulk_create(jobs)  # as another process would: nobody here is told
+            ids = [job.id for job in jobs]
+            wait_until(lambda ids=ids: Job.objects.filter(pk__in=ids, status="completed").count() == 2)  # type: ignore[misc]
+
+
+def test_a_dead_job_is_replayed_by_its_id() -> None:
+    fail = [True]
+
+    def handler(payload: Any) -> None:
+        if fail[0]:
+            raise ValueError("for now")
+
+    manager = JobQueueManager({"queues": {"q": {"max_retries": 0}}})
+    manager.register_handler("t", handler, queue="q")
+    job_id = manager.submit("t", {})
+    queue = manager.queue("q")
+    queue.process_next()
+    assert [letter.job_id for letter in manager.dead_letters] == [job_id]
+    assert manager.get_stats()["total_dead"] == 1
+    fail[0] = False
+    assert manager.replay_dead_letter(job_id).status == "pending"
+    queue.process_next()
+    assert (queue.get_job(job_id).status, list(manager.dead_letters)) == ("completed", [])
+    with pytest.raises(JobNotFound):
+        manager.replay_dead_letter(job_id)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"queue": {}}, "Did you mean 'queues'"),
+        ({"queues": []}, "dict of queue names"),
+        ({"queues": {"a": {"max_workers": 0}}}, "max_workers"),
+        (7, "give a dict"),
+    ],
+)
+def test_a_bad_configuration_is_refused(config: Any, problem: str) -> None:
+    with pytest.raises(InvalidJob, match=problem):
+        JobQueueManager(config)
+
+
+def test_an_unknown_queue_and_a_second_one_of_a_name_are_refused() -> None:
+    manager = JobQueueManager({"queues": {"mail": {}}})
+    with pytest.raises(InvalidJob, match="Did you mean 'mail'"):
+        manager.submit("t", {}, queue="mial")
+    with pytest.raises(InvalidJob, match="there already"):
+        manager.create_queue("mail")
+    assert not Job.objects.exists()
+
+
+def test_a_worker_takes_its_handlers_from_a_dict_and_stops() -> None:
+    queue = JobQueue("one-worker")
+    worker = Worker(queue, {"t": lambda payload: "by the dict"}, 0.01)
+    job_id = queue.enqueue("t")
+    worker.start()
+    assert queue.wait_for_completion(job_id, timeout=20)
+    worker.stop()
+    worker.join(20)
+    assert not worker.is_alive()
+    assert queue.get_job(job_id).result == "by the dict"
+
+
+def test_a_pool_starts_and_stops_its_threads() -> None:
+    queue = JobQueue("pool")
+    queue.register_handler("t", lambda payload: None)
+    pool = WorkerPool(queue, 3)
+    pool.start()
+    workers = list(pool.workers)
+    assert len({worker.worker_id for worker in workers}) == 3
+    assert queue.wait_for_completion(queue.enqueue("t"), timeout=20)
+    pool.stop()
+    assert not any(worker.is_alive() for worker in workers)
