@@ -180,14 +180,15 @@ class Worker(threading.Thread):
         if handler is None:
             self._keep(no_handler(job, self.handlers))
             return
-        if handler.is_async and not job.crash_count and self.is_alive():  # in `run_one` the caller waits for it
+        alone = handler.isolation == "process" or job.crash_count > 0
+        if handler.is_async and not alone and self.is_alive():  # in `run_one` the caller waits for it
             self.process.coroutines.start(run, handler, self.handlers)
             self.seat.hand_over()
             return
         timeout = job.timeout_seconds
         if timeout is not None:
             run.deadline = run.started + timeout
-        if handler.isolation == "process" or job.crash_count:
+        if alone:
             result = self._isolation.execute(run, handler, self.handlers)
         else:
             result = execute(run, handler, self.handlers, self.process.id)
