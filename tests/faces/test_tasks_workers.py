@@ -25,7 +25,12 @@ def _is_finished(result: Any) -> bool:
 
 
 def test_a_fresh_worker_process_knows_the_tasks_of_every_app() -> None:
-    results = [tasks.add.enqueue(1, two=2), tasks.leave_async.enqueue(), tasks.isolated.enqueue()]
+    results = [
+        tasks.add.enqueue(1, two=2),
+        tasks.leave_async.enqueue(),
+        tasks.isolated.enqueue(),
+        tasks.isolated_async.enqueue(),
+    ]
     _drain()
     for result in results:
         result.refresh()
@@ -34,7 +39,8 @@ def test_a_fresh_worker_process_knows_the_tasks_of_every_app() -> None:
     assert Effect.objects.get(job_id=results[1].id).kind == "async"
     pid, attempt = results[2].return_value
     assert attempt == 1
-    assert pid != int(results[2].worker_ids[0].split(":")[1]), "it ran in a subprocess of the worker process"
+    worker = int(results[2].worker_ids[0].split(":")[1])
+    assert worker not in (pid, results[3].return_value), "both ran in a subprocess of the worker process"
 
 
 def test_tasks_and_jobs_run_in_one_order() -> None:

@@ -119,6 +119,13 @@ def isolated(context: Any) -> list[int]:
     return [os.getpid(), context.attempt]
 
 
+@task(takes_context=True, isolation="process")
+async def isolated_async(context: Any) -> int:
+    """Return the process it ran in, as a coroutine."""
+    await asyncio.sleep(0)
+    return os.getpid()
+
+
 @task(takes_context=True)
 def kill_worker_once(context: Any) -> int:
     """SIGKILL the worker process at the first attempt; return the second."""
