@@ -62,6 +62,7 @@ class Listener(threading.Thread):
     def _listen(self, subscription: notify.Subscription) -> None:
         """Pass notifications on. A proof that we sent ourselves must arrive first: poolers lose LISTEN silently."""
         notify.tell_process(self._process.id, subscription.alias)
+        connections.close_all()  # the proof went over this thread's ordinary connection, which is not needed again
         started = time.monotonic()
         proven = False
         while not self._stopped.is_set():
