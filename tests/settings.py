@@ -1,7 +1,7 @@
 """Settings of the tests: those of the test project, with an app whose jobs leave effects that tests can count."""
 
 from testproject.settings import *  # noqa: F403
-from testproject.settings import INSTALLED_APPS
+from testproject.settings import INSTALLED_APPS, MIDDLEWARE
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.support.effects"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
@@ -16,3 +16,4 @@ TASKS = {
         "OPTIONS": {"max_retries": 1, "timeout_seconds": 30, "base_delay": 0.01},
     },
 }
+MIDDLEWARE = [*MIDDLEWARE, "tests.support.csp.StrictPolicy"]  # the admin has to live with it

@@ -66,6 +66,14 @@ class Operation:
 class OperatingAdmin(ConsoleAdmin):
     """The way from an admin action to a move of `lifecycle/` and back."""
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the list, or run an action; without JavaScript "all that match" may come without a selected row."""
+        if request.POST.get("select_across") == "1" and ACTION_CHECKBOX_NAME not in request.POST:
+            posted = request.POST.copy()
+            posted.setlist(ACTION_CHECKBOX_NAME, [""])
+            request.POST = posted  # type: ignore[assignment]
+        return super().changelist_view(request, extra_context)
+
     def operate(self, request: HttpRequest, rows: QuerySet[Any], operation: Operation) -> HttpResponse | None:
         """Run an operation on rows, or ask for confirmation first."""
         self.require(request, operation.permission)
