@@ -26,6 +26,13 @@ def embedded() -> Process:
         return _embedded
 
 
+def stop_embedded(grace: float = 5.0) -> None:
+    """Stop the worker process of this script, if there is one; the next `embedded()` makes another."""
+    with _embedded_lock:
+        if _embedded is not None and _embedded_pid == os.getpid() and not _embedded.is_stopping:
+            _embedded.stop(grace=grace)
+
+
 def _is_forgotten(process: Process) -> bool:
     """Say whether the row of a started process is gone: a test has emptied the tables, or it was declared dead."""
     return process.heartbeat.is_alive() and not processes.is_registered(process.id)

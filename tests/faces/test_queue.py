@@ -1,5 +1,6 @@
 """JobQueue: a queue as an object, in scripts that run no worker command."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +10,17 @@ from django.utils import timezone
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.models import DeadLetter, Job
 from django_jobs.queue import JobQueue
+from django_jobs.worker.embedded import stop_embedded
 from tests.support.invariants import check_drained
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_outlives_its_database(transactional_db: None) -> Iterator[None]:
+    yield
+    stop_embedded()
 
 
 def drain(queue: JobQueue) -> list[str]:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,11 +11,18 @@ import pytest
 from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job, WorkerProcess
 from django_jobs.queue import EventHandler, JobQueue, JobQueueManager, Worker, WorkerPool
+from django_jobs.worker.embedded import stop_embedded
 from tests.support.invariants import check_drained
 from tests.support.threads import run_in_threads
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_outlives_its_database(transactional_db: None) -> Iterator[None]:
+    yield
+    stop_embedded()
 
 
 class Recorder(EventHandler):

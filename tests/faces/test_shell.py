@@ -1,0 +1,213 @@
+"""Shell jobs: off by default; their whole process group ends with them; their output costs no memory."""
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from django_jobs import shell
+from django_jobs.exceptions import Cancelled, Fail, TimedOut
+from django_jobs.handlers import registry
+from django_jobs.models import DeadLetter, Job
+from django_jobs.payloads import encode_result
+from django_jobs.queue import JobQueue, Worker
+from django_jobs.shell import CommandFailed, run_command
+from django_jobs.worker.embedded import stop_embedded
+from tests.support.proc import is_alive
+from tests.support.waiting import wait_until
+
+SHELL_ON = {"SHELL_JOBS": True, "TIMEOUT_GRACE_SECONDS": 0.5}
+
+
+class FakeContext:
+    """What a shell job asks of its context."""
+
+    def __init__(self, timeout: float | None = None, cancel_after: float | None = None) -> None:
+        self.started = time.monotonic()
+        self.timeout = timeout
+        self.cancel_after = cancel_after
+
+    def take_over_deadline(self) -> float | None:
+        return None if self.timeout is None else self.started + self.timeout
+
+    def check_cancelled(self) -> None:
+        if self.cancel_after is not None and time.monotonic() - self.started > self.cancel_after:
+            raise Cancelled
+
+
+def run(command: str, **context: Any) -> dict[str, Any]:
+    return run_command(FakeContext(**context), {"command": command})
+
+
+@pytest.fixture
+def _short_grace() -> Iterator[None]:
+    with override_settings(DJANGO_JOBS=SHELL_ON):
+        yield
+
+
+def test_the_result_has_both_streams_and_the_exit_code() -> None:
+    assert run("echo 'Hello World'; echo problems >&2") == {
+        "exit_code": 0, "stdout": "Hello World\n", "stderr": "problems\n",
+    }  # fmt: skip
+
+
+def test_a_command_reads_nothing_from_the_workers_input() -> None:
+    assert run("cat; echo done")["stdout"] == "done\n"
+
+
+def test_another_exit_code_is_a_failure_with_the_end_of_the_output() -> None:
+    with pytest.raises(CommandFailed, match=r"^exit code 3: the last line$"):
+        run("echo 'the last line' >&2; exit 3")
+    with pytest.raises(CommandFailed) as failed:
+        run("seq 1 100000; exit 1")
+    assert str(failed.value).endswith("99999\n100000")
+    assert len(str(failed.value)) < 2000
+    with pytest.raises(CommandFailed, match="killed by SIGKILL"):
+        run("kill -KILL $$")
+    with pytest.raises(CommandFailed, match="exit code 127"):
+        run("no-such-command-anywhere")
+
+
+@pytest.mark.parametrize("payload", [{}, {"command": ""}, {"command": ["ls"]}, {"command": "  "}])
+def test_a_payload_without_a_command_is_not_tried_again(payload: dict[str, Any]) -> None:
+    with pytest.raises(Fail):
+        run_command(FakeContext(), payload)
+
+
+def test_output_that_is_no_text_is_kept_as_far_as_it_can_be() -> None:
+    result = run(r"printf 'a\000b\377c'")
+    assert result["stdout"] == "a\ufffdb\ufffdc"
+    encode_result(result)
+
+
+def test_only_the_tail_is_kept_and_it_always_fits() -> None:
+    result = run("head -c 200000 /dev/zero | tr '\\0' x; echo end")
+    assert len(result["stdout"]) == shell.TAIL_BYTES
+    assert result["stdout"].endswith("xend\n")
+    hostile = run(r"head -c 300000 /dev/zero | tr '\0' '\033' | tee /dev/stderr")
+    encode_result(hostile)
+    assert len(hostile["stdout"]) > 10_000
+
+
+@pytest.mark.usefixtures("_short_grace")
+def test_a_group_that_ignores_term_is_gone_soon_after_the_grace(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    command = (
+        f"trap '' TERM; (trap '' TERM; echo $(exec sh -c 'echo $PPID') >> {pids}; while :; do sleep 0.05; done) & "
+        f"echo $$ >> {pids}; echo 'as far as it came'; while :; do sleep 0.05; done"
+    )
+    started = time.monotonic()
+    with pytest.raises(TimedOut, match="as far as it came"):
+        run(command, timeout=0.5)
+    assert time.monotonic() - started < 0.5 + 0.5 + 0.5
+    both = [int(pid) for pid in pids.read_text().split()]
+    assert len(both) == 2
+    assert not any(is_alive(pid) for pid in both)
+
+
+@pytest.mark.usefixtures("_short_grace")
+def test_a_polite_command_gets_its_grace() -> None:
+    started = time.monotonic()
+    with pytest.raises(TimedOut, match="cleaned up"):
+        run("trap 'echo cleaned up >&2; exit 0' TERM; while :; do sleep 0.02; done", timeout=0.3)
+    assert time.monotonic() - started < 0.3 + 0.5
+
+
+@pytest.mark.usefixtures("_short_grace")
+def test_a_cancelled_command_is_ended() -> None:
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        run("sleep 60", cancel_after=0.2)
+    assert time.monotonic() - started < 2
+
+
+def test_what_the_command_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    started = time.monotonic()
+    result = run(f"sleep 60 & echo $! > {pid}; echo done")
+    assert result["stdout"] == "done\n"
+    assert time.monotonic() - started < 5
+    wait_until_gone(int(pid.read_text()))
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while is_alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.01)
+
+
+def test_a_daemon_that_keeps_the_pipes_open_holds_nobody_up() -> None:
+    started = time.monotonic()
+    assert run("setsid sleep 3 & echo done")["stdout"] == "done\n"
+    assert time.monotonic() - started < 2.5
+
+
+def test_the_group_dies_with_its_worker(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    child = os.fork()
+    if child == 0:
+        try:
+            run(f"echo $$ > {file}; trap '' TERM; while :; do sleep 0.05; done")
+        finally:
+            os._exit(1)
+    try:
+        deadline = time.monotonic() + 20
+        while not file.exists() or not file.read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        pid = int(file.read_text())
+        assert is_alive(pid)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    wait_until_gone(pid)
+
+
+@pytest.mark.parametrize("amount", ["500M", pytest.param("5G", marks=pytest.mark.load)])
+def test_gigabytes_of_output_cost_no_memory(amount: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(f"head -c {amount} /dev/zero")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown <= 10 * 1024, f"{grown} KiB"
+
+
+def test_the_job_type_is_there_when_the_setting_is_on_and_only_then() -> None:
+    assert registry.find("shell") is None
+    with override_settings(DJANGO_JOBS=SHELL_ON):
+        assert registry.find("shell") is not None
+    assert registry.find("shell") is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_shell_jobs_complete_fail_and_time_out_as_other_jobs_do() -> None:
+    queue = JobQueue("commands", max_retries=0)
+    with override_settings(DJANGO_JOBS=SHELL_ON):
+        good = queue.enqueue("shell", {"command": "echo Hello"})
+        bad = queue.enqueue("shell", {"command": "echo oops; exit 4"})
+        slow = queue.enqueue("shell", {"command": "sleep 60"}, timeout_seconds=0.3)
+        for _ in range(3):
+            queue.process_next()
+        stop_embedded()
+    assert queue.get_job(good).result == {"exit_code": 0, "stdout": "Hello\n", "stderr": ""}
+    assert (queue.get_job(bad).status, queue.get_job(bad).error) == ("dead", "CommandFailed: exit code 4: oops")
+    assert DeadLetter.objects.get(job=slow).reason == "timeout"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_running_shell_job_is_cancelled() -> None:
+    queue = JobQueue("cancel-command")
+    with override_settings(DJANGO_JOBS={**SHELL_ON, "LEASE_SECONDS": 2}):
+        job_id = queue.enqueue("shell", {"command": "sleep 60"})
+        worker = Worker(queue)
+        worker.start()
+        wait_until(lambda: Job.objects.get().status == "running")
+        assert queue.cancel(job_id)
+        assert queue.wait_for_completion(job_id, timeout=20)
+        stop_embedded()
+    assert Job.objects.get().status == "cancelled"
