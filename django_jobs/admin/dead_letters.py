@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.helpers import ActionForm
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Left
+from django.db.models.functions import Left, Lower
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -62,7 +62,8 @@ class DeadLetterAdmin(LetterGroups, LetterPage):
         exact = queryset.filter(Q(fingerprint=term) | Q(job_id=term))
         if exact.exists():
             return exact, False
-        return queryset.filter(Q(error__icontains=term) | Q(job__job_type__icontains=term)), False
+        low = queryset.alias(low_error=Lower("error"), low_type=Lower("job__job_type"))
+        return low.filter(Q(low_error__contains=term.lower()) | Q(low_type__contains=term.lower())), False
 
     def needs_window(self, changelist: Any) -> bool:
         """Search the newest letters only, unless the open ones are meant: those have an index."""

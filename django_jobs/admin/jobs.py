@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Left
+from django.db.models.functions import Left, Lower
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -49,8 +49,9 @@ class JobAdmin(JobPage):
         exact = queryset.filter(Q(pk=term) | Q(unique_lock=term))
         if exact.exists():
             return exact, False
-        parts = Q(pk__startswith=term) | Q(job_type__icontains=term) | Q(unique_key__startswith=term)
-        return queryset.filter(parts), False
+        # Lower(), because our names have exact collations, in which `icontains` tells cases apart on some databases.
+        parts = Q(pk__startswith=term) | Q(low_type__contains=term.lower()) | Q(unique_key__startswith=term)
+        return queryset.alias(low_type=Lower("job_type")).filter(parts), False
 
     def needs_window(self, changelist: Any) -> bool:
         """Search the newest jobs only, unless it is for live ones: those have an index, and may be old."""

@@ -54,6 +54,8 @@ class KeysetChangeList(ChangeList):
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         """Return the rows that match filters and search, all pages of them."""
+        if any("\x00" in value for values in request.GET.lists() for value in values[1]):
+            raise IncorrectLookupParameters("NUL")
         self.cursor = {name: request.GET[name] for name in (OLDER, NEWER) if name in request.GET}
         self.everything = request.GET.get(SCOPE) == EVERYTHING
         for parameters in (self.params, self.filter_params):
