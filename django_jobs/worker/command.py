@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import DatabaseError
+from django.db import Error
 
 from django_jobs.conf import get_settings
 from django_jobs.handlers import registry
@@ -53,7 +53,7 @@ def check_ready(options: Options) -> None:
             missing = missing_migrations()
             known = {*processes.known_queues(), *registry.queues(), *get_settings().QUEUES, "default"}
             break
-        except DatabaseError as error:
+        except Error as error:
             if not is_away(error):
                 raise CommandError(f"the database cannot be used: {error}") from None
             stop.wait(trouble.after(error))
@@ -122,7 +122,7 @@ def run_alone(options: Options, out: Any) -> None:
         try:
             process.start()
             break
-        except DatabaseError as error:
+        except Error as error:
             signals.asked.wait(process.trouble.after(error))
             processes.discard_connection()
     status = StatusLine(process, out)
@@ -150,7 +150,7 @@ def _is_drained(options: Options, process: Process) -> bool:
 def _has_due_work(options: Options, process: Process) -> bool:
     try:
         return has_due_work(options.queues)
-    except DatabaseError as error:
+    except Error as error:
         time.sleep(process.trouble.after(error))
         processes.discard_connection()
         return True
@@ -174,7 +174,7 @@ def _stop(process: Process, signals: _Signals) -> None:
 def _release(process: Process) -> None:
     try:
         process.release_running()
-    except DatabaseError:
+    except Error:
         pass  # a rescuer takes the jobs back when the lease has run out
 
 

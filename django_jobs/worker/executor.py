@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import DatabaseError, connections, transaction
+from django.db import Error, connections, transaction
 
 from django_jobs import signals
 from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut
@@ -82,7 +82,7 @@ def _run_atomic(run: Run, handler: Handler, process_id: str) -> None:
         try:
             # The savepoint is gone when the handler committed, or a DDL statement did so on MariaDB.
             connections[alias].savepoint_commit(guard)
-        except DatabaseError as error:
+        except Error as error:
             raise BrokenTransaction(
                 "the atomic handler committed or rolled back its transaction (a COMMIT, a ROLLBACK, or a DDL statement), so its"
                 f" effects cannot be made to happen exactly once: {error}"

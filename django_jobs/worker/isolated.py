@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -9,7 +10,11 @@ import resource
 import signal
 import sys
 import threading
-from typing import IO
+import time
+from collections.abc import Callable
+from typing import IO, TypeVar
+
+T = TypeVar("T")
 
 
 def main(orders_fd: int, answers_fd: int) -> None:
@@ -47,15 +52,18 @@ def _run(job_id: str, fence: int, process_id: str) -> str:
     from django_jobs.handlers import registry
     from django_jobs.lifecycle import processes
     from django_jobs.lifecycle.claim import claim_one
-    from django_jobs.lifecycle.outcome import Completed
-    from django_jobs.lifecycle.settle import settle
+    from django_jobs.lifecycle.outcome import ClaimedJob, Completed
+    from django_jobs.lifecycle.settle import settle, settle_again
 
     from .executor import execute
     from .run import Run
 
-    processes.check_connection()
-    processes.prepare_connection(process_id)
-    job = claim_one(job_id, fence, process_id)
+    def claim() -> ClaimedJob | None:
+        processes.check_connection()
+        processes.prepare_connection(process_id)
+        return claim_one(job_id, fence, process_id)
+
+    job = _insist(claim)
     if job is None:
         return "settled"
     handler = registry.find(job.job_type)
@@ -63,11 +71,28 @@ def _run(job_id: str, fence: int, process_id: str) -> str:
         return "unknown"
     result = execute(Run(job), handler, registry, process_id)
     processes.check_connection()
-    if isinstance(result, Completed):
-        settle([result], [], process_id)
-    elif result is not None:
-        settle([], [result], process_id)
+    if result is not None:
+        completed, outcomes = ([result], []) if isinstance(result, Completed) else ([], [result])
+        ways = itertools.chain([settle], itertools.repeat(settle_again))
+        _insist(lambda: next(ways)(completed, outcomes, process_id))
     return "settled"
+
+
+def _insist(move: Callable[[], T]) -> T:
+    """Call `move` until the database answers: an outage is no crash. The worker ends us when it loses its lease."""
+    from django.db import Error
+
+    from django_jobs.lifecycle import processes
+
+    from .trouble import Trouble
+
+    trouble = Trouble()
+    while True:
+        try:
+            return move()
+        except Error as error:
+            time.sleep(trouble.after(error))
+            processes.discard_connection()
 
 
 if __name__ == "__main__":

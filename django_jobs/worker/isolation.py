@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.outcome import Completed, Outcome
+from django_jobs.models import AttemptOutcome, JobStatus
 
 from .executor import crashed, execute, failure
 from .run import Run
@@ -23,8 +25,10 @@ from .run import Run
 if TYPE_CHECKING:
     from .process import Process
 
+logger = logging.getLogger("django_jobs")
 LOOK_SECONDS = 0.1
 BOOT_SECONDS = 60.0
+NOT_STARTED_SECONDS = 5.0
 MAX_JOBS_PER_CHILD = 200
 
 
@@ -49,6 +53,14 @@ class Isolation:
 
     def _execute(self, run: Run, handler: Handler, handlers: Registry) -> Completed | Outcome | None:
         child = self._ready_child()
+        if child is None:
+            return Outcome(
+                job=run.job,
+                status=JobStatus.SCHEDULED,
+                attempt=AttemptOutcome.RELEASED,
+                delay=NOT_STARTED_SECONDS,
+                error="no subprocess could be started to run it in",
+            )
         run.started = time.monotonic()
         run.deadline = None if run.job.timeout_seconds is None else run.started + run.job.timeout_seconds
         child.send({"id": run.job.id, "fence": run.job.fence, "process_id": self._process.id})
@@ -78,12 +90,19 @@ class Isolation:
         if child is not None:
             child.end(0.0)
 
-    def _ready_child(self) -> Child:
+    def _ready_child(self) -> Child | None:
+        """Return a subprocess that waits for orders; None when none comes up, which is no job's fault."""
         if self._child is not None and (self._child.jobs >= MAX_JOBS_PER_CHILD or not self._child.is_alive):
             self.close()
         if self._child is None:
-            self._child = Child()
-            self._child.answer(lambda: False, BOOT_SECONDS)
+            try:
+                self._child = Child()
+            except OSError:
+                logger.exception("cannot start a subprocess for isolated jobs")
+                return None
+            if self._child.answer(lambda: self._process.is_lost, BOOT_SECONDS) != "ready":
+                child, self._child = self._child, None
+                logger.error("a subprocess for isolated jobs %s before it was ready", child.end(0.0))
         return self._child
 
     def _wants_end(self, run: Run) -> bool:

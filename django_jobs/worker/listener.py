@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import notify
@@ -56,7 +56,7 @@ class Listener(threading.Thread):
         try:
             with contextlib.closing(notify.Subscription(self._process.id)) as subscription:
                 self._listen(subscription)
-        except DatabaseError as error:
+        except Error as error:
             logger.debug("the listening connection broke: %s", error)
 
     def _listen(self, subscription: notify.Subscription) -> None:

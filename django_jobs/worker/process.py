@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from django.db import DatabaseError
+from django.db import Error
 
 from django_jobs.conf import get_settings
 from django_jobs.handlers import Registry, registry
@@ -218,7 +218,7 @@ class Process:
         while not self.is_lost:
             try:
                 attempt(completed, outcomes, self.id)
-            except DatabaseError as error:
+            except Error as error:
                 # The reply may have been lost after the commit, so the next try reads back what it finds moved.
                 attempt = settle_again
                 time.sleep(self.trouble.after(error))
@@ -272,7 +272,7 @@ class Process:
         if ended and not self.is_lost:
             try:
                 release_process(self.id)
-            except DatabaseError:
+            except Error:
                 logger.debug("could not delete the row of this process; it will be rescued", exc_info=True)
 
     def release_running(self) -> None:

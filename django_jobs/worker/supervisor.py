@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle.release import release_process
@@ -166,7 +166,7 @@ class Supervisor:
                     release_process(process_id)
                 else:
                     rescue_process(process_id)
-            except DatabaseError as error:
+            except Error as error:
                 self._trouble.after(error)
                 connections.close_all()
                 return

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from django_jobs.handlers import Handler, Registry, make_handler, registry
 from django_jobs.lifecycle import processes
@@ -90,7 +90,7 @@ class Worker(threading.Thread):
             while not self.is_stopping:
                 try:
                     rest = self.step()
-                except DatabaseError as error:
+                except Error as error:
                     rest = self.process.trouble.after(error)
                     self._drop_connection()
                 else:
@@ -222,7 +222,7 @@ class Worker(threading.Thread):
             try:
                 release_unstarted(self.seat.take_unstarted())
                 self.settle()
-            except DatabaseError as error:
+            except Error as error:
                 if not (is_away(error) or is_transient(error)):
                     raise
         self._isolation.close()

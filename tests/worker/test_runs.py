@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.utils import timezone, translation
 
 from django_jobs import Cancelled, Fail, Retry, Snooze
@@ -299,7 +299,7 @@ def test_a_stop_finishes_what_runs_and_hands_the_rest_back(bench: Bench) -> None
     others = [bench.submit("t.block") for _ in range(5)]
     process = bench.start()
     assert started.wait(10)
-    stopper = threading.Thread(target=process.stop)
+    stopper = threading.Thread(target=lambda: (process.stop(), connections.close_all()))
     stopper.start()
     wait_until(lambda: process.is_stopping, what="the stop")
     go.set()
