@@ -61,8 +61,13 @@ def continue_cascade(alias: str | None = None) -> int:
 
     def move() -> int:
         left = JobDependency.objects.using(using).filter(state=DependencyState.OPEN, depends_on__status__in=ENDED_BADLY)
-        columns = left.order_by("depends_on_id", "job_id").values_list(*OpenEdge._fields)
-        edges = [OpenEdge._make(row) for row in columns[:STEP]]
+        columns = left.order_by("depends_on_id", "job_id").values_list("depends_on_id", *OpenEdge._fields)
+        found = list(columns[:STEP])
+        if not found:
+            return 0
+        # Others may be at the same edges, or replay the dependency: what still holds under its lock is ours to treat.
+        _lock({row[0] for row in found}, using)
+        edges = [OpenEdge._make(row[1:]) for row in columns.filter(pk__in=[row[1] for row in found])]
         _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], using)
         _break([edge for edge in edges if edge.on_failure == OnFailure.FAIL], using)
         return len(edges)
