@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from django.db.models import F
 
 from django_jobs import signals
@@ -44,6 +46,18 @@ def _cancel(job_id: str, using: str) -> tuple[str, str]:
     settle_dependents([job_id], using)
     announce(signals.job_cancelled, job_id, using)
     return JobStatus.CANCELLED, ""
+
+
+def cancel_as_asked(ids: Collection[str], using: str) -> None:
+    """Cancel those of the jobs, which wait again after a run, that somebody asked to cancel while they ran.
+
+    Call it in the transaction that made them wait, so that none of them is claimed in between.
+    """
+    asked = Job.objects.using(using).filter(
+        pk__in=ids, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED), cancel_requested_at__isnull=False
+    )
+    for job_id in sorted(asked.values_list("pk", flat=True)):
+        _cancel(job_id, using)
 
 
 def cancel_requests(process_id: str, alias: str | None = None) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ from django_jobs import signals
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus
 from django_jobs.models.job import ENDED_BADLY
 
+from .cancel import cancel_as_asked
 from .events import announce
 from .outcome import Outcome
 from .sql import dialect
@@ -45,6 +46,9 @@ def settle_ended(outcomes: Sequence[Outcome], process_id: str, using: str) -> se
     bad = sorted(one.job.id for one in settled if one.status in ENDED_BADLY)
     if bad:
         settle_dependents(bad, using)
+    again = [one.job.id for one in settled if one.status in (JobStatus.SCHEDULED, JobStatus.PENDING)]
+    if again:
+        cancel_as_asked(again, using)
     _tell(settled, process_id, using)
     return {one.job.id for one in outcomes} - moved
 
@@ -85,7 +89,7 @@ def _tell(outcomes: Sequence[Outcome], process_id: str, using: str) -> None:
         job = jobs[one.job.id]
         if one.attempt in FAILURES:
             announce(signals.job_failed, job, using, error=one.error, worker_id=process_id)
-            if one.status == JobStatus.SCHEDULED:
+            if job.status == JobStatus.SCHEDULED:
                 announce(signals.job_retried, job, using, next_scheduled_at=job.available_at, error=one.error)
         if one.status == JobStatus.DEAD or one.letter is not None:
             announce(signals.job_dead, job, using, error=one.error)

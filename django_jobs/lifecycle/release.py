@@ -8,6 +8,7 @@ from django.db.models import F
 
 from django_jobs.models import Attempt, AttemptOutcome, Job, JobStatus
 
+from .cancel import cancel_as_asked
 from .claim import as_claimed
 from .notify import announce_work
 from .outcome import ClaimedJob
@@ -20,7 +21,9 @@ def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None) -> i
     using = alias or jobs_alias()
 
     def move() -> int:
-        return sum(_back(job, using) for job in sorted(jobs))
+        released = sum(_back(job, using) for job in sorted(jobs))
+        cancel_as_asked([job.id for job in jobs], using)
+        return released
 
     released = run_transaction(move, using) if jobs else 0
     for queue in {job.queue for job in jobs}:
@@ -44,6 +47,7 @@ def release_started(jobs: Sequence[ClaimedJob], process_id: str, alias: str | No
                 outcome=AttemptOutcome.RELEASED,
                 error="the worker process shut down before the job was done",
             )
+        cancel_as_asked([job.id for job in released], using)
         return len(released)
 
     return run_transaction(move, using) if jobs else 0

@@ -53,7 +53,8 @@ EndedRow = tuple[str, int, str, float, int, int, str | None]
 ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {prefix}updated_at = {now},
 {prefix}retry_count = {job}.retry_count + ended.spent, {prefix}crash_count = {job}.crash_count + ended.crashes,
 {prefix}error = COALESCE(ended.error, {job}.error),
-{prefix}cancel_requested_at = CASE WHEN ended.status = 'cancelled' THEN {job}.cancel_requested_at END,
+{prefix}cancel_requested_at = CASE WHEN ended.status IN ('scheduled', 'pending', 'cancelled')
+    THEN {job}.cancel_requested_at END,
 {prefix}scheduled_at = CASE WHEN ended.status = 'scheduled' THEN {due} ELSE {job}.scheduled_at END,
 {prefix}available_at = CASE WHEN ended.status = 'scheduled' THEN {due} ELSE {job}.available_at END,
 {prefix}finished_at = CASE WHEN ended.status IN ('scheduled', 'pending') THEN NULL ELSE {now} END,
