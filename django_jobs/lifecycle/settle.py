@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from django.db import DataError, IntegrityError, connections
 
@@ -39,9 +40,8 @@ def settle(
     try:
         lost = run_transaction(lambda: _settle_all(completed, outcomes, process_id, using), using)
     except REFUSED as error:
-        if len(completed) + len(outcomes) == 1:
-            raise
-        logger.warning("the database refused a batch of %d results, settling one by one: %s", len(completed), error)
+        number = len(completed) + len(outcomes)
+        logger.warning("the database refused a batch of %d results, settling one by one: %s", number, error)
         lost = _settle_apart(completed, outcomes, process_id, using)
     forget([(outcome.job.id, outcome.job.fence) for outcome in outcomes])
     if lost:
@@ -111,7 +111,14 @@ def _settle_apart(completed: Sequence[Completed], outcomes: Sequence[Outcome], p
         except REFUSED as error:
             lost |= settle_bad_result(done.id, done.fence, str(error), process_id, using)
     for outcome in outcomes:
-        lost |= run_transaction(lambda one=outcome: _settle_all([], [one], process_id, using), using)  # type: ignore[misc]
+        try:
+            lost |= run_transaction(lambda one=outcome: _settle_all([], [one], process_id, using), using)  # type: ignore[misc]
+        except REFUSED:
+            logger.exception(
+                "the database refused what is told of a run of job %s; that much is left out", outcome.job.id
+            )
+            plain = replace(outcome, error="the database refused the error's text", exception_class="", traceback="")
+            lost |= run_transaction(lambda one=plain: _settle_all([], [one], process_id, using), using)  # type: ignore[misc]
     return lost
 
 

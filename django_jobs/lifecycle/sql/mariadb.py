@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ NOW = "UTC_TIMESTAMP(6)"
 ROWS_PER_INSERT = 500
 NO_SUCH_THREAD = 1094
 DUPLICATE_KEY = 1062
+LONGEST_LOCK_NAME = 64
+PACKET_CHARACTERS = 1_000_000
 
 # The index gives the order: a filesort would lock every row that it reads.
 _PICK = f"""
@@ -94,25 +96,38 @@ class MariaDB(Dialect):
         return [(*row[:_FENCE], row[_FENCE] + 1, *row[_FENCE + 1 :]) for row in rows]
 
     def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
-        return self._move(connection, _COMPLETE, rows, ["completed"] * len(rows))
+        """Complete them, then ask which, if some were not ours: only our own settle leaves the next fence completed."""
+        completed: set[str] = set()
+        for chunk in _packets(rows):
+            if self._update(connection, _COMPLETE, chunk) == len(chunk):
+                completed.update(row[0] for row in chunk)
+            else:
+                next_fences = [(row[0], row[1] + 1) for row in chunk]
+                completed |= self._with_fence(connection, next_fences, "AND status = 'completed'")
+        return completed
 
     def end(self, connection: BaseDatabaseWrapper, rows: Sequence[EndedRow]) -> set[str]:
-        return self._move(connection, _END, rows, [row[2] for row in rows])
+        """Lock those that are ours, then end them: a rescue may have left the next fence in the very same status."""
+        ended: set[str] = set()
+        for chunk in _packets(rows):
+            ours = self._with_fence(connection, [(row[0], row[1]) for row in chunk], "ORDER BY id FOR UPDATE")
+            if ours:
+                self._update(connection, _END, [row for row in chunk if row[0] in ours])
+            ended |= ours
+        return ended
 
-    def _move(
-        self, connection: BaseDatabaseWrapper, statement: str, rows: Sequence[tuple[Any, ...]], statuses: Sequence[str]
-    ) -> set[str]:
-        """Run an UPDATE of many rows and return the ids it matched; which they are is asked only when some were not."""
+    def _update(self, connection: BaseDatabaseWrapper, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
         collation = "utf8mb4_nopad_bin" if connection.mysql_is_mariadb else "utf8mb4_0900_bin"  # type: ignore[attr-defined]
         with connection.cursor() as cursor:
             cursor.execute(statement.format(collation=collation), (json.dumps(rows),))
-            if cursor.rowcount == len(rows):
-                return {row[0] for row in rows}
-            wanted = [(row[0], row[1] + 1, status) for row, status in zip(rows, statuses, strict=True)]
+            return int(cursor.rowcount)
+
+    def _with_fence(self, connection: BaseDatabaseWrapper, fences: Sequence[tuple[str, int]], rest: str) -> set[str]:
+        with connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(rows))})"
-                f" AND (id, fence, status) IN ({', '.join(['(%s, %s, %s)'] * len(rows))})",
-                [row[0] for row in rows] + [value for one in wanted for value in one],
+                f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(fences))})"
+                f" AND (id, fence) IN ({', '.join(['(%s, %s)'] * len(fences))}) {rest}",
+                [job_id for job_id, _ in fences] + [value for one in fences for value in one],
             )
             return {row[0] for row in cursor.fetchall()}
 
@@ -133,22 +148,49 @@ class MariaDB(Dialect):
         return [row[1] for row in rows]
 
     def end_sessions(self, connection: BaseDatabaseWrapper, process_id: str, sessions: Sequence[int]) -> int:
+        """End the sessions that still hold the lock with their name: a restarted server counts its sessions anew."""
         ended = 0
         for session in sessions:
-            try:
-                with connection.cursor() as cursor:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT IS_USED_LOCK(%s)", (_lock_name(process_id, session),))
+                if cursor.fetchone()[0] != session:
+                    continue
+                try:
                     cursor.execute(f"KILL {int(session)}")
-                ended += 1
-            except DatabaseError as error:
-                if not error.args or error.args[0] != NO_SUCH_THREAD:
-                    raise
+                except DatabaseError as error:
+                    if not error.args or error.args[0] != NO_SUCH_THREAD:
+                        raise
+                else:
+                    ended += 1
         return ended
 
     def name_session(self, connection: BaseDatabaseWrapper, process_id: str) -> int | None:
+        """Take a lock of the session's own, which ends with it, as the proof of whose session it is."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT CONNECTION_ID()")
-            return int(cursor.fetchone()[0])
+            session = int(cursor.fetchone()[0])
+            cursor.execute("SELECT GET_LOCK(%s, 0)", (_lock_name(process_id, session),))
+            cursor.fetchone()
+        return session
 
     def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def _lock_name(process_id: str, session: int) -> str:
+    return f"{session}:{process_id}"[:LONGEST_LOCK_NAME]
+
+
+def _packets(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Cut a batch so that each statement stays well below the server's max_allowed_packet (16 MB by default)."""
+    packet: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        size += sum(len(value) for value in row if isinstance(value, str))
+        if packet and size > PACKET_CHARACTERS:
+            yield packet
+            packet, size = [], 0
+        packet.append(row)
+    if packet:
+        yield packet
