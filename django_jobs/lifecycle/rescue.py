@@ -104,10 +104,11 @@ def settle_crash(job: Job, using: str, handlers: Registry = registry) -> bool:
     """Record that a job's process died; the job is a suspect now and runs alone next time.
 
     The first crash counts for every job that the process held. A job that was a suspect already ran alone in a subprocess,
-    whose own death is counted where it is seen, so the death of the process around it is not its fault.
+    whose own death is counted where it is seen, so the death of the process around it is not its fault; a subprocess
+    cannot run what only a script has registered, though.
     """
-    first = job.crash_count == 0
     handler = handlers.find(job.job_type)
+    first = job.crash_count == 0 or handler is None
     max_crashes = handlers.rules(handler, job.queue).max_crashes
     crashes = job.crash_count + first
     cancelled = job.cancel_requested_at is not None
