@@ -155,21 +155,22 @@ class Worker(threading.Thread):
         return max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_per_job), left))
 
     def _run_batch(self) -> None:
-        started = self._settled_at = time.monotonic()
-        ran = 0
+        before = self._settled_at = time.monotonic()
+        ran, seconds = 0, 0.0
         while not self.is_stopping and (run := self.seat.next_run()) is not None:
             self._run_one(run)
             if self.seat.abandoned:
                 return
-            ran += 1
             now = time.monotonic()
+            ran, seconds, before = ran + 1, seconds + now - before, now
             if now - self._settled_at > SETTLE_SECONDS:
                 self.settle()
-                self._settled_at = now
-        self.settle()
+                before = self._settled_at = time.monotonic()
         if ran:
-            # Half of what was measured now, half of what was known: one slow job does not forget a fast queue.
-            self._seconds_per_job = max(1e-6, (self._seconds_per_job + (time.monotonic() - started) / ran) / 2)
+            # Half of what was measured now, half of what was known: one slow job does not forget a fast queue. The settle
+            # is left out: a slow database must not make the batches small, which would make it slower.
+            self._seconds_per_job = max(1e-6, (self._seconds_per_job + seconds / ran) / 2)
+        self.settle()
         if self.is_stopping:
             release_unstarted(self.seat.take_unstarted())
         self._tidy.after_batch()
