@@ -139,7 +139,9 @@ class Supervisor:
                 "worker process %s ended with %s; starting another", child.process_id or child.popen.pid, code
             )
             self._restart_at.append(time.monotonic() + self._pause)
-            self._pause = min(self._pause * 1.5, LONGEST_PAUSE if not child.process_id else 1.0)
+            # One that gives up by itself before it has a name will do so again; one that was killed need not.
+            fails_to_boot = not child.process_id and code > 0
+            self._pause = min(self._pause * 1.5, LONGEST_PAUSE if fails_to_boot else 1.0)
 
     def _end_silent(self) -> None:
         """Kill a child none of whose threads got to run for half a lease: its handler holds the interpreter."""
