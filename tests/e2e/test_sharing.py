@@ -1,0 +1,67 @@
+"""Many producers and many consumers: every job is run once, none is lost, none is run twice."""
+
+from collections import Counter
+
+import pytest
+
+import django_jobs
+from django_jobs import NewJob
+from django_jobs.models import Attempt, Job
+from tests.support.effects.models import Effect
+from tests.support.in_process import running_process
+from tests.support.invariants import check_invariants
+from tests.support.processes import spawn_workers
+from tests.support.threads import run_in_threads
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def produce_and_consume(jobs_per_producer: int) -> None:
+    def produce() -> None:
+        for _ in range(jobs_per_producer):
+            django_jobs.submit("effects.record", {})
+
+    total = 10 * jobs_per_producer
+    with running_process(threads=5) as process:
+        run_in_threads(produce, 10, timeout=300)
+        wait_until(lambda: process.completed >= total, timeout=300, what="the jobs to be run")
+        wait_until(lambda: not Job.objects.live().exists(), timeout=60, what="the jobs to be settled")
+    assert Job.objects.counts_by_status()["completed"] == Job.objects.count() == total
+    starts = Counter(Effect.objects.values_list("job_id", flat=True))
+    assert len(starts) == total
+    assert set(starts.values()) == {1}
+    assert (process.completed, process.failed, Attempt.objects.count()) == (total, 0, 0)
+    check_invariants()
+
+
+def share(number: int) -> None:
+    for start in range(0, number, 1000):
+        django_jobs.submit_many([NewJob("effects.record", {"n": n}) for n in range(start, start + 1000)])
+    with spawn_workers("--threads", "4", "--drain") as one, spawn_workers("--threads", "4", "--drain") as other:
+        assert (one.wait(timeout=300), other.wait(timeout=300)) == (0, 0), one.output() + other.output()
+    starts = Counter(Effect.objects.values_list("job_id", flat=True))
+    assert (len(starts), set(starts.values())) == (number, {1})
+    workers = Counter(Job.objects.values_list("worker_id", flat=True))
+    assert sum(workers.values()) == number
+    assert len(workers) == 2, "both processes had a share"
+    check_invariants()
+
+
+def test_ten_producers_and_five_consumers_lose_and_repeat_nothing() -> None:
+    produce_and_consume(40)
+
+
+@pytest.mark.load
+def test_ten_producers_of_a_thousand_jobs_and_five_consumers_lose_and_repeat_nothing() -> None:
+    produce_and_consume(1000)
+
+
+def test_two_processes_share_jobs_without_a_double_run() -> None:
+    share(2000)
+
+
+@pytest.mark.load
+@pytest.mark.databases("postgresql")
+def test_two_processes_share_twenty_thousand_jobs_without_a_double_run() -> None:
+    share(20_000)
