@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
+from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob, JobsError
 from django_jobs.lifecycle.readiness import missing_migrations
 from django_jobs.lifecycle.transactions import jobs_alias, use_database
@@ -48,6 +49,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         out = Output(self.stdout, self.stderr, as_json=options.get("as_json", False), yes=options.get("yes", False))
         try:
+            get_settings()  # wrong settings are told by every verb, whether it asks for one or not
             with use_database(options.get("database")):
                 options["function"](options, out)
         except InvalidJob as error:
