@@ -38,7 +38,7 @@ class LetterActionForm(ActionForm):
 class DeadLetterAdmin(LetterGroups, LetterPage):
     """The list of dead letters, and what operators do with them."""
 
-    list_display = ("letter", "job_type", "reason_text", "error_text", "died", "state")
+    list_display = ("letter", "error_text", "job_text", "state")
     list_filter = (StateFilter, DiedFilter, "reason", LetterTypeFilter, FingerprintFilter)
     list_select_related = ("job",)
     search_fields = ("job__id", "job__job_type", "error")
@@ -89,29 +89,21 @@ class DeadLetterAdmin(LetterGroups, LetterPage):
 
     @admin.display(description=_("dead letter"))
     def letter(self, obj: Any) -> str:
-        """Link to the letter's page, and name its job."""
+        """Link to the letter's page, and show how long ago the job died."""
         page = link(self.object_url("deadletter", obj.pk), f"#{obj.pk}")
-        return format_html("{}<br>{}", page, code(obj.job_id, 64))
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, moment(obj.died_at, obj.asked_at))
 
-    @admin.display(description=_("job type"))
-    def job_type(self, obj: Any) -> str:
-        """Link to the job's page by its type."""
-        return link(self.object_url("job", obj.job_id), code(obj.job.job_type, 80))
-
-    @admin.display(description=_("reason"))
-    def reason_text(self, obj: Any) -> str:
-        """Show why the job was given up."""
-        return code(obj.get_reason_display(), 40)
+    @admin.display(description=_("job"))
+    def job_text(self, obj: Any) -> str:
+        """Link to the job's page: type and id."""
+        page = link(self.object_url("job", obj.job_id), code(obj.job.job_type, 80))
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, code(obj.job_id, 64))
 
     @admin.display(description=_("error"))
     def error_text(self, obj: Any) -> str:
-        """Show the beginning of the error."""
-        return code(obj.short_error)
-
-    @admin.display(description=_("died"))
-    def died(self, obj: Any) -> str:
-        """Show how long ago."""
-        return moment(obj.died_at, obj.asked_at)
+        """Show the beginning of the error, and why the job was given up."""
+        reason = code(obj.get_reason_display(), 40)
+        return format_html('{}<br><span class="jobs-quiet">{}</span>', code(obj.short_error), reason)
 
     @admin.display(description=_("state"))
     def state(self, obj: Any) -> str:

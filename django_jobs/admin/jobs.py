@@ -10,6 +10,7 @@ from django.db.models.functions import Left, Lower
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from django_jobs.models import Job
 from django_jobs.models.fields import DbNow
@@ -125,7 +126,9 @@ class JobAdmin(JobPage):
         if obj.status == "running":
             return progress_bar(obj.progress, obj.progress_message)
         if obj.pending_dependencies and obj.status not in TERMINAL:
-            return str(_("waits for %(count)s dependencies") % {"count": obj.pending_dependencies})
+            count = obj.pending_dependencies
+            text = ngettext("waits for %(count)s dependency", "waits for %(count)s dependencies", count)
+            return text % {"count": count}
         if obj.status == "scheduled":
             return format_html("{} {}", _("due"), moment(obj.available_at, obj.asked_at))
         return code(obj.short_error) if obj.short_error else ""
