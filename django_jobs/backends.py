@@ -71,10 +71,13 @@ class JobsBackend(TakesOurOptions):
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, dict(params))
+        self._valid: dict[int, AnyTask] = {}  # by the id of its function, which the task keeps alive
         receivers.connect()
 
     def validate_task(self, task: AnyTask) -> None:
         """Raise InvalidTask for a task that cannot be enqueued here; this process knows a valid one from then on."""
+        if self._valid.get(id(task.func)) is task:
+            return
         super().validate_task(task)
         if "<" in task.func.__qualname__:  # every lambda of a module has the same name
             raise TaskRefused("Task function must be defined at a module level, with a name of its own.")
@@ -82,6 +85,7 @@ class JobsBackend(TakesOurOptions):
         if problem:
             raise TaskRefused(problem)
         register(task, self.alias, self.options)
+        self._valid[id(task.func)] = task
 
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:  # type: ignore[override]
         """Write the task's job and return its result.
