@@ -11,7 +11,7 @@ from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job, JobStatus
 
 from .events import announce
-from .notify import tell_process
+from .notify import announce_finished, tell_process
 from .transactions import DbNow, jobs_alias, run_transaction
 from .wake import continue_cascade, settle_dependents
 
@@ -26,6 +26,7 @@ def cancel(job_id: str, alias: str | None = None) -> str:
     if status == JobStatus.RUNNING:
         tell_process(worker_id, using)
     else:
+        announce_finished(using)
         continue_cascade(using)
     return status
 

@@ -20,7 +20,8 @@ logger = logging.getLogger("django_jobs")
 QUIET_SECONDS = 0.02
 WORK_CHANNEL = "django_jobs_work"
 PROCESS_CHANNEL = "django_jobs_process"
-_last: dict[tuple[str, str], float] = {}
+FINISHED_CHANNEL = "django_jobs_finished"
+_last: dict[tuple[str, str, str], float] = {}
 _listeners: list[Callable[[str], None]] = []
 
 
@@ -42,19 +43,35 @@ def announce_work(queue: str, alias: str) -> None:
 def _tell(queue: str, alias: str) -> None:
     for listener in list(_listeners):
         listener(queue)
+    _notify_now_and_then(WORK_CHANNEL, queue, alias)
+
+
+def announce_finished(alias: str) -> None:
+    """Tell those who wait for jobs that some have finished, once the caller's transaction has committed."""
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        return
+    if connection.in_atomic_block:
+        transaction.on_commit(lambda: _notify_now_and_then(FINISHED_CHANNEL, "", alias), using=alias, robust=True)
+    else:
+        _notify_now_and_then(FINISHED_CHANNEL, "", alias)
+
+
+def _notify_now_and_then(channel: str, payload: str, alias: str) -> None:
     connection = connections[alias]
     if connection.vendor != "postgresql" or not get_settings().NOTIFY:
         return
     now = time.monotonic()
-    if now - _last.get((alias, queue), float("-inf")) < QUIET_SECONDS:
+    key = (alias, channel, payload)
+    if now - _last.get(key, float("-inf")) < QUIET_SECONDS:
         return
-    _last[alias, queue] = now
+    _last[key] = now
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", (WORK_CHANNEL, queue))
+            cursor.execute("SELECT pg_notify(%s, %s)", (channel, payload))
     except DatabaseError:
-        # The job is committed; a worker's next poll finds it.
-        logger.debug("could not notify the workers of queue %r", queue, exc_info=True)
+        # What it tells of is committed; the next look finds it.
+        logger.debug("could not notify %s of %r", channel, payload, exc_info=True)
 
 
 def tell_process(process_id: str, alias: str) -> None:
@@ -65,16 +82,39 @@ def tell_process(process_id: str, alias: str) -> None:
             cursor.execute("SELECT pg_notify(%s, %s)", (PROCESS_CHANNEL, process_id))
 
 
+class FinishedSubscription:
+    """A connection of its own that hears when jobs finish (PostgreSQL)."""
+
+    def __init__(self, alias: str) -> None:
+        self._connection = _connect_apart(alias)
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {FINISHED_CHANNEL}")
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for so many seconds, or until some job has finished; return whether one has."""
+        with self._connection.wrap_database_errors:
+            return any(True for _ in self._connection.connection.notifies(timeout=seconds, stop_after=1))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _connect_apart(alias: str) -> Any:
+    # copy() keeps the site's connection settings but shares nothing with this thread's connection.
+    connection = cast(Any, connections[alias]).copy()
+    connection.inc_thread_sharing()
+    connection.connect()
+    return connection
+
+
 class Subscription:
     """A connection of its own that listens for new work and for requests to one process (PostgreSQL)."""
 
     def __init__(self, process_id: str) -> None:
         self.alias = jobs_alias()
         self._process_id = process_id
-        # copy() keeps the site's connection settings but shares nothing with this thread's connection.
-        self._connection = cast(Any, connections[self.alias]).copy()
-        self._connection.inc_thread_sharing()
-        self._connection.connect()
+        self._connection = _connect_apart(self.alias)
         with self._connection.cursor() as cursor:
             cursor.execute(f"LISTEN {WORK_CHANNEL}; LISTEN {PROCESS_CHANNEL}")
 

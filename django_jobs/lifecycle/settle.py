@@ -19,6 +19,7 @@ from django_jobs.models import (
 
 from .ended import settle_ended
 from .events import announce, forget, tell_completed
+from .notify import announce_finished
 from .outcome import Completed, Outcome
 from .sql import dialect
 from .transactions import jobs_alias, run_transaction
@@ -43,6 +44,7 @@ def settle(
         number = len(completed) + len(outcomes)
         logger.warning("the database refused a batch of %d results, settling one by one: %s", number, error)
         lost = _settle_apart(completed, outcomes, process_id, using)
+    announce_finished(using)
     forget([(outcome.job.id, outcome.job.fence) for outcome in outcomes])
     if lost:
         forget([(done.id, done.fence) for done in completed if done.id in lost])
@@ -84,6 +86,7 @@ def settle_in_transaction(done: Completed, alias: str) -> bool:
         return False
     wake_dependents([done.id], alias)
     tell_completed([(done.id, done.fence)], alias)
+    announce_finished(alias)
     return True
 
 

@@ -1,17 +1,25 @@
-"""Wait for a job to finish, by polling that starts fast and slows down."""
+"""Wait for a job to finish: by looks that come ever more seldom, and on PostgreSQL by notification."""
 
 from __future__ import annotations
 
 import time
 
+from django.db import DatabaseError, connections
+
+from django_jobs.conf import get_settings
 from django_jobs.exceptions import JobNotFound
 from django_jobs.models import Job
 from django_jobs.models.job import TERMINAL
 
+from .notify import QUIET_SECONDS, FinishedSubscription
 from .transactions import jobs_alias
 
 FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 0.1
+# A notification may get lost, so even then it looks now and then. After one it looks again soon: what finishes within
+# QUIET_SECONDS of it is not told.
+NOTIFIED_PAUSE = 0.5
+PAUSE_AFTER_NOTIFICATION = 2 * QUIET_SECONDS
 
 
 def wait(job_id: str, timeout: float | None = None, alias: str | None = None) -> str:
@@ -22,14 +30,40 @@ def wait(job_id: str, timeout: float | None = None, alias: str | None = None) ->
     using = alias or jobs_alias()
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_PAUSE
-    while True:
-        status = Job.objects.using(using).filter(pk=job_id).values_list("status", flat=True).first()
-        if status is None:
-            raise JobNotFound(job_id)
-        if status in TERMINAL:
-            return status
-        left = float("inf") if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"job {job_id!r} is still {status} after {timeout} seconds")
-        time.sleep(min(pause, left))
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+    subscription: FinishedSubscription | None = None
+    refused = False
+    try:
+        while True:
+            status = Job.objects.using(using).filter(pk=job_id).values_list("status", flat=True).first()
+            if status is None:
+                raise JobNotFound(job_id)
+            if status in TERMINAL:
+                return status
+            left = float("inf") if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {job_id!r} is still {status} after {timeout} seconds")
+            if pause == LONGEST_PAUSE and subscription is None and not refused:
+                # Only now: a connection of its own costs more than a few looks.
+                subscription = _subscribe(using)
+                refused = subscription is None
+                if subscription is not None:
+                    continue  # it may have finished before the subscription began
+            if subscription is None:
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+            else:
+                told = subscription.wait(min(pause, left))
+                pause = PAUSE_AFTER_NOTIFICATION if told else NOTIFIED_PAUSE
+    finally:
+        if subscription is not None:
+            subscription.close()
+
+
+def _subscribe(using: str) -> FinishedSubscription | None:
+    """Return a subscription where notifications work; None elsewhere, or when the server has no connection to spare."""
+    if connections[using].vendor != "postgresql" or not get_settings().NOTIFY:
+        return None
+    try:
+        return FinishedSubscription(using)
+    except DatabaseError:
+        return None
