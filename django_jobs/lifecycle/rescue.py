@@ -121,7 +121,7 @@ def settle_crash(job: Job, using: str, handlers: Registry = registry) -> bool:
         counts_crash=first,
         letter=DeadLetterReason.CRASH_LOOP if dead else None,
         error="the worker process died while it held this job",
-        fingerprint="crash" if dead else "",
+        fingerprint=f"crash {job.job_type}"[:64] if dead else "",
     )
     if settle_ended([outcome], job.worker_id or "", using):
         return False
