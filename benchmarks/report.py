@@ -23,7 +23,7 @@ TITLES = {
 }
 # Per measure: the figure that is compared, whether more is better, and what else the table shows.
 FIGURES: dict[str, tuple[str, bool, tuple[str, ...]]] = {
-    "drain": ("jobs_per_second", True, ()),
+    "drain": ("jobs_per_second", True, ("worker_cpu_us", "server_cpu_us")),
     "submit": ("jobs_per_second", True, ()),
     "latency": ("from call p50 ms", False, ("from call p99 ms", "from commit p50 ms", "from commit p99 ms")),
     "io": ("jobs_per_second", True, ("of_ideal",)),

@@ -114,6 +114,15 @@ def statements(place: Store) -> int:
     raise ValueError("SQLite counts no statements")
 
 
+def session_pids(place: Store) -> list[int]:
+    """Return the server processes that serve the store's sessions: PostgreSQL on this machine, otherwise none."""
+    if place.kind != "postgresql":
+        return []
+    with postgresql(place.admin_url()) as connection:
+        sql = "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+        return [row[0] for row in connection.execute(sql, [place.name])]
+
+
 def statements_unit(place: Store) -> str:
     """Return what `statements` counts here."""
     if place.kind == "redis":

@@ -24,6 +24,7 @@ class Workers:
     """The worker processes of one peer, each the leader of its own process group, stopped at the end of the block."""
 
     def __init__(self, peer: Peer, processes: int) -> None:
+        self.store = peer.store
         self.commands = peer.commands(processes)
         self.environment = os.environ | peer.environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.log = stores.run_dir() / "workers.log"
@@ -77,11 +78,27 @@ class Workers:
                     continue  # it ended while we looked
         return found
 
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Return the processor time so far of (all worker processes, the PostgreSQL sessions of the store)."""
+        return _cpu_seconds(self.pids()), _cpu_seconds(stores.session_pids(self.store))
+
     def all_ended(self) -> bool:
         return all(process.poll() is not None for process in self.started)
 
     def complaint(self, what: str) -> Stalled:
         return Stalled(f"{what}: {self.log.read_text(errors='replace')[-2500:]}")
+
+
+def _cpu_seconds(pids: list[int]) -> float:
+    """Add up user and system time; processes that are gone, or on another machine, count nothing."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def drain(workers: Workers, jobs: int, processes: int, remaining: Callable[[], int], limit: float) -> dict[str, float]:
@@ -93,7 +110,7 @@ def drain(workers: Workers, jobs: int, processes: int, remaining: Callable[[], i
     finished is counted. So a slow queue faces the same backlog as a fast one, without the wait. Looks are 5 ms apart.
     """
     directory = stores.run_dir()
-    began, skipped, seen = 0.0, 0, 0
+    began, skipped, seen, cpu = 0.0, 0, 0, (0.0, 0.0)
     moved = time.monotonic()
     while True:
         counts = work.counts(directory)
@@ -101,7 +118,7 @@ def drain(workers: Workers, jobs: int, processes: int, remaining: Callable[[], i
         if done != seen:
             seen, moved = done, now
         if not began and len(counts) >= processes:
-            began, skipped = now, done
+            began, skipped, cpu = now, done, workers.cpu_seconds()
         if done >= jobs or (began and now - began > limit):
             break
         if now - moved > STALL_SECONDS or workers.all_ended():
@@ -118,4 +135,7 @@ def drain(workers: Workers, jobs: int, processes: int, remaining: Callable[[], i
     counted = jobs - left - skipped
     if counted <= 0:
         raise workers.complaint(f"{done} jobs ran, but none of them finished")
-    return {"jobs_per_second": counted / (now - began), "seconds": now - began, "jobs": counted}
+    client, server = (after - before for after, before in zip(workers.cpu_seconds(), cpu, strict=True))
+    result = {"jobs_per_second": counted / (now - began), "seconds": now - began, "jobs": counted}
+    result["worker_cpu_us"] = 1e6 * client / counted
+    return result | ({"server_cpu_us": 1e6 * server / counted} if workers.store.kind == "postgresql" else {})
