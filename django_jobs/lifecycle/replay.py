@@ -25,19 +25,19 @@ def replay(job_id: str, *, by: Any = None, dependents: bool = True, alias: str |
 
     Args:
         by: the user who replays, or None.
-        dependents: let the jobs that failed because of this one wait again.
+        dependents: let the jobs that failed because of this one wait again; False leaves them failed for good.
 
     Raises JobNotFound, and InvalidJob when the job is in another state or a live job holds its unique key.
     """
     using = alias or jobs_alias()
-    queue = run_transaction(lambda: _replay(job_id, by, using), using)
+    queue = run_transaction(lambda: _replay(job_id, by, dependents, using), using)
     if dependents:
         while run_transaction(lambda: revive_step(using), using):
             pass
     announce_work(queue, using)
 
 
-def _replay(job_id: str, by: Any, using: str) -> str:
+def _replay(job_id: str, by: Any, dependents: bool, using: str) -> str:
     job = Job.objects.using(using).filter(pk=job_id).select_for_update().first()
     if job is None:
         raise JobNotFound(job_id)
@@ -45,8 +45,12 @@ def _replay(job_id: str, by: Any, using: str) -> str:
         raise InvalidJob(f"job {job_id!r} is {job.status}; only a dead, failed or cancelled job can be replayed")
     start_over([job_id], using)
     DeadLetter.objects.using(using).filter(job_id=job_id).open().update(replayed_at=DbNow(), replayed_by=by)
+    if not dependents:
+        # Their edges are closed, so that no later replay of another job takes them for its own.
+        broken = JobDependency.objects.using(using).filter(depends_on_id=job_id, state=DependencyState.BROKEN)
+        broken.update(state=DependencyState.SATISFIED)
     announce(signals.job_replayed, job_id, using)
-    return job.queue
+    return str(job.queue)
 
 
 def start_over(ids: list[str], using: str) -> None:

@@ -95,6 +95,10 @@ def test_a_replay_can_leave_the_dependents_failed() -> None:
     kill(*claim("default", 1, "p"))
     Job.objects.get(pk="a").replay(dependents=False)
     assert statuses("a", "b") == ["pending", "failed"]
+    django_jobs.submit("effects.record", {}, job_id="other", priority=9)
+    kill(*claim("default", 1, "p"))
+    Job.objects.get(pk="other").replay()
+    assert statuses("a", "b") == ["pending", "failed"], "a later replay of another job does not revive them"
 
 
 def test_a_job_that_runs_anyway_starts_after_a_dead_dependency() -> None:
