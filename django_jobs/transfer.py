@@ -143,7 +143,12 @@ def _import(read: Callable[[], Iterator[Item]], total: int, *, include_running: 
     try:
         check = _Check(scratch, alias, include_running)
         check.all(read(), total, progress)
-        written = transfer.write(lambda: (_record(item) for item in _told(read(), total, progress)), scratch, alias)
+        written = transfer.write(
+            lambda: map(_record, _told(read(), total, progress)),
+            lambda: map(_record, filter(_depends_on, read())),
+            scratch,
+            alias,
+        )
     finally:
         scratch.close()
     return Imported(written, scratch.count - written, tuple(sorted(check.unknown_types)))
@@ -152,6 +157,11 @@ def _import(read: Callable[[], Iterator[Item]], total: int, *, include_running: 
 def _record(item: Item) -> Record:
     _, values, size = item
     return Record.from_dict(values)._replace(size=size)
+
+
+def _depends_on(item: Item) -> bool:
+    _, values, _ = item
+    return bool(values.get("depends_on"))
 
 
 def _told(items: Iterator[Item], total: int, progress: Progress) -> Iterator[Item]:

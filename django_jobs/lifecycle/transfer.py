@@ -116,9 +116,10 @@ def taken_keys(scratch: Scratch, alias: str) -> Iterator[str]:
                 yield f"{place}: extra.unique_key: the live job {held[key]!r} holds {key!r}"
 
 
-def write(source: Source, scratch: Scratch, alias: str | None = None) -> int:
+def write(source: Source, dependents: Source, scratch: Scratch, alias: str | None = None) -> int:
     """Write checked records in one transaction, those that the database has already left out; return how many.
 
+    `dependents` gives those of the records again that depend on others.
     Raises InvalidJob when the database changed meanwhile, so that they cannot be written.
     """
     using = alias or jobs_alias()
@@ -131,7 +132,7 @@ def write(source: Source, scratch: Scratch, alias: str | None = None) -> int:
             written += len(page)
             queues.update(record.job.queue for record in page)
         # The edges come last: a job may depend on one that stands further down.
-        for page in _pages(source, scratch) if scratch.edges else ():
+        for page in _pages(dependents, scratch) if scratch.edges else ():
             _write_edges(page, scratch, using)
         return written
 
