@@ -1,0 +1,130 @@
+"""Build the wheel, install it into a new site far from the repository, and use it there: migrate, submit, run, admin."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = (("3.11", "5.2"), ("3.12", "6.0"), ("3.13", "6.1"))  # Django 6.0 and later need Python 3.12
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "*.egg-info", "__pycache__", "*.sqlite3*", "build", "dist")
+SETTINGS = """
+INSTALLED_APPS += ["django_jobs", "shop"]
+ALLOWED_HOSTS = ["testserver"]
+STATIC_ROOT = BASE_DIR / "collected"
+"""
+JOBS = """
+from django_jobs import job
+
+
+@job("shop.add")
+def add(payload):
+    return payload["a"] + payload["b"]
+"""
+LOOK_AT_ADMIN = """
+from django.apps import apps
+from django.contrib.auth.models import User
+from django.test import Client
+client = Client(raise_request_exception=True)
+client.force_login(User.objects.create_superuser("boss"))
+status = {name: client.get(f"/admin/django_jobs/{name}/").status_code for name in apps.all_models["django_jobs"]
+          if name not in ("attempt", "jobdependency", "scheduletick")}
+status["index"] = client.get("/admin/").status_code
+status["one job"] = client.get("/admin/django_jobs/job/sum-1/change/").status_code
+print(status)
+assert set(status.values()) == {200}, status
+"""
+
+pytestmark = pytest.mark.load
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build sdist and wheel from a copy of the tree and return their folder."""
+    scratch = tmp_path_factory.mktemp("build")
+    shutil.copytree(ROOT, scratch / "tree", ignore=LEFT_OUT)
+    run(sys.executable, "-m", "venv", scratch / "venv")
+    run(scratch / "venv/bin/pip", "install", "-q", "build")
+    run(scratch / "venv/bin/python", "-m", "build", "--outdir", scratch / "dist", scratch / "tree")
+    return scratch / "dist"
+
+
+def package_files() -> set[str]:
+    """Return the files of the package that a site needs."""
+    files = (path for path in (ROOT / "django_jobs").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path.relative_to(ROOT)) for path in files}
+
+
+def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == package_files()
+    assert {"django_jobs/py.typed", "django_jobs/migrations/0001_initial.py"} < names
+    assert any(name.endswith(".html") for name in names)
+    assert any(name.endswith(".css") for name in names)
+
+
+def test_the_source_distribution_has_every_file_of_the_package(built: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert package_files() <= names
+
+
+@pytest.mark.parametrize(("python", "django"), PAIRS)
+def test_the_wheel_works_in_a_new_site(built: Path, tmp_path: Path, python: str, django: str) -> None:
+    (wheel,) = built.glob("*.whl")
+    site = tmp_path / "site"
+    site.mkdir()
+    run(interpreter(python), "-m", "venv", tmp_path / "venv")
+    run(tmp_path / "venv/bin/pip", "install", "-q", wheel, f"Django~={django}.0")
+    here = tmp_path / "venv/bin/python"
+
+    def manage(*arguments: str) -> str:
+        return run(here, "-Werror", "manage.py", *arguments, cwd=site)
+
+    run(here, "-m", "django", "startproject", "mysite", ".", cwd=site)
+    manage("startapp", "shop")
+    (site / "shop/jobs.py").write_text(JOBS)
+    with (site / "mysite/settings.py").open("a") as settings:
+        settings.write(SETTINGS)
+    assert str(tmp_path / "venv") in manage("shell", "-c", "import django_jobs; print(django_jobs.__file__)")
+    manage("migrate", "-v0")
+    assert "No changes detected" in manage("makemigrations", "--check", "--dry-run")
+    manage("jobs", "enqueue", "shop.add", "--payload", '{"a": 2, "b": 3}', "--id", "sum-1")
+    manage("runworkers", "--drain")
+    assert "result: 5" in manage("jobs", "show", "sum-1")
+    assert "'one job': 200" in manage("shell", "-c", LOOK_AT_ADMIN)
+    manage("collectstatic", "--noinput", "-v0")
+    assert (site / "collected/django_jobs/console.css").is_file()
+
+
+def interpreter(version: str) -> str:
+    """Return the path of a Python of this version; an AssertionError when the machine has none."""
+    name = f"python{version}"
+    pyenv = shutil.which("pyenv")
+    versions = subprocess.check_output([pyenv, "versions", "--bare"], text=True).split() if pyenv else []
+    found = subprocess.run(
+        [name, "-c", "import ensurepip, sys; print(sys.executable)"],
+        env={**os.environ, "PYENV_VERSION": ":".join(versions)}, capture_output=True, text=True,
+    ) if shutil.which(name) else None  # fmt: skip
+    assert found is not None, f"{name} is missing"
+    assert found.returncode == 0, f"{name} is missing: {found.stderr}"
+    return found.stdout.strip()
+
+
+def run(*command: object, cwd: Path | None = None) -> str:
+    """Run a command to its end with nothing of ours in its environment; return what it wrote to stdout."""
+    ours = ("PYTHONPATH", "DJANGO_SETTINGS_MODULE", "DATABASE_URL", "DJANGO_JOBS_JSON", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
