@@ -1,4 +1,4 @@
-"""Tasks run by `runworkers`: found by a fresh process, in one order with jobs, alone in a subprocess, after a kill."""
+"""Tasks run by `runworkers`: found by a fresh process, in one order with jobs, in a subprocess, after a kill."""
 
 from typing import Any
 
@@ -6,16 +6,18 @@ import pytest
 
 import django_jobs
 from django_jobs.compat import TaskResultStatus
+from django_jobs.lifecycle.claim import claim
 from tests.support.effects import tasks
 from tests.support.effects.models import Effect
+from tests.support.factories import WorkerProcessFactory
 from tests.support.processes import manage, spawn_workers
 from tests.support.waiting import dump_rows, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def _drain(*args: str) -> None:
-    done = manage("runworkers", "--drain", *args)
+def _drain() -> None:
+    done = manage("runworkers", "--drain")
     assert done.returncode == 0, done.stderr
 
 
@@ -43,14 +45,14 @@ def test_a_fresh_worker_process_knows_the_tasks_of_every_app() -> None:
     assert worker not in (pid, results[3].return_value), "both ran in a subprocess of the worker process"
 
 
-def test_tasks_and_jobs_run_in_one_order() -> None:
+def test_tasks_and_jobs_are_claimed_in_one_order() -> None:
     for priority in (5, 10):
         django_jobs.submit("effects.record", {"kind": f"job {priority}"}, priority=priority)
     for priority in (99, -1, 1):
         tasks.leave.using(priority=priority).enqueue(f"task {priority}")
-    _drain("--threads", "1")
-    ran = list(Effect.objects.order_by("pk").values_list("kind", flat=True))
-    assert ran == ["job 10", "task 99", "task 1", "job 5", "task -1"]
+    claimed = [job.payload for job in claim("default", 10, WorkerProcessFactory().id)]
+    names = [payload.get("kind") or payload["args"][0] for payload in claimed]
+    assert names == ["job 10", "task 99", "task 1", "job 5", "task -1"]
 
 
 def test_a_task_whose_worker_was_killed_runs_again_and_its_result_tells_so() -> None:
