@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 ROOMS = {
     "words": (
         "conf", "exceptions", "signals", "handlers", "retry", "payloads", "cron", "compat", "ids", "names",
-        "newjob", "schedules", "text", "validation", "values",
+        "jsontext", "newjob", "schedules", "text", "validation", "values",
     ),
     "nouns": ("models",),
     "moves": ("lifecycle",),
     "loops": ("worker",),
     "faces": (
-        "api", "queue", "admin", "backends", "management", "testing", "checks", "metrics", "views", "urls", "apps",
+        "api", "queue", "admin", "backends", "management", "testing", "checks", "health", "metrics", "tracing", "views", "urls", "apps",
         "logs", "manager", "scheduler", "shell", "transfer", "taskapi", "templatetags", "__init__",
     ),
 }  # fmt: skip
