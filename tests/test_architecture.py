@@ -17,8 +17,8 @@ ROOMS = {
     "moves": ("lifecycle",),
     "loops": ("worker",),
     "faces": (
-        "api", "queue", "admin", "backends", "management", "testing", "checks", "health", "metrics", "tracing", "views", "urls", "apps",
-        "logs", "manager", "scheduler", "shell", "transfer", "taskapi", "templatetags", "__init__",
+        "api", "queue", "admin", "backends", "management", "testing", "checks", "health", "metrics", "tracing", "views", "urls",
+        "apps", "logs", "manager", "scheduler", "shell", "transfer", "taskapi", "templatetags", "__init__",
     ),
 }  # fmt: skip
 FLOOR = {module: floor for floor, modules in enumerate(ROOMS.values()) for module in modules}

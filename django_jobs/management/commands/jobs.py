@@ -14,7 +14,7 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob, JobsError
 from django_jobs.lifecycle.readiness import missing_migrations
 from django_jobs.lifecycle.transactions import jobs_alias, use_database
-from django_jobs.management.jobs import files, letters, look, operate, schedules, state, submit
+from django_jobs.management.jobs import files, health, letters, look, operate, schedules, state, submit
 from django_jobs.management.jobs.output import Output, clean
 from django_jobs.management.jobs.verbs import HelpFormatter, Verbs
 
@@ -32,13 +32,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = Verbs(parser)
-        for group in (submit, look, operate, letters, schedules, files, state):
+        for group in (submit, look, operate, letters, schedules, files, state, health):
             group.add(verbs)
 
-    def execute(self, *args: Any, **options: Any) -> Any:
+    def handle(self, *args: Any, **options: Any) -> None:
         """Run the verb; on the command line, say what was refused without the name of an exception class."""
         try:
-            return super().execute(*args, **options)
+            self._run(options)
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False) or options.get("traceback"):
                 raise
@@ -46,7 +46,8 @@ class Command(BaseCommand):
                 self.stderr.write(clean(line))
             sys.exit(error.returncode)
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def _run(self, options: dict[str, Any]) -> None:
+        """Run the verb; what our API and the database refuse becomes a CommandError."""
         out = Output(self.stdout, self.stderr, as_json=options.get("as_json", False), yes=options.get("yes", False))
         try:
             get_settings()  # wrong settings are told by every verb, whether it asks for one or not

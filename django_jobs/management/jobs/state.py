@@ -1,4 +1,4 @@
-"""Verbs that say whether all is well: check, health."""
+"""The verb check: whether what the rows say of each other is true."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
-from django.utils import timezone
 
-from django_jobs.lifecycle.figures import queue_figures
 from django_jobs.lifecycle.transactions import jobs_alias
-from django_jobs.models import DependencyState, JobDependency, JobStatus, WorkerProcess
+from django_jobs.models import DependencyState, JobDependency, JobStatus
 from django_jobs.transfer import all_jobs
 
 from .output import Output
@@ -21,15 +19,8 @@ MOST_SHOWN = 20
 
 
 def add(verbs: Verbs) -> None:
-    """Declare the verbs."""
+    """Declare the verb."""
     verbs.add("check", check, "recount what jobs wait for; exit code 1 when a count is wrong")
-    parser = verbs.add(
-        "health", health, "say whether workers live and keep up; exit code 1 when not", "health --max-wait 60"
-    )
-    parser.add_argument(
-        "--max-wait", type=float, default=300.0, metavar="SECONDS",
-        help="how long a ready job may wait in a queue that is not paused (default: 300)",
-    )  # fmt: skip
 
 
 def check(options: dict[str, Any], out: Output) -> None:
@@ -52,27 +43,3 @@ def check(options: dict[str, Any], out: Output) -> None:
         out.line(f"{len(problems)} differences")
     if problems:
         raise CommandError("\n".join(problems[:MOST_SHOWN]))
-
-
-def health(options: dict[str, Any], out: Output) -> None:
-    """Look at what must be so while workers run."""
-    now = timezone.now()
-    workers = WorkerProcess.objects.using(jobs_alias()).alive().count()
-    waits = {
-        name: round((now - one.oldest).total_seconds(), 1)
-        for name, one in queue_figures().items()
-        if one.oldest is not None and one.paused_at is None
-    }
-    longest = max(waits.values(), default=0.0)
-    problems = [] if workers else ["no worker process is alive"]
-    problems += [
-        f"queue {name!r}: a ready job has waited {seconds:g} s" for name, seconds in waits.items()
-        if seconds > options["max_wait"]
-    ]  # fmt: skip
-    values = {"healthy": not problems, "workers": workers, "longest_wait_seconds": max(0.0, longest)}
-    if out.as_json:
-        out.json(values)
-    else:
-        out.line(f"{'healthy' if not problems else 'not healthy'}: {workers} workers, longest wait {longest:g} s")
-    if problems:
-        raise CommandError("\n".join(problems))
