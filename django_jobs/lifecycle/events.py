@@ -28,9 +28,8 @@ def _send(signal: Signal, job: str | Job, alias: str, extra: dict[str, Any]) -> 
 def failed_by_dependency(ids: Sequence[str], alias: str) -> None:
     """Send job_failed for jobs that failed because of a dependency."""
     if ids and signals.job_failed.has_listeners(Job):
-        errors = Job.objects.using(alias).filter(pk__in=ids).values_list("pk", "error")
-        for job_id, error in errors:
-            announce(signals.job_failed, job_id, alias, error=error)
+        for job in Job.objects.using(alias).filter(pk__in=ids):
+            announce(signals.job_failed, job, alias, error=job.error)
 
 
 # What this process does once a run of its own is known to be recorded; by job and fence, so that no later run is meant.

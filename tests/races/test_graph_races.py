@@ -34,6 +34,8 @@ def submit_races_settle(rounds: int) -> None:
     def settle_each() -> None:
         for number in range(rounds):
             ready.wait()
+            if number % 50 == 0:
+                processes.beat("p")
             (job,) = claim(f"q{number % 2}", 1, "p")
             ready.wait()
             assert settle([Completed(job.id, job.fence, None)], [], "p") == set()
