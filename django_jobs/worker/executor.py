@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import Error, connections, transaction
+from django.db import DatabaseError, Error, connections, transaction
 
 from django_jobs import signals
 from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut
@@ -17,7 +17,7 @@ from django_jobs.handlers import Handler, Registry, unknown_job_type
 from django_jobs.lifecycle.events import announce
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.settle import settle_in_transaction
-from django_jobs.lifecycle.transactions import jobs_alias
+from django_jobs.lifecycle.transactions import immediate, is_transient, jobs_alias
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from django_jobs.payloads import describe_exception, encode_result, fingerprint, format_traceback
 from django_jobs.retry import decide
@@ -25,6 +25,7 @@ from django_jobs.text import exception_path
 
 from .context import Context
 from .run import Run
+from .session import SessionWatch
 
 MAX_SNOOZE = 3660 * 86_400.0
 
@@ -52,11 +53,14 @@ def _call(run: Run, handler: Handler, process_id: str) -> Any:
     arguments = (Context(run, process_id), run.job.payload) if handler.takes_context else (run.job.payload,)
     function: Callable[..., Any] = async_to_sync(handler.function) if handler.is_async else handler.function
     context = contextvars.copy_context()
-    try:
-        run.arm()
-        return context.run(function, *arguments)
-    finally:
-        run.disarm()
+    watch = SessionWatch()
+    with connections[jobs_alias()].execute_wrapper(watch):
+        try:
+            run.arm()
+            return context.run(function, *arguments)
+        finally:
+            run.disarm()
+            run.changed_session = watch.has_changed
 
 
 def as_completed(job: ClaimedJob, result: Any) -> Completed:
@@ -75,8 +79,19 @@ class BadResult(Fail):
 
 def _run_atomic(run: Run, handler: Handler, process_id: str) -> None:
     """Run the handler and complete its job in one transaction; the job's row is touched last."""
+    while True:
+        try:
+            return _run_atomic_once(run, handler, process_id)
+        except DatabaseError as error:
+            # A busy SQLite does not even begin. Once the handler has started, what the database says is its failure.
+            if run.has_started or run.lost or not is_transient(error):
+                raise
+
+
+def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> None:
     alias = jobs_alias()
-    with transaction.atomic(using=alias, durable=True):
+    # At BEGIN, SQLite waits for the write lock; a transaction that read first would be refused at its first write.
+    with immediate(alias), transaction.atomic(using=alias, durable=True):
         guard = connections[alias].savepoint()
         result = _call(run, handler, process_id)
         try:
@@ -166,7 +181,7 @@ def no_handler(job: ClaimedJob, handlers: Registry) -> Outcome:
         attempt=AttemptOutcome.FAILED,
         letter=DeadLetterReason.NO_HANDLER,
         error=unknown_job_type(job.job_type, handlers.job_types()),
-        fingerprint="no handler",
+        fingerprint=f"no handler {job.job_type}"[:64],
     )
 
 

@@ -18,7 +18,9 @@ class Run:
         "_thread",
         "abandoned",
         "cancel_requested",
+        "changed_session",
         "deadline",
+        "has_started",
         "job",
         "lost",
         "progress",
@@ -34,6 +36,8 @@ class Run:
         self.cancel_requested = False
         self.timed_out = False
         self.abandoned = False
+        self.has_started = False
+        self.changed_session = False
         self.progress: tuple[float, str] | None = None
         self._lock = threading.Lock()
         self._thread: int | None = None
@@ -46,6 +50,7 @@ class Run:
 
     def arm(self) -> None:
         """Let this thread be interrupted from now on; called right before the handler."""
+        self.has_started = True
         self._thread = threading.get_ident()
 
     def disarm(self) -> None:

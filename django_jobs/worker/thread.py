@@ -195,6 +195,8 @@ class Worker(threading.Thread):
             result = execute(run, handler, self.handlers, self.process.id)
         self._keep(result)
         self._tidy.after_job()
+        if run.changed_session:
+            self._drop_connection()
         self._prepare()
 
     def _keep(self, result: Completed | Outcome | None) -> None:

@@ -15,6 +15,7 @@ def _check(figures: Figures) -> None:
     assert figures.atomic_effects == figures.atomic_jobs, figures
 
 
+@pytest.mark.quick("postgresql", "mariadb")
 def test_a_short_kill_storm_loses_nothing() -> None:
     figures = run_storm(jobs=250, processes=2, threads=4, every=0.8, lasts=2.5, patience=90, job_seconds=0.02)
     assert figures.kills >= 2

@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 
 from django_jobs import Fail, Retry, Snooze, job
 
+from . import hostile  # noqa: F401  its handlers are jobs of this app, too
 from .models import Effect, leave_effect
 
 
