@@ -40,18 +40,18 @@ class Isolation:
         self._child: Child | None = None
         self.is_busy = False
 
-    def execute(self, run: Run, handler: Handler, handlers: Registry) -> Completed | Outcome | None:
+    def run_alone(self, run: Run, handler: Handler, handlers: Registry) -> Completed | Outcome | None:
         """Run a job in the subprocess; None when the child has settled it.
 
         A job whose handler the child does not know (one that a script registered) runs in this process.
         """
         self.is_busy = True
         try:
-            return self._execute(run, handler, handlers)
+            return self._run_alone(run, handler, handlers)
         finally:
             self.is_busy = False
 
-    def _execute(self, run: Run, handler: Handler, handlers: Registry) -> Completed | Outcome | None:
+    def _run_alone(self, run: Run, handler: Handler, handlers: Registry) -> Completed | Outcome | None:
         child = self._ready_child()
         if child is None:
             return Outcome(

@@ -16,8 +16,6 @@ from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.notify import listen_in_process
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.release import release_process
-from django_jobs.lifecycle.settle import settle, settle_again
-from django_jobs.models import JobStatus
 
 from .coroutines import Coroutines
 from .heartbeat import Heartbeat
@@ -25,6 +23,7 @@ from .keeper import Keeper
 from .listener import Listener
 from .maintenance import Maintenance
 from .seat import Seat
+from .settler import settle_results
 from .thread import Worker
 from .trouble import Trouble
 from .wakeup import Wakeup
@@ -212,23 +211,7 @@ class Process:
 
     def settle_results(self, completed: list[Completed], outcomes: list[Outcome]) -> None:
         """Settle results, and keep trying while the database is away, until the lease is lost."""
-        if self.is_lost or not (completed or outcomes):
-            return
-        attempt = settle
-        while not self.is_lost:
-            try:
-                attempt(completed, outcomes, self.id)
-            except Error as error:
-                # The reply may have been lost after the commit, so the next try reads back what it finds moved.
-                attempt = settle_again
-                time.sleep(self.trouble.after(error))
-                processes.discard_connection()
-            else:
-                self.trouble.over()
-                break
-        delays = [outcome.delay for outcome in outcomes if outcome.status == JobStatus.SCHEDULED]
-        if delays:
-            self.maintenance.expect_due(min(delays))
+        settle_results(self, completed, outcomes)
 
     # Its end.
 

@@ -190,7 +190,7 @@ class Worker(threading.Thread):
         if timeout is not None:
             run.deadline = run.started + timeout
         if alone:
-            result = self._isolation.execute(run, handler, self.handlers)
+            result = self._isolation.run_alone(run, handler, self.handlers)
         else:
             result = execute(run, handler, self.handlers, self.process.id)
         self._keep(result)
