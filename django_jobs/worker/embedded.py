@@ -18,8 +18,10 @@ def embedded() -> Process:
     """Return the worker process of this script: one per operating-system process, started when first used."""
     global _embedded
     with _embedded_lock:
-        if _embedded is not None and _embedded_pid == os.getpid() and _is_forgotten(_embedded):
-            _embedded.stop(graceful=False)
+        if _embedded is not None and _embedded_pid == os.getpid() and _is_over(_embedded):
+            if not _embedded.is_stopping or _embedded.is_lost:
+                _embedded.stop(graceful=False)  # its loops would go on for ever
+            _embedded = None
         if _embedded is None or _embedded.is_stopping or _embedded_pid != os.getpid():
             _renew()
         assert _embedded is not None
@@ -33,9 +35,9 @@ def stop_embedded(grace: float = 5.0) -> None:
             _embedded.stop(grace=grace)
 
 
-def _is_forgotten(process: Process) -> bool:
-    """Say whether the row of a started process is gone: a test has emptied the tables, or it was declared dead."""
-    return process.heartbeat.is_alive() and not processes.is_registered(process.id)
+def _is_over(process: Process) -> bool:
+    """Say whether a process stops, or its row is gone: a test has emptied the tables, or it was declared dead."""
+    return process.is_stopping or (process.heartbeat.is_alive() and not processes.is_registered(process.id))
 
 
 _embedded_pid = 0
