@@ -70,12 +70,6 @@ def beat(process_id: str, alias: str | None = None) -> Beat:
     return Beat(acknowledged=bool(renewed))
 
 
-def is_asked_to_stop(process_id: str, alias: str | None = None) -> bool:
-    """Say whether an operator asked this process to finish and leave."""
-    row = WorkerProcess.objects.using(alias or jobs_alias()).filter(pk=process_id, stopping_at__isnull=False)
-    return row.exists()
-
-
 def ask_to_stop(process_id: str, alias: str | None = None) -> bool:
     """Ask a process to finish what it runs and leave; return False when it is gone."""
     using = alias or jobs_alias()

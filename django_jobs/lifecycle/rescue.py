@@ -32,6 +32,7 @@ class Seen:
     id: str
     beat: int
     expired: bool
+    asked_to_stop: bool = False
 
 
 def look(alias: str | None = None) -> list[Seen]:
@@ -42,7 +43,8 @@ def look(alias: str | None = None) -> list[Seen]:
         output_field=BooleanField(),
     )
     rows = WorkerProcess.objects.using(alias or jobs_alias()).annotate(expired=expired)
-    return [Seen(*row) for row in rows.values_list("id", "beat", "expired")]
+    columns = rows.values_list("id", "beat", "expired", "stopping_at")
+    return [Seen(process_id, beat, expired, stopping_at is not None) for process_id, beat, expired, stopping_at in columns]
 
 
 def rescue_process(process_id: str, beat: int | None = None, alias: str | None = None) -> int:

@@ -12,7 +12,7 @@ from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes, rescue
-from django_jobs.lifecycle.claim import PROMOTE_BATCH, promote, seconds_until_due
+from django_jobs.lifecycle.claim import promote, seconds_until_due
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.schedule import sync_declared, tick
 from django_jobs.lifecycle.wake import cascade_all
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
-TICK_SECONDS = 1.0
+TICK_SECONDS = 2.0
+CONTENDED_SECONDS = 0.01
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
 
@@ -100,12 +101,12 @@ class Maintenance(threading.Thread):
 
     def promote(self) -> float:
         """Make due jobs ready, and wake a thread for them."""
-        queues = promote()
-        if queues:
-            self._process.wakeup.call()
-        if len(queues) == PROMOTE_BATCH:
-            return 0.0
         due = seconds_until_due()
+        while due is not None and due <= 0:
+            if not promote():
+                return CONTENDED_SECONDS  # other processes are at it
+            self._process.wakeup.call()
+            due = seconds_until_due()
         # A little late rather than a little early, which would be a look in vain.
         return PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, max(0.002, due + 0.001))
 
@@ -119,12 +120,13 @@ class Maintenance(threading.Thread):
 
     def rescue(self) -> float:
         """Look for dead processes, and for jobs that name a process that is gone."""
-        for seen in self._watch.dead(rescue.look()):
+        everyone = rescue.look()
+        if any(seen.asked_to_stop and seen.id == self._process.id for seen in everyone):
+            self._process.drain()
+        for seen in self._watch.dead(everyone):
             rescue.rescue_process(seen.id, seen.beat)
         rescue.rescue_nameless()
         self._watch.release_unheld()
-        if processes.is_asked_to_stop(self._process.id):
-            self._process.drain()
         limit = self._process.max_rss
         if limit is not None and resident_megabytes() > limit:
             logger.warning("worker process %s uses more than %d MB: it will be recycled", self._process.id, limit)
