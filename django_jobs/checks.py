@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
-from django.db import router
+from django.contrib.auth import get_user_model
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import connections, router
 
 from django_jobs.conf import NAME, parse
+from django_jobs.handlers import registry
+from django_jobs.names import did_you_mean
 
+SQLITE_OPTIONS = (
+    '{"transaction_mode": "IMMEDIATE", "timeout": 20,'
+    ' "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}'
+)
+SQLITE_TIMEOUT = 10.0
+POOL_DEFAULT = 4  # psycopg_pool's
+BESIDE_THREADS = 4  # connections of a worker process besides one a thread: heartbeat, maintenance, keeper, settler
+SHORT_LEASE = 10.0
+MOST_TYPES = 20
 _IDS = {"shape": "django_jobs.E001", "key": "django_jobs.E002", "value": "django_jobs.E003"}
 
 
@@ -33,10 +46,165 @@ def check_use_tz(**kwargs: Any) -> list[CheckMessage]:
 @register("django_jobs")
 def check_database_time_zone(**kwargs: Any) -> list[CheckMessage]:
     """Report E005 when the jobs database keeps local times: its clock, which decides what is due, is asked in UTC."""
-    alias = router.db_for_write(apps.get_model("django_jobs", "Job"))
+    alias = _alias()
     zone = settings.DATABASES[alias].get("TIME_ZONE")
     if zone in (None, "UTC"):
         return []
     message = f"The jobs are in the database {alias!r}, which has TIME_ZONE {zone!r}; django_jobs needs UTC."
     hint = f"Remove TIME_ZONE from DATABASES[{alias!r}], or route django_jobs to another database."
     return [Error(message, hint=hint, id="django_jobs.E005")]
+
+
+@register("django_jobs")
+def check_router(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Report E007 and E008 for routers that tear the tables apart or do not create them, W008 for users elsewhere."""
+    alias = _alias()
+    models = list(apps.get_app_config("django_jobs").get_models())
+    elsewhere = sorted({model.__name__ for model in models if router.db_for_write(model) != alias})
+    if elsewhere:
+        message = f"The jobs are in the database {alias!r}, but a router sends {', '.join(elsewhere)} to another one."
+        yield Error(message, hint="Route all models of django_jobs to one database.", id="django_jobs.E007")
+    if not all(router.allow_migrate_model(alias, model) for model in models):
+        message = f"The jobs are in the database {alias!r}, but a router does not let their tables be made there."
+        hint = f"Let allow_migrate({alias!r}, 'django_jobs') return True or None."
+        yield Error(message, hint=hint, id="django_jobs.E008")
+    if router.db_for_write(get_user_model()) != alias:
+        message = (
+            f"The jobs are in the database {alias!r} and the users in another one, but dead letters refer to users."
+        )
+        hint = "Route django_jobs to the database of the users; the admin needs that, and a submit joins their transactions."
+        yield Warning(message, hint=hint, id="django_jobs.W008")
+
+
+@register("django_jobs")
+def check_database_options(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Report E006 for a database we have no statements for; W001, W002, W004, W005 for its options."""
+    alias = _alias()
+    connection = connections[alias]
+    options = connection.settings_dict.get("OPTIONS") or {}
+    if connection.vendor not in ("sqlite", "postgresql", "mysql"):
+        message = f"The jobs are in the database {alias!r}, whose engine django_jobs cannot use: {connection.vendor}."
+        hint = "Route django_jobs to PostgreSQL, MariaDB, MySQL or SQLite."
+        yield Error(message, hint=hint, id="django_jobs.E006")
+    if connection.vendor == "sqlite":
+        yield from _check_sqlite_options(alias, options)
+    else:
+        yield from _check_server_options(alias, options)
+
+
+def _check_sqlite_options(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
+    if connections[alias].is_in_memory_db():  # type: ignore[attr-defined]
+        return
+    hint = f"Set DATABASES[{alias!r}]['OPTIONS'] = {SQLITE_OPTIONS}."
+    if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        message = (
+            "Transactions on SQLite take the write lock at their first write: one that has read before is refused at once"
+            " (database is locked) while a worker writes."
+        )
+        yield Warning(message, hint=hint, id="django_jobs.W001")
+    if options.get("timeout", 5.0) < SQLITE_TIMEOUT:
+        message = f"SQLite waits {options.get('timeout', 5.0):g} s for the write lock; a busy queue may hold it longer."
+        yield Warning(message, hint=hint, id="django_jobs.W002")
+
+
+def _check_server_options(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
+    level = options.get("isolation_level")
+    # psycopg's IsolationLevel.READ_COMMITTED is 2; None is PostgreSQL's default, and Django's on MariaDB and MySQL.
+    if level is not None and level != 2 and str(level).lower().replace("_", " ") != "read committed":
+        message = (
+            f"The jobs are in the database {alias!r} with isolation_level {level!r}: submits may be refused and redone."
+        )
+        hint = "Use READ COMMITTED, or retry your transactions; workers use READ COMMITTED in any case."
+        yield Warning(message, hint=hint, id="django_jobs.W004")
+    pool = options.get("pool")
+    if not pool:
+        return
+    given = pool if isinstance(pool, dict) else {}
+    size = given.get("max_size") or given.get("min_size", POOL_DEFAULT)
+    if size < _wanted_connections():
+        message = f"A worker process holds up to {_wanted_connections()} connections, and the pool has {size}."
+        hint = (
+            f"Set DATABASES[{alias!r}]['OPTIONS']['pool'] = {{'max_size': {_wanted_connections()}}}, or lower THREADS."
+        )
+        yield Warning(message, hint=hint, id="django_jobs.W005")
+
+
+@register("django_jobs")
+def check_lease(**kwargs: Any) -> list[CheckMessage]:
+    """Report W007 for a lease that a process may well miss though it lives."""
+    parsed, _ = parse(getattr(settings, NAME, {}))
+    if parsed.LEASE_SECONDS >= SHORT_LEASE:
+        return []
+    message = (
+        f"LEASE_SECONDS is {parsed.LEASE_SECONDS:g}: a worker that cannot reach the database for that long, with a heartbeat"
+        f" every {parsed.LEASE_SECONDS / 4:g} s, gives its jobs up and exits."
+    )
+    return [Warning(message, hint="Use 30 to 60 seconds in production.", id="django_jobs.W007")]
+
+
+@register("django_jobs", Tags.security)
+def check_shell_jobs(**kwargs: Any) -> list[CheckMessage]:
+    """Report W009 when whoever may submit a job may run any command."""
+    parsed, _ = parse(getattr(settings, NAME, {}))
+    if not parsed.SHELL_JOBS or settings.DEBUG:
+        return []
+    message = "SHELL_JOBS is on: whoever may submit a job may run any command as the worker's user."
+    hint = "Set it to False, or silence this check when only trusted people can submit jobs."
+    return [Warning(message, hint=hint, id="django_jobs.W009")]
+
+
+@register("django_jobs", Tags.database)
+def check_database(databases: Sequence[str] | None = None, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Ask the jobs' database itself (`check --database`, `migrate`): E009 too old, W003 no WAL, W006 connections, W010 types."""
+    alias = _alias()
+    if alias not in (databases or ()):
+        return
+    from django_jobs.lifecycle import facts
+
+    product, version = facts.product_and_version(alias)
+    name, oldest = facts.OLDEST.get(product, (product, ()))
+    if version < oldest:
+        message = f"The database {alias!r} is {name} {_dotted(version)}; django_jobs needs {_dotted(oldest)}."
+        yield Error(message, hint=f"Upgrade {name}.", id="django_jobs.E009")
+        return
+    if product == "sqlite" and facts.journal_mode(alias) not in ("wal", "memory"):
+        message = "The SQLite database is not in WAL mode: readers and workers block each other."
+        hint = f"Set DATABASES[{alias!r}]['OPTIONS'] = {SQLITE_OPTIONS}."
+        yield Warning(message, hint=hint, id="django_jobs.W003")
+    most = facts.max_connections(alias)
+    if most is not None and most < _wanted_connections():
+        message = f"One worker process holds up to {_wanted_connections()} connections, and the server takes {most}."
+        yield Warning(message, hint="Raise the server's max_connections, or lower THREADS.", id="django_jobs.W006")
+    yield from _check_job_types(alias)
+
+
+def _check_job_types(alias: str) -> Iterator[CheckMessage]:
+    """Report W010 for types that live jobs or enabled schedules have and this code does not know."""
+    from django_jobs.lifecycle.readiness import missing_migrations
+    from django_jobs.models import Job, Schedule
+
+    if missing_migrations(alias):
+        return
+    known = registry.job_types()
+    live = Job.objects.using(alias).live().order_by().values_list("job_type", flat=True).distinct()
+    scheduled = (
+        Schedule.objects.using(alias).filter(enabled=True).order_by().values_list("job_type", flat=True).distinct()
+    )
+    for what, types in (("Unfinished jobs have", live), ("An enabled schedule has", scheduled)):
+        for job_type in sorted(set(types) - set(known))[:MOST_TYPES]:
+            message = f"{what} the type {job_type!r}, which has no handler.{did_you_mean(job_type, known)}"
+            hint = "Register a handler of this name in a jobs.py, or cancel the jobs; a worker makes them FAILED."
+            yield Warning(message, hint=hint, id="django_jobs.W010")
+
+
+def _alias() -> str:
+    return router.db_for_write(apps.get_model("django_jobs", "Job"))
+
+
+def _wanted_connections() -> int:
+    parsed, _ = parse(getattr(settings, NAME, {}))
+    return parsed.THREADS + BESIDE_THREADS
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(str(part) for part in version)

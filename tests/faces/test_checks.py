@@ -1,0 +1,240 @@
+"""System checks: each sees what it is for, says how to mend it, and is silent about a good site."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.core.checks import CheckMessage, run_checks
+from django.core.management import call_command
+from django.test import override_settings
+
+from django_jobs import checks
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import facts
+from django_jobs.models import Job, Schedule
+from django_jobs.scheduler import Scheduler
+from django_jobs.testing import make_job
+from testproject.database import SQLITE_OPTIONS
+
+pytestmark = pytest.mark.django_db
+
+
+def ours(databases: list[str] | None = None) -> list[str]:
+    """Return the ids of what `manage.py check` says of django_jobs, each of which has a hint."""
+    found = [one for one in run_checks(databases=databases) if str(one.id).startswith("django_jobs.")]
+    assert all(one.hint for one in found)
+    return [str(one.id) for one in found]
+
+
+@contextmanager
+def looks_like(vendor: str, **given: Any) -> Iterator[None]:
+    """Let the checks that only read settings take the database for another one."""
+    fake = mock.Mock(vendor=vendor, settings_dict={"OPTIONS": given})
+    fake.is_in_memory_db.return_value = False
+    with mock.patch.object(checks, "connections", {"default": fake}):
+        yield
+
+
+def messages(check: Any, *args: Any) -> list[CheckMessage]:
+    found = list(check(*args))
+    assert all(one.hint for one in found)
+    return found
+
+
+def ids(check: Any, *args: Any) -> list[str]:
+    return [str(one.id) for one in messages(check, *args)]
+
+
+def test_a_good_site_has_nothing_to_mend() -> None:
+    assert ours(["default"]) == []
+
+
+# --- options
+
+
+def test_sqlite_without_options_is_told_about_each() -> None:
+    with looks_like("sqlite"):
+        assert ids(checks.check_database_options) == ["django_jobs.W001", "django_jobs.W002"]
+    with looks_like("sqlite", **SQLITE_OPTIONS):
+        assert ids(checks.check_database_options) == []
+    with looks_like("sqlite", transaction_mode="exclusive", timeout=10):
+        assert ids(checks.check_database_options) == []
+
+
+def test_the_hint_for_sqlite_is_what_the_test_project_has() -> None:
+    with looks_like("sqlite"):
+        hint = str(messages(checks.check_database_options)[0].hint)
+    assert eval(hint.partition("= ")[2].rstrip(".")) == SQLITE_OPTIONS
+
+
+def test_a_database_in_memory_has_no_workers_to_wait_for() -> None:
+    with looks_like("sqlite"):
+        checks.connections["default"].is_in_memory_db.return_value = True  # type: ignore[attr-defined]
+        assert ids(checks.check_database_options) == []
+
+
+@pytest.mark.databases("sqlite")
+def test_sqlite_without_a_write_ahead_log_is_told_about_it() -> None:
+    assert ours(["default"]) == []
+    with mock.patch.object(facts, "journal_mode", return_value="delete"):
+        assert ours(["default"]) == ["django_jobs.W003"]
+    assert facts.journal_mode("default") == "wal"
+
+
+@pytest.mark.parametrize(
+    ("level", "found"),
+    [
+        (None, 0),
+        (2, 0),
+        ("read committed", 0),
+        ("READ COMMITTED", 0),
+        (4, 1),
+        ("repeatable read", 1),
+        ("serializable", 1),
+    ],
+)
+@pytest.mark.parametrize("vendor", ["postgresql", "mysql"])
+def test_another_isolation_than_read_committed_is_told(vendor: str, level: Any, found: int) -> None:
+    given = {} if level is None else {"isolation_level": level}
+    with looks_like(vendor, **given):
+        assert ids(checks.check_database_options) == ["django_jobs.W004"] * found
+
+
+@pytest.mark.parametrize(
+    ("pool", "found"),
+    [(None, 0), (True, 1), ({"max_size": 8}, 0), ({"min_size": 8}, 0), ({"max_size": 7}, 1), ({"min_size": 2}, 1)],
+)
+def test_a_pool_smaller_than_a_worker_process_is_told(pool: Any, found: int) -> None:
+    with looks_like("postgresql", pool=pool):
+        assert ids(checks.check_database_options) == ["django_jobs.W005"] * found
+
+
+def test_more_threads_want_a_larger_pool() -> None:
+    with looks_like("postgresql", pool={"max_size": 8}), override_settings(DJANGO_JOBS={"THREADS": 5}):
+        (told,) = messages(checks.check_database_options)
+    assert "'max_size': 9" in str(told.hint)
+
+
+def test_an_engine_without_our_statements_is_an_error() -> None:
+    with looks_like("oracle"):
+        assert ids(checks.check_database_options) == ["django_jobs.E006"]
+
+
+# --- routers
+
+
+class Router:
+    """Sends models elsewhere by name, and allows tables or not."""
+
+    def __init__(self, *elsewhere: str, allows: bool | None = None) -> None:
+        self.elsewhere, self.allows = elsewhere, allows
+
+    def db_for_write(self, model: type, **hints: Any) -> str | None:
+        return "elsewhere" if model.__name__ in self.elsewhere else None
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+        return self.allows
+
+
+@pytest.mark.parametrize(
+    ("router", "found"),
+    [
+        (Router(), []),
+        (Router("Schedule"), ["django_jobs.E007"]),
+        (Router(allows=False), ["django_jobs.E008"]),
+        (Router("User"), ["django_jobs.W008"]),
+    ],
+    ids=["none", "torn", "no tables", "users elsewhere"],
+)
+def test_a_router_keeps_the_tables_together(router: Router, found: list[str]) -> None:
+    with override_settings(DATABASE_ROUTERS=[router]):
+        assert ids(checks.check_router) == found
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(60, []), (10, []), (9.5, ["django_jobs.W007"])])
+def test_a_short_lease_is_told(seconds: float, found: list[str]) -> None:
+    with override_settings(DJANGO_JOBS={"LEASE_SECONDS": seconds}):
+        assert ours() == found
+
+
+@pytest.mark.parametrize(("on", "debug", "found"), [(True, False, 1), (True, True, 0), (False, False, 0)])
+def test_shell_jobs_on_a_real_site_are_told(on: bool, debug: bool, found: int) -> None:
+    with override_settings(DJANGO_JOBS={"SHELL_JOBS": on}, DEBUG=debug):
+        assert ours() == ["django_jobs.W009"] * found
+
+
+# --- what the database itself says
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "told"),
+    [
+        ("postgresql", (14, 9), "is PostgreSQL 14.9; django_jobs needs 15"),
+        ("mariadb", (10, 5, 22), "is MariaDB 10.5.22; django_jobs needs 10.6"),
+        ("mysql", (5, 7, 44), "is MySQL 5.7.44; django_jobs needs 8.0.11"),
+        ("sqlite", (3, 37, 2), "is SQLite 3.37.2; django_jobs needs 3.38"),
+    ],
+)
+def test_a_database_that_is_too_old_is_an_error(product: str, version: tuple[int, ...], told: str) -> None:
+    with mock.patch.object(facts, "product_and_version", return_value=(product, version)):
+        (message,) = messages(checks.check_database, ["default"])
+    assert (message.id, told in str(message.msg)) == ("django_jobs.E009", True)
+
+
+def test_the_version_is_read_from_the_database() -> None:
+    product, version = facts.product_and_version("default")
+    assert product in facts.OLDEST
+    assert version >= facts.OLDEST[product][1]
+    assert (facts.max_connections("default") is None) == (product == "sqlite")
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+def test_a_server_that_takes_fewer_connections_than_one_process_wants_is_told() -> None:
+    with mock.patch.object(facts, "max_connections", return_value=7):
+        assert ours(["default"]) == ["django_jobs.W006"]
+    with override_settings(DJANGO_JOBS={"THREADS": 1000}):
+        assert ours(["default"]) == ["django_jobs.W006"]
+
+
+def test_live_jobs_and_schedules_without_a_handler_are_told() -> None:
+    make_job("effects.recrod")
+    make_job("effects.recrod", status="scheduled")
+    make_job("effects.gone", status="completed")
+    Scheduler().schedule_interval("fetch", "effects.record", 60)
+    Schedule.objects.filter(name="fetch").update(job_type="feeds.fetch")  # the code changed since
+    found = messages(checks.check_database, ["default"])
+    assert [(one.id, one.msg) for one in found] == [
+        (
+            "django_jobs.W010",
+            "Unfinished jobs have the type 'effects.recrod', which has no handler. Did you mean 'effects.record'?",
+        ),
+        ("django_jobs.W010", "An enabled schedule has the type 'feeds.fetch', which has no handler."),
+    ]
+    assert registry.find("effects.record") is not None
+
+
+def test_the_database_is_asked_only_when_it_is_named(django_assert_num_queries: Any) -> None:
+    make_job("effects.gone")
+    with django_assert_num_queries(0):
+        assert ours() == []
+        assert ids(checks.check_database, ["other"]) == ids(checks.check_database, None) == []
+    assert ours(["default"]) == ["django_jobs.W010"]
+
+
+def test_checks_before_the_first_migrate_ask_for_no_table() -> None:
+    with (
+        mock.patch("django_jobs.lifecycle.readiness.missing_migrations", return_value=["django_jobs.0001_initial"]),
+        mock.patch.object(Job, "objects", None),
+    ):
+        assert ours(["default"]) == []
+
+
+def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    make_job("effects.gone")
+    call_command("check", databases=["default"])
+    assert "django_jobs.W010" in capsys.readouterr().err
