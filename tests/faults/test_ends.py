@@ -74,8 +74,13 @@ def test_a_second_signal_makes_the_deadline_now(first: signal.Signals) -> None:
     with spawn_workers("--processes", "1", "--threads", "2", settings=SETTINGS) as workers:
         _wait_started(2)
         workers.signal(first)
-        workers.signal(signal.SIGTERM)
-        assert workers.wait(20) == 0, "the grace of 25 seconds was cut short"
+
+        def has_ended() -> bool:
+            workers.terminate()  # again and again: the system merges two equal signals that are sent at once
+            return not workers.is_running()
+
+        wait_until(has_ended, 20, "its end before the grace of 25 seconds is over")
+        assert workers.wait() == 0
         check_invariants(submitted, output=workers.output())
     assert Job.objects.filter(status="pending", retry_count=0).count() == 4
 
