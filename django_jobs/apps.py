@@ -1,5 +1,6 @@
 """The app's configuration: on start-up every app's `jobs` module is imported, and its `tasks` where TASKS is ours."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig
@@ -20,6 +21,10 @@ class DjangoJobsConfig(AppConfig):
         from . import checks, logs, shell  # noqa: F401  registering is what importing the first two does
 
         shell.follow_setting()
+        if find_spec("opentelemetry") and find_spec("opentelemetry.trace"):
+            from . import tracing
+
+            tracing.connect()
         autodiscover_modules("jobs")
         post_migrate.connect(_write_declared_schedules, sender=self)
         if _is_a_task_backend():

@@ -18,6 +18,7 @@ from django_jobs.payloads import decode
 from django_jobs.validation import Submission
 
 from .sql import INSERT_COLUMNS
+from .trace import with_trace
 
 _AT = {name: position for position, name in enumerate(INSERT_COLUMNS)}
 DEFAULT_QUEUE = "default"
@@ -100,7 +101,7 @@ def draft(submission: Submission, handlers: Registry, *, rank: int | None = None
     rules = handlers.rules(handler, queue)
     if rank is None:
         rank = rank_of(rules.priority if submission.priority is None else submission.priority)
-    return Draft(submission, submission.job_id or new_id(), queue, rules, rank)
+    return Draft(with_trace(submission), submission.job_id or new_id(), queue, rules, rank)
 
 
 def live_holder(unique_key: str, alias: str) -> Job | None:

@@ -13,6 +13,7 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.trace import traced
 
 from .context import Context
 from .executor import as_completed, failure
@@ -126,11 +127,12 @@ class Coroutines:
         job = run.job
         run.started = time.monotonic()
         arguments = (Context(run, self._process.id), job.payload) if handler.takes_context else (job.payload,)
+        function = traced(job, handler)
         if job.timeout_seconds is None:
-            return await handler.function(*arguments)
+            return await function(*arguments)
         try:
             async with asyncio.timeout(job.timeout_seconds) as limit:
-                return await handler.function(*arguments)
+                return await function(*arguments)
         except TimeoutError:
             if limit.expired():
                 run.timed_out = True

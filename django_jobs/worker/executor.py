@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -17,6 +16,7 @@ from django_jobs.handlers import Handler, Registry, unknown_job_type
 from django_jobs.lifecycle.events import announce
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.settle import settle_in_transaction
+from django_jobs.lifecycle.trace import traced
 from django_jobs.lifecycle.transactions import immediate, is_transient, jobs_alias
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from django_jobs.payloads import describe_exception, encode_result, fingerprint, format_traceback
@@ -51,7 +51,9 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
 def _call(run: Run, handler: Handler, process_id: str) -> Any:
     """Call the handler in a context of its own, so that language, time zone and context variables do not leak."""
     arguments = (Context(run, process_id), run.job.payload) if handler.takes_context else (run.job.payload,)
-    function: Callable[..., Any] = async_to_sync(handler.function) if handler.is_async else handler.function
+    function = traced(run.job, handler)
+    if handler.is_async:
+        function = async_to_sync(function)
     context = contextvars.copy_context()
     watch = SessionWatch()
     with connections[jobs_alias()].execute_wrapper(watch):
