@@ -97,6 +97,12 @@ class _Signals:
                 faulthandler.register(signal.SIGQUIT, all_threads=True)
         return _signals
 
+    def end(self) -> None:
+        """Ignore signals from now on: the interpreter's own end would bring back their deadly default."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
     def _receive(self, number: int, frame: Any) -> None:
         if self.asked.is_set():
             self.again.set()
@@ -135,6 +141,7 @@ def run_alone(options: Options, out: Any) -> None:
     _stop(process, signals)
     status.end()
     lifeline.bye()
+    signals.end()
     # Threads that hang in a handler would keep the interpreter alive, and nothing is left that needs it.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -265,5 +272,6 @@ def run_supervised(options: Options, out: Any) -> None:
 
     signals = _Signals.install()
     code = Supervisor(options).run(signals.asked, signals.again)
+    signals.end()
     if code:
         sys.exit(code)
