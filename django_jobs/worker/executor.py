@@ -94,7 +94,7 @@ def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> None:
     alias = jobs_alias()
     # At BEGIN, SQLite waits for the write lock; a transaction that read first would be refused at its first write.
     with immediate(alias), transaction.atomic(using=alias, durable=True):
-        guard = connections[alias].savepoint()
+        guard = connections[alias].savepoint() or ""  # in an atomic block it has a name
         result = _call(run, handler, process_id)
         try:
             # The savepoint is gone when the handler committed, or a DDL statement did so on MariaDB.
