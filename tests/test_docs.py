@@ -166,7 +166,9 @@ def test_the_words_of_each_page_are_those_of_the_design(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     named = set(re.findall(r"[\w/-]+\.md", (DOCS / "mkdocs.yml").read_text()))
-    assert named == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert there - named == set(), "add these to the navigation in docs/mkdocs.yml"
+    assert named - there == set(), "these are in the navigation of docs/mkdocs.yml and are gone"
 
 
 def rows(page: str) -> dict[str, list[str]]:
