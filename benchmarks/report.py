@@ -31,6 +31,8 @@ FIGURES: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "growth": ("jobs_per_second", True, ()),
 }
 QUIET_OPTIONS = ("jobs", "limit", "load", "seconds", "rows")
+IN_LABEL = ("job", "state")
+REFERENCES = {"orm": "single", "copy": "bulk"}  # ways to submit that belong to another way's table
 HOME = "django_jobs"
 
 
@@ -81,8 +83,10 @@ def _measure(measure: str, data: dict[str, Any], directory: Path) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for case in data["cases"]:
         shown = {key: value for key, value in case["options"].items() if key not in QUIET_OPTIONS}
-        for key in ("job", "state"):
+        for key in IN_LABEL:
             shown.pop(key, None)
+        if shown.get("way") in REFERENCES:
+            shown["way"] = REFERENCES[shown["way"]]
         groups.setdefault(", ".join(f"{key} {value}" for key, value in shown.items()), []).append(case)
     parts = []
     for number, (group, cases) in enumerate(groups.items()):
@@ -101,16 +105,18 @@ def _measure(measure: str, data: dict[str, Any], directory: Path) -> str:
 def _line(measure: str, case: dict[str, Any]) -> Line:
     figure, _, extra = FIGURES[measure]
     label = case.get("label", case["peer"])
-    for key in ("job", "state"):
+    if case["options"].get("way") in REFERENCES:
+        label = {"orm": "ORM create()", "copy": "COPY"}[case["options"]["way"]]
+    for key in IN_LABEL:
         label += f" ({case['options'][key]})" if key in case["options"] else ""
-    settings = case["bulk"] if case["options"].get("way") == "bulk" else case.get("settings", "")
+    settings = case["settings"] if measure != "submit" else case["bulk"] if case["options"]["way"] == "bulk" else ""
     versions = ", ".join(f"{name} {version}" for name, version in case.get("versions", {}).items())
     return Line(
         label=label,
         store=case["store"],
         rounds=[each[figure] for each in case["rounds"]],
         extra=[_middle([each.get(name) for each in case["rounds"]]) for name in extra],
-        settings=f"{settings} ({versions})",
+        settings=f"{settings} ({versions})".strip(),
         home=case["peer"] == HOME and case["options"].get("state", "empty") == "empty",
     )
 
