@@ -3,10 +3,12 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connections
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import django_jobs
@@ -35,10 +37,14 @@ def browser(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Brows
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
+        # While a loop runs, Django keeps another connection object for this thread; an earlier database may have left one.
+        with suppress(AttributeError):
+            del connections["default"]
         expect.set_options(timeout=15_000)
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
+        connections.close_all()
 
 
 class Desk:
