@@ -44,7 +44,9 @@ def look(alias: str | None = None) -> list[Seen]:
     )
     rows = WorkerProcess.objects.using(alias or jobs_alias()).annotate(expired=expired)
     columns = rows.values_list("id", "beat", "expired", "stopping_at")
-    return [Seen(process_id, beat, expired, stopping_at is not None) for process_id, beat, expired, stopping_at in columns]
+    return [
+        Seen(process_id, beat, expired, stopping_at is not None) for process_id, beat, expired, stopping_at in columns
+    ]
 
 
 def rescue_process(process_id: str, beat: int | None = None, alias: str | None = None) -> int:

@@ -36,4 +36,4 @@ class SourceFile(models.Model):
         constraints = (models.UniqueConstraint(fields=("scan", "path"), name="catalogue_path_once_per_scan"),)
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.path)
