@@ -44,9 +44,10 @@ def main() -> None:
     options = suite.arguments(__doc__ or "", jobs=10_000, limit=4)
     common = {"jobs": options.jobs, "limit": options.limit}
     cases = [
-        Case(peer, store, {"load": "io", "job": job, "concurrency": 32} | common) for peer, store, job in CASES
+        Case(peer, store, {"load": "async" if job == "anap" else "io", "job": job, "concurrency": 32} | common)
+        for peer, store, job in CASES
     ] + [
-        Case(peer, "postgresql", {"load": "io", "job": "anap", "concurrency": 1000} | common)
+        Case(peer, "postgresql", {"load": "async", "job": "anap", "concurrency": 1000} | common)
         for peer in ("django_jobs", "pgqueuer", "chancy")
     ]
     suite.run("io", cases, options)

@@ -30,7 +30,7 @@ JOBS = ("tick", "nap", "anap", "stamp")  # functions of benchmarks.work
 class Peer(ABC):
     """One job queue on one store, at its best documented setting.
 
-    `load` is "noop" (drain, latency, idle) or "io" (jobs that wait 10 ms, 32 at a time).
+    `load` is "noop" (drain, latency, idle), "io" (jobs that wait in threads) or "async" (jobs that wait as coroutines).
     """
 
     name: ClassVar[str]

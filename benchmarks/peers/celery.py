@@ -66,7 +66,7 @@ class Adapter(Peer):
     def commands(self, processes: int) -> list[list[str]]:
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
         one = module("celery", "-A", __name__, "worker", *quiet)
-        if self.load == "io":
+        if self.load != "noop":
             return [[*one, "-P", "threads", "-c", str(self.concurrency)]] * processes
         if POOL == "prefork":
             return [[*one, "-P", "prefork", "-c", str(processes)]]

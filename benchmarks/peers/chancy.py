@@ -49,7 +49,7 @@ class Adapter(Peer):
         app.sync_pool.open()
 
     async def _declare(self) -> None:
-        slots = self.concurrency if self.load == "io" else CONCURRENCY
+        slots = self.concurrency if self.load != "noop" else CONCURRENCY
         async with Chancy(self.store.url, log=quiet) as chancy:
             await chancy.migrate()
             await chancy.declare(

@@ -1,7 +1,7 @@
 """django_jobs: `manage.py runworkers --threads N`, one worker command per process, default settings.
 
 No-op jobs run in 4 threads, the default (measured 1, 2, 4 and 8: while one waits for the database, another runs jobs); I/O
-jobs in one thread, or one place on the event loop (ASYNC_CONCURRENCY), for each job at a time. Bulk submit is
+jobs in one thread for each job at a time, coroutines with ASYNC_CONCURRENCY at that number and the same 4 threads. Bulk submit is
 `submit_many`.
 """
 

@@ -25,7 +25,7 @@ class Adapter(DjangoPeer):
         return task.enqueue if job == "stamp" else lambda number: task.enqueue()
 
     def commands(self, processes: int) -> list[list[str]]:
-        slots = self.concurrency if self.load == "io" else 4
+        slots = self.concurrency if self.load != "noop" else 4
         return [
             self.manage("ox_worker", "--concurrency", str(slots), "--interval", "0.1", "--verbosity", "0")
         ] * processes

@@ -57,7 +57,7 @@ class Adapter(Peer):
         return {"dramatiq_queue_prefetch": PREFETCH}
 
     def commands(self, processes: int) -> list[list[str]]:
-        threads = str(self.concurrency) if self.load == "io" else THREADS
+        threads = str(self.concurrency) if self.load != "noop" else THREADS
         one = script("dramatiq", __name__, "--processes", str(processes), "--threads", threads, "--skip-logging")
         return [one]
 

@@ -60,7 +60,7 @@ class Adapter(Peer):
 
     def commands(self, processes: int) -> list[list[str]]:
         threads = REDIS_THREADS if self.store.kind == "redis" else "1"
-        slots = str(self.concurrency) if self.load == "io" else threads
+        slots = str(self.concurrency) if self.load != "noop" else threads
         options = ["-k", "thread", "-w", slots, "-q", "-n", "-d", "0.01", "-m", "0.1"]
         return [script("huey_consumer", f"{__name__}.huey", *options)] * processes
 

@@ -67,7 +67,7 @@ class Adapter(Peer):
         return lambda number: self._wait(self.queries.enqueue(job, str(number).encode()))
 
     def commands(self, processes: int) -> list[list[str]]:
-        if self.load == "io":  # the limit must be twice the batch at least
+        if self.load != "noop":  # the limit must be twice the batch at least
             return [module(__name__, str(self.concurrency // 2), str(self.concurrency))] * processes
         return [module(__name__, BATCH)] * processes
 

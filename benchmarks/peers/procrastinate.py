@@ -58,7 +58,7 @@ class Adapter(Peer):
         return (lambda number: task.defer(number=number)) if job == "stamp" else (lambda number: task.defer())
 
     def commands(self, processes: int) -> list[list[str]]:
-        slots = str(self.concurrency) if self.load == "io" else CONCURRENCY
+        slots = str(self.concurrency) if self.load != "noop" else CONCURRENCY
         one = script("procrastinate", "--app", f"{__name__}.app", "worker", "--concurrency", slots)
         return [[*one, "--delete-jobs", "successful"]] * processes
 

@@ -61,7 +61,7 @@ class Adapter(Peer):
         return lambda number: self.loop.run_until_complete(task.kiq(*arguments(number)))
 
     def commands(self, processes: int) -> list[list[str]]:
-        tasks = str(self.concurrency) if self.load == "io" else "100"
+        tasks = str(self.concurrency) if self.load != "noop" else "100"
         options = ["--max-async-tasks", tasks, "--max-prefetch", PREFETCH, "--no-parse", "--log-level", "ERROR"]
         return [script("taskiq", "worker", f"{__name__}:broker", "--workers", str(processes), *options)]
 
