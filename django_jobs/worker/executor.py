@@ -208,11 +208,16 @@ class Tidy:
     """Put back what a handler may have changed around itself: its directory and its database connections."""
 
     def __init__(self) -> None:
+        self._directory: int | None = None
+
+    def begin(self) -> None:
+        """Remember the working directory; in a script it is the one of this call."""
         self._directory = os.open(".", os.O_RDONLY)
 
     def after_job(self) -> None:
         """Restore the working directory; it belongs to the process, so a handler must not keep it."""
-        os.fchdir(self._directory)  # one cheap call; asking where we are costs more
+        if self._directory is not None:
+            os.fchdir(self._directory)  # one cheap call; asking where we are costs more
 
     def after_batch(self) -> None:
         """Let Django close connections to other databases that are broken or too old."""
@@ -223,4 +228,6 @@ class Tidy:
 
     def close(self) -> None:
         """Let go of the directory."""
-        os.close(self._directory)
+        if self._directory is not None:
+            os.close(self._directory)
+            self._directory = None

@@ -86,6 +86,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Repeat the step until stopped."""
+        self._tidy.begin()
         try:
             while not self.is_stopping:
                 try:
@@ -137,6 +138,7 @@ class Worker(threading.Thread):
         For scripts: the thread itself is never started.
         """
         self.process.adopt(self)
+        self._tidy.begin()
         try:
             self._prepare()
             jobs = claim(queue, 1, self.process.id)
@@ -147,6 +149,7 @@ class Worker(threading.Thread):
             self._run_batch()
             return jobs[0].id
         finally:
+            self._tidy.close()
             self.process.left(self)
 
     def _batch_size(self) -> int:
