@@ -132,9 +132,11 @@ class PostgreSQL(Dialect):
         return None
 
     def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
-        # Our moves are written for READ COMMITTED, whatever the site chose for its own requests.
+        # Our moves are written for READ COMMITTED, whatever the site chose for its own requests: as the server's default for
+        # single statements, and as the driver's for BEGIN, which the site's `isolation_level` option has set.
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        connection.connection.isolation_level = None
 
 
 def session_name(process_id: str) -> str:
