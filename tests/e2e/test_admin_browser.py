@@ -113,7 +113,7 @@ def test_the_night_shift(desk: Desk) -> None:
         running = django_jobs.submit("effects.sleep_politely", {"seconds": 120})
         wait_until(lambda: Job.objects.filter(pk=running.pk, status="running").exists(), 30, "a running job")
         page = desk.open(f"job/?q={running.pk}")
-        page.get_by_role("link", name="effects.sleep_politely").first.click()
+        page.locator("#result_list").get_by_role("link", name="effects.sleep_politely").first.click()
         page.get_by_role("button", name="Cancel…").click()
         page.get_by_role("button", name="Cancel jobs").click()
         wait_until(lambda: Job.objects.filter(pk=running.pk, status="cancelled").exists(), 30, "a cancelled job")
