@@ -61,10 +61,6 @@ class Maintenance(threading.Thread):
         """Promote in `seconds` at the latest, because a job was scheduled for then."""
         self._advance(self.promote, time.monotonic() + seconds)
 
-    def expect_tick(self) -> None:
-        """Look at the schedules at once, because one was changed."""
-        self._advance(self.tick, time.monotonic())
-
     def look_at_requests(self) -> None:
         """Look at once whether this process was asked to stop."""
         self._advance(self.rescue, time.monotonic())

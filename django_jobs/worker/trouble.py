@@ -41,11 +41,6 @@ class Trouble:
             logger.warning("the database cannot be used, waiting for it: %s", str(error).strip().partition("\n")[0])
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, no secret
 
-    @property
-    def is_on(self) -> bool:
-        """Whether the last thing that was heard of the database was an error."""
-        return self._since is not None
-
     def over(self) -> None:
         """Take note that the database answered."""
         if self._since is None:
