@@ -70,6 +70,14 @@ def test_a_settle_completes_and_writes_the_result() -> None:
     assert {(job.status, job.unique_lock, job.fence) for job in stored} == {("completed", None, 2)}
 
 
+def test_a_claim_settles_once_alone_or_in_a_batch() -> None:
+    django_jobs.submit_many([NewJob("effects.record") for _ in range(3)])
+    first, second, third = claim("default", 3, "p")
+    assert settle([done(first)], [], "p") == set()
+    assert settle([done(first)], [], "p") == {first.id}
+    assert settle([done(second), done(first), done(third)], [], "p") == {first.id}
+
+
 def test_a_stale_worker_cannot_settle_a_rescued_job() -> None:
     django_jobs.submit_many([NewJob("effects.record"), NewJob("effects.record")])
     first, second = claim("default", 2, "p")

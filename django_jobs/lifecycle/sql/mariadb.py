@@ -96,14 +96,19 @@ class MariaDB(Dialect):
         return [(*row[:_FENCE], row[_FENCE] + 1, *row[_FENCE + 1 :]) for row in rows]
 
     def complete(self, connection: BaseDatabaseWrapper, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
-        """Complete them, then ask which, if some were not ours: only our own settle leaves the next fence completed."""
+        """Complete them, then ask which, if only some were ours: those that have the next fence and finished last.
+
+        A claim that was settled before has the next fence as well, and an earlier time.
+        """
         completed: set[str] = set()
         for chunk in _packets(rows):
-            if self._update(connection, _COMPLETE, chunk) == len(chunk):
+            number = self._update(connection, _COMPLETE, chunk)
+            if number == len(chunk):
                 completed.update(row[0] for row in chunk)
-            else:
+            elif number:
                 next_fences = [(row[0], row[1] + 1) for row in chunk]
-                completed |= self._with_fence(connection, next_fences, "AND status = 'completed'")
+                just_now = f"AND status = 'completed' ORDER BY finished_at DESC LIMIT {number}"
+                completed |= self._with_fence(connection, next_fences, just_now)
         return completed
 
     def end(self, connection: BaseDatabaseWrapper, rows: Sequence[EndedRow]) -> set[str]:
