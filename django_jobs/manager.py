@@ -103,7 +103,7 @@ class JobQueueManager:
         The other options are those of `django_jobs.submit`. Raises InvalidJob.
         """
         name = kwargs.pop("queue", None) or self._homes.get(job_type, "default")
-        return self.queue(name).enqueue(job_type, payload, **kwargs)
+        return self.queue(name).enqueue_by_rules(job_type, payload, **kwargs)
 
     # Workers.
 

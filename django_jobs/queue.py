@@ -46,10 +46,18 @@ class QueueHandlers(Registry):
         settings = conf.get_settings()
         if queue != self._name:
             return make_rules(handler, queue, settings)
-        site = settings.QUEUES.get(queue, conf.QueueSettings())
+        return make_rules(handler, queue, replace(settings, QUEUES={**settings.QUEUES, queue: self._lane(settings)}))
+
+    def say_retries(self, job_type: str) -> bool:
+        """Return whether the handler of a type, this object or the site's settings of this queue speak of retries."""
+        handler = self.find(job_type)
+        said = handler.max_retries if handler else None
+        return said is not None or self._lane(conf.get_settings()).max_retries is not None
+
+    def _lane(self, settings: conf.JobsSettings) -> conf.QueueSettings:
+        site = settings.QUEUES.get(self._name, conf.QueueSettings())
         said = {one.name: getattr(self._config, one.name) for one in fields(self._config)}
-        lane = replace(site, **{name: value for name, value in said.items() if value is not None})
-        return make_rules(handler, queue, replace(settings, QUEUES={**settings.QUEUES, queue: lane}))
+        return replace(site, **{name: value for name, value in said.items() if value is not None})
 
 
 def parse_config(name: str, config: Mapping[str, Any]) -> conf.QueueSettings:
@@ -100,6 +108,8 @@ class JobQueue:
         Args:
             job: a job type, or a job from `Job.create`, which then becomes the job that is stored.
             payload, options: as for `django_jobs.submit`, without `queue`; `scheduled_at` may also be Unix seconds.
+                Given a type, `max_retries` is 0 unless the options, the handler, this queue's configuration or the
+                site's settings of this queue say otherwise: what a handler raises ends the job.
 
         Raises InvalidJob with every problem.
         """
@@ -107,10 +117,16 @@ class JobQueue:
             if payload is not None or options:
                 raise InvalidJob("give a job, or a job type with its payload and options")
             return self._enqueue_job(job)
+        if options.get("max_retries") is None and isinstance(job, str) and not self.handlers.say_retries(job):
+            options["max_retries"] = 0
+        return self.enqueue_by_rules(job, payload, **options)
+
+    def enqueue_by_rules(self, job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Write a job as `enqueue` does, with the site's MAX_RETRIES where nothing else is said."""
         if options.get("queue", self.name) != self.name:
             raise InvalidJob(f"queue={options['queue']!r}: this is the queue {self.name!r}")
         given = with_moments({**options, "queue": self.name})
-        stored = lifecycle_submit.submit(job, payload, handlers=self.handlers, any_type=True, options=given)
+        stored = lifecycle_submit.submit(job_type, payload, handlers=self.handlers, any_type=True, options=given)
         return str(stored.id)
 
     def _enqueue_job(self, job: Job) -> str:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.models import DeadLetter, Job
-from django_jobs.queue import JobQueue
+from django_jobs.queue import JobQueue, JobQueueManager
 from django_jobs.worker.embedded import stop_embedded
 from tests.support.invariants import check_drained
 from tests.support.waiting import wait_until
@@ -58,13 +58,31 @@ def test_a_coroutine_and_a_handler_with_a_context_run_too() -> None:
 
 
 def test_what_a_handler_raises_is_not_raised_by_process_next() -> None:
-    queue = JobQueue(max_retries=0)
+    queue = JobQueue()
     queue.register_handler("bad", lambda payload: 1 // 0)
     job_id = queue.enqueue("bad")
     assert queue.process_next() == job_id
     job = queue.get_job(job_id)
     assert (job.status, job.error) == ("dead", "ZeroDivisionError: integer division or modulo by zero")
     assert DeadLetter.objects.get().reason == "retries exhausted"
+
+
+def test_a_type_enqueued_by_name_is_retried_only_where_somebody_says_so(settings: Any) -> None:
+    plain, said = JobQueue("plain"), JobQueue("said", max_retries=2)
+    plain.register_handler("eager", lambda payload: None, max_retries=4)
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "MAX_RETRIES": 9, "QUEUES": {"site": {"max_retries": 7}}}
+    stored = [
+        plain.enqueue("t"),
+        plain.enqueue("t", max_retries=None),
+        plain.enqueue("t", max_retries=1),
+        plain.enqueue("eager"),
+        said.enqueue("t"),
+        JobQueue("site").enqueue("t"),
+        plain.enqueue(Job.create("t", {})),
+        JobQueueManager().submit("t", {}),
+    ]
+    retries = dict(Job.objects.values_list("pk", "max_retries"))
+    assert [retries[job_id] for job_id in stored] == [0, 0, 1, 4, 2, 7, 9, 9]
 
 
 def test_a_job_without_a_handler_fails_with_a_dead_letter() -> None:
@@ -92,7 +110,7 @@ def test_a_failed_job_is_retried_until_it_completes() -> None:
 
 
 def test_a_queue_without_dead_letters_ends_its_jobs_failed() -> None:
-    queue = JobQueue("quiet", dead_letter=False, max_retries=0)
+    queue = JobQueue("quiet", dead_letter=False)
     queue.register_handler("bad", lambda payload: 1 // 0)
     job_id = queue.enqueue("bad")
     drain(queue)
