@@ -64,7 +64,13 @@ def decode(text: str) -> Any:
 
     PostgreSQL writes a large float out in digits: what is beyond 2**63-1 was a float and becomes one again.
     """
-    return (_with_long_integers if _LONG_INTEGER.search(text) else _ordinary).decode(text)
+    decoder = _with_long_integers if _LONG_INTEGER.search(text) else _ordinary
+    try:
+        value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]
+    except StopIteration:
+        end = -1
+    # All but text with blanks around it, and what is no JSON: half the time of `decode`, which looks for both first.
+    return value if end == len(text) else decoder.decode(text)
 
 
 class JobsJSONDecoder(json.JSONDecoder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Registry, registry
 from django_jobs.models import Job
 from django_jobs.newjob import NewJob
+from django_jobs.payloads import encode_payload
 from django_jobs.validation import check_submission
 
 from . import graph
@@ -26,6 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
 _warned: set[str] = set()
 CLASHES_IN_A_ROW = 20
+_OF_ONE_JOB = ("job_id", "unique_key", "depends_on")
 
 
 def submit(
@@ -79,7 +81,7 @@ def submit_row(
     values, created_at = _write(new, alias)
     if created_at is None:
         raise InvalidJob(f"job_id {new.id!r} exists already")
-    announce_work(new.queue, alias)
+    announce_work(new.shape.queue, alias)
     if signals.job_submitted.has_listeners(Job):
         signals.send(signals.job_submitted, sender=Job, job=new.as_job(values, created_at, alias))
     return new.id, created_at
@@ -144,12 +146,19 @@ def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool)
     problems: list[str] = []
     drafts: list[Draft] = []
     seen: dict[str, int] = {}
+    alike: dict[Hashable, Draft] = {}
     for index, new in enumerate(new_jobs):
         if not isinstance(new, NewJob):
             problems.append(f"item {index}: give NewJob(…), not {type(new).__name__}")
             continue
+        key = _likeness(new)
         try:
-            one = draft(check_submission(new.job_type, new.payload, new.options), handlers, any_type=any_type)
+            if key in alike:
+                one = alike[key].another("{}" if new.payload is None else encode_payload(new.payload))
+            else:
+                one = draft(check_submission(new.job_type, new.payload, new.options), handlers, any_type=any_type)
+                if key is not None:
+                    alike[key] = one
         except InvalidJob as error:
             problems.extend(f"item {index}: {problem}" for problem in error.problems)
             continue
@@ -160,6 +169,22 @@ def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool)
     if problems:
         raise InvalidJob(*problems)
     return drafts
+
+
+def _likeness(new: NewJob) -> Hashable:
+    """Return a key that is equal for new jobs that differ in their payload alone; None when it has to be checked by itself."""
+    options = new.options
+    if not options:
+        return new.job_type if type(new.job_type) is str else None
+    if not options.keys().isdisjoint(_OF_ONE_JOB):
+        return None
+    # With the types: 1, True and 1.0 are equal, and not equally good.
+    key = (new.job_type, *options.items(), type(new.job_type), *map(type, options.values()))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def _write_batch(drafts: Sequence[Draft], alias: str) -> list[Job]:
