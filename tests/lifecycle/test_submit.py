@@ -176,6 +176,40 @@ def test_one_bad_item_of_many_is_named_and_none_is_written() -> None:
     assert Job.objects.count() == 0
 
 
+def test_the_jobs_of_a_batch_read_back_as_they_were_returned() -> None:
+    ids = ['"', "\\", "a'b", "{a,b}", "NULL", "é,😀", "%s"]
+    batch = [NewJob("effects.record", {"text": one}, job_id=one, metadata={"said": [one]}) for one in ids]
+    batch += [NewJob("effects.record", {"number": number}, priority=9, metadata={"a": 1}) for number in range(3)]
+    batch += [NewJob("effects.record", delay=60), NewJob("effects.record", {"plain": True}), NewJob("effects.record")]
+
+    jobs = django_jobs.submit_many(batch)
+
+    jobs[-6].metadata["mine"] = "alone"
+    assert jobs[-5].metadata == {"a": 1}
+    del jobs[-6].metadata["mine"]
+    for job, new in zip(jobs, batch, strict=True):
+        stored = Job.objects.get(pk=job.pk)
+        assert stored.payload == (new.payload or {})
+        clocks = ("created_at", "updated_at", "available_at", "scheduled_at", "_state", "_depends_on")
+        both = [{key: value for key, value in vars(one).items() if key not in clocks} for one in (job, stored)]
+        assert both[0] == both[1]
+        assert (job._state.adding, job._state.db, job == stored) == (False, stored._state.db, True)
+        assert abs(job.available_at - stored.available_at) < timedelta(seconds=5)
+
+
+def test_options_that_are_equal_but_not_equally_good_are_told_apart_in_a_batch() -> None:
+    with pytest.raises(InvalidJob, match=r"item 2: priority=True.*item 3: payload.when: datetime"):
+        django_jobs.submit_many(
+            [
+                NewJob("effects.record", priority=1),
+                NewJob("effects.record", priority=1),
+                NewJob("effects.record", priority=True),
+                NewJob("effects.record", {"when": datetime.now(UTC)}, priority=1),
+            ]
+        )
+    assert not Job.objects.exists()
+
+
 def test_jobs_of_a_batch_may_name_each_other_forwards() -> None:
     jobs = django_jobs.submit_many(
         [NewJob("effects.record", job_id="b", depends_on=["a"]), NewJob("effects.record", job_id="a")]

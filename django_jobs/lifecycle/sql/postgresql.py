@@ -150,8 +150,8 @@ def array(values: Sequence[Any]) -> Any:
     kinds = set(map(type, values))
     if kinds == {str}:  # a NUL is in no text that PostgreSQL takes
         text = "\0".join(values).replace("\\", r"\\").replace('"', r"\"").replace("\0", '","')
-        return f'{{"{text}"}}'
-    return "{%s}" % ",".join(map(str, values)) if kinds == {int} else list(values)
+        return '{"' + text + '"}'
+    return "{" + ",".join(map(str, values)) + "}" if kinds == {int} else list(values)
 
 
 def session_name(process_id: str) -> str:
