@@ -51,7 +51,7 @@ def check_ready(options: Options) -> None:
     while not stop.is_set():
         try:
             missing = missing_migrations()
-            known = {*processes.known_queues(), *registry.queues(), *get_settings().QUEUES, "default"}
+            unknown = _unknown_queues(options.queues or [])
             break
         except Error as error:
             if not is_away(error):
@@ -62,14 +62,21 @@ def check_ready(options: Options) -> None:
         sys.exit(0)
     if missing:
         raise CommandError(f"the database lacks {', '.join(missing)}: run 'manage.py migrate' first")
-    unknown = [name for name in options.queues or [] if name not in known]
     if unknown:
-        raise CommandError(
-            "; ".join(
-                f"no handler, setting, row or job names the queue {name!r}.{did_you_mean(name, known)}"
-                for name in unknown
-            )
-        )
+        raise CommandError("; ".join(unknown))
+
+
+def _unknown_queues(names: list[str]) -> list[str]:
+    """Return what is to be said of queues that nothing names; the database is asked only when it has to be."""
+    known = {*registry.queues(), *get_settings().QUEUES, "default"}
+    if known.issuperset(names):
+        return []
+    known |= processes.known_queues()
+    return [
+        f"no handler, setting, row or job names the queue {name!r}.{did_you_mean(name, known)}"
+        for name in names
+        if name not in known
+    ]
 
 
 class _Signals:

@@ -200,7 +200,8 @@ class Supervisor:
 
 def _arguments(options: Options) -> list[str]:
     """Return the command line of a child."""
-    arguments = ["--threads", str(options.threads)]
+    # The system checks were made when the supervisor started, and take longer than the rest of a start.
+    arguments = ["--skip-checks", "--threads", str(options.threads)]
     for name, value in (
         ("--queues", ",".join(options.queues) if options.queues else None),
         ("--poll-interval", options.poll_interval),

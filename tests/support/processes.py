@@ -144,6 +144,7 @@ def _command(
     args: tuple[str, ...], settings: Mapping[str, object] | None, env: Mapping[str, str] | None
 ) -> tuple[list[str], dict[str, str]]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), MARK: uuid.uuid4().hex}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed app is not compiled anew by each process either
     if settings is not None:
         environment["DJANGO_JOBS_JSON"] = json.dumps(settings)
     return [sys.executable, "manage.py", *args], environment
