@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from django.db import connections
-from django.db.models import Case, Count, F, OuterRef, Q, Subquery, Value, When
+from django.db.models import Count, F, OuterRef, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus, OnFailure
@@ -17,6 +17,7 @@ from .notify import announce_work
 from .sql import dialect
 from .transactions import DbNow, jobs_alias, run_transaction
 
+T = TypeVar("T")
 STEP = 500
 CHUNK = 1000
 
@@ -104,29 +105,26 @@ def recount(ids: Iterable[str], alias: str) -> None:
         .annotate(number=Count("pk"))
         .values("number")
     )
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), CHUNK):
-        Job.objects.using(alias).filter(pk__in=ordered[start : start + CHUNK]).update(
-            pending_dependencies=Coalesce(Subquery(count), 0)
-        )
+    for chunk in _chunks(sorted(ids)):
+        Job.objects.using(alias).filter(pk__in=chunk).update(pending_dependencies=Coalesce(Subquery(count), 0))
 
 
 def _open_edges(ids: Sequence[str], alias: str) -> list[OpenEdge]:
     """Return the open edges to settled jobs; on the hot path, so one short statement that nearly always finds nothing."""
     connection = connections[alias]
     found: list[OpenEdge] = []
-    for start in range(0, len(ids), CHUNK):
-        rows = dialect(connection).open_edges(connection, ids[start : start + CHUNK])
-        found += [OpenEdge._make(row) for row in rows]
+    for chunk in _chunks(ids):
+        found += [OpenEdge._make(row) for row in dialect(connection).open_edges(connection, chunk)]
     return found
 
 
-def _lock(ids: Collection[str], alias: str) -> None:
-    """Lock jobs in one order for all, so that settles that share dependents queue up instead of deadlocking."""
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), CHUNK):
-        chunk = ordered[start : start + CHUNK]
-        list(Job.objects.using(alias).filter(pk__in=chunk).order_by("pk").select_for_update().values_list("pk"))
+def _lock(ids: Collection[str], alias: str) -> list[tuple[str, str, str, int]]:
+    """Lock jobs in one order for all, so that settles that share dependents queue up instead of deadlocking.
+
+    Returns (id, queue, status, pending_dependencies) of each.
+    """
+    connection = connections[alias]
+    return [row for chunk in _chunks(sorted(ids)) for row in dialect(connection).lock_jobs(connection, chunk)]
 
 
 def _satisfy(edges: Sequence[OpenEdge], alias: str) -> None:
@@ -134,29 +132,32 @@ def _satisfy(edges: Sequence[OpenEdge], alias: str) -> None:
     counts = Counter(edge.job_id for edge in edges)
     if not counts:
         return
-    _lock(counts, alias)
+    dependents = _lock(counts, alias)
     _close(edges, DependencyState.SATISFIED, alias)
     by_number: dict[int, list[str]] = {}
-    for job_id, number in sorted(counts.items()):
-        by_number.setdefault(number, []).append(job_id)
     freed_queues: set[str] = set()
+    for job_id, queue, status, pending in dependents:
+        number = counts[job_id]
+        by_number.setdefault(number, []).append(job_id)
+        if status == JobStatus.PENDING and pending == number:
+            freed_queues.add(queue)
+    connection = connections[alias]
     for number, ids in by_number.items():
-        for start in range(0, len(ids), CHUNK):
-            chunk = Job.objects.using(alias).filter(pk__in=ids[start : start + CHUNK])
-            freed = Q(pending_dependencies=number, status=JobStatus.PENDING)
-            freed_queues.update(chunk.filter(freed).values_list("queue", flat=True))
-            chunk.update(
-                available_at=Case(When(freed, then=DbNow()), default=F("available_at")),
-                pending_dependencies=F("pending_dependencies") - number,
-            )
+        for chunk in _chunks(ids):
+            dialect(connection).count_down(connection, chunk, number)
     for queue in freed_queues:
         announce_work(queue, alias)
 
 
 def _close(edges: Sequence[OpenEdge], state: DependencyState, alias: str) -> None:
-    keys = sorted(edge.id for edge in edges)
-    for start in range(0, len(keys), CHUNK):
-        JobDependency.objects.using(alias).filter(pk__in=keys[start : start + CHUNK]).update(state=state)
+    connection = connections[alias]
+    for chunk in _chunks(sorted(edge.id for edge in edges)):
+        dialect(connection).close_edges(connection, chunk, state.value)
+
+
+def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]
 
 
 def _break(edges: Sequence[OpenEdge], alias: str) -> None:

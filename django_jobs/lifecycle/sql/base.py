@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 JOB = "django_jobs_job"
+DEPENDENCY = "django_jobs_jobdependency"
 PROCESS = "django_jobs_workerprocess"
 QUEUE = "django_jobs_queue"
 
@@ -66,6 +67,7 @@ class Dialect(ABC):
 
     now: ClassVar[str]
     share_lock: ClassVar[str] = "FOR SHARE"
+    write_lock: ClassVar[str] = "FOR UPDATE"
     returns_from_insert = True
 
     def insert_job(self, connection: BaseDatabaseWrapper, row: Sequence[Any]) -> datetime | None:
@@ -115,8 +117,34 @@ class Dialect(ABC):
     def open_edges(self, connection: BaseDatabaseWrapper, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return (id, job_id, depends_on_id, on_failure) of the open edges to jobs."""
         with connection.cursor() as cursor:
-            cursor.execute(f"{OPEN_EDGES} IN ({', '.join(['%s'] * len(ids))})", ids)
+            cursor.execute(f"{OPEN_EDGES} IN ({_marks(ids)})", ids)
             return list(cursor.fetchall())
+
+    def lock_jobs(self, connection: BaseDatabaseWrapper, ids: Sequence[str]) -> list[tuple[str, str, str, int]]:
+        """Lock jobs in the order of their ids and return (id, queue, status, pending_dependencies) of each."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT id, queue, status, pending_dependencies FROM {JOB} WHERE id IN ({_marks(ids)})"
+                f" ORDER BY id {self.write_lock}",
+                ids,
+            )
+            return list(cursor.fetchall())
+
+    def close_edges(self, connection: BaseDatabaseWrapper, keys: Sequence[int], state: str) -> None:
+        """Set the state of edges given by primary key."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {DEPENDENCY} SET state = %s WHERE id IN ({_marks(keys)})", [state, *keys])
+
+    def count_down(self, connection: BaseDatabaseWrapper, ids: Sequence[str], number: int) -> None:
+        """Take a number off the open dependencies of jobs; those that were pending and reach zero become available now."""
+        with connection.cursor() as cursor:
+            # MariaDB assigns from left to right, so the count is the last to change.
+            cursor.execute(
+                f"UPDATE {JOB} SET available_at = CASE WHEN pending_dependencies = %s AND status = 'pending'"
+                f" THEN {self.now} ELSE available_at END, pending_dependencies = pending_dependencies - %s"
+                f" WHERE id IN ({_marks(ids)})",
+                [number, number, *ids],
+            )
 
     def read_now(self, connection: BaseDatabaseWrapper) -> datetime:
         """Read the database's clock (aware, UTC)."""
@@ -145,9 +173,11 @@ class Dialect(ABC):
         """Set up a connection that belongs to a worker: isolation and waiting as our moves expect them."""
 
 
-OPEN_EDGES = (
-    "SELECT id, job_id, depends_on_id, on_failure FROM django_jobs_jobdependency WHERE state = 'open' AND depends_on_id"
-)
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join(["%s"] * len(values))
+
+
+OPEN_EDGES = f"SELECT id, job_id, depends_on_id, on_failure FROM {DEPENDENCY} WHERE state = 'open' AND depends_on_id"
 _FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
 FIXED_COLUMNS = _FIXED_COLUMNS
 LIVE_PROCESS = (

@@ -48,6 +48,7 @@ class SQLite(Dialect):
 
     now = NOW
     share_lock = ""
+    write_lock = ""
 
     def insert_jobs(self, connection: BaseDatabaseWrapper, rows: Sequence[Sequence[Any]]) -> None:
         statement = f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS}) VALUES ({self._values()})"
