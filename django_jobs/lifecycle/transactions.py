@@ -26,6 +26,8 @@ TRIES = 50
 # What a server says while it goes down, comes up or refuses writes: the job of the loops is to wait, not to give up.
 AWAY_SQLSTATES = ("08", "57P", "25006", "53")
 AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
+# SQLite's own: no memory, read-only, an I/O error, full, cannot open, a locking protocol error.
+AWAY_SQLITE = frozenset({7, 8, 10, 13, 14, 15})
 
 
 _chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
@@ -124,6 +126,12 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OperationalError) and _is_sqlite_busy(error)
 
 
+def _sqlite_code(error: BaseException) -> int | None:
+    """Return the primary result code of an SQLite error, None for errors of other databases."""
+    code = getattr(error.__cause__, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
 def _is_sqlite_busy(error: BaseException) -> bool:
     text = str(error)
     return "database is locked" in text or "database table is locked" in text
@@ -137,6 +145,8 @@ def is_away(error: BaseException) -> bool:
         return True
     if isinstance(error, IntegrityError) or not isinstance(error, OperationalError):
         return False
+    if (code := _sqlite_code(error)) is not None:
+        return code in AWAY_SQLITE
     # A broken connection has no SQLSTATE in psycopg.
     return not sqlstate(error) and not 1000 <= errno(error) < 2000
 

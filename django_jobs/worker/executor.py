@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import DatabaseError, Error, connections, transaction
+from django.db import Error, connections, transaction
 
 from django_jobs import signals
 from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut
@@ -17,7 +17,7 @@ from django_jobs.lifecycle.events import announce
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.settle import settle_in_transaction
 from django_jobs.lifecycle.trace import traced
-from django_jobs.lifecycle.transactions import immediate, is_transient, jobs_alias
+from django_jobs.lifecycle.transactions import immediate, is_away, is_transient, jobs_alias
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from django_jobs.payloads import describe_exception, encode_result, fingerprint, format_traceback
 from django_jobs.retry import decide
@@ -41,8 +41,7 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
         announce(signals.job_started, job.id, jobs_alias(), worker_id=process_id)
     try:
         if handler.atomic:
-            _run_atomic(run, handler, process_id)
-            return None
+            return _run_atomic(run, handler, process_id)
         return as_completed(job, _call(run, handler, process_id))
     except BaseException as error:  # a handler may raise anything: SystemExit and KeyboardInterrupt fail a job too
         return failure(run, handler, handlers, error)
@@ -79,15 +78,24 @@ class BadResult(Fail):
     """A result that is not JSON; a retry would repeat the handler's effects."""
 
 
-def _run_atomic(run: Run, handler: Handler, process_id: str) -> None:
+def _run_atomic(run: Run, handler: Handler, process_id: str) -> Outcome | None:
     """Run the handler and complete its job in one transaction; the job's row is touched last."""
     while True:
         try:
-            return _run_atomic_once(run, handler, process_id)
-        except DatabaseError as error:
+            _run_atomic_once(run, handler, process_id)
+            return None
+        except Error as error:
             # A busy SQLite does not even begin. Once the handler has started, what the database says is its failure.
-            if run.has_started or run.lost or not is_transient(error):
+            if run.has_started or run.lost or not is_away(error):
                 raise
+            if not is_transient(error):
+                return _not_started(run, error)
+
+
+def _not_started(run: Run, error: Exception) -> Outcome:
+    """Hand a job back whose transaction could not even begin: that is not its failure, and spends no retry."""
+    told = f"the database went away before the handler started: {error}"
+    return Outcome(job=run.job, status=JobStatus.PENDING, attempt=AttemptOutcome.RELEASED, error=told)
 
 
 def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> None:
@@ -100,6 +108,8 @@ def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> None:
             # The savepoint is gone when the handler committed, or a DDL statement did so on MariaDB.
             connections[alias].savepoint_commit(guard)
         except Error as error:
+            if is_away(error):
+                raise
             raise BrokenTransaction(
                 "the atomic handler committed or rolled back its transaction (a COMMIT, a ROLLBACK, or a DDL statement), so its"
                 f" effects cannot be made to happen exactly once: {error}"
