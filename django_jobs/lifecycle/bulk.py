@@ -15,7 +15,7 @@ from django_jobs.models.job import ENDED_BADLY
 
 from .events import announce
 from .notify import announce_work, tell_process
-from .replay import revive_step, start_over
+from .replay import revive_all, start_over
 from .transactions import DbNow, jobs_alias, run_transaction
 from .wake import continue_cascade, settle_dependents
 
@@ -49,7 +49,7 @@ def replay_many(
     tally = Tally()
     for chunk in _chunks(sorted(ids)):
         tally += _replay(chunk, by, waits, using)
-    _revive_dependents(using)
+    revive_all(using)
     return tally
 
 
@@ -132,11 +132,6 @@ def _delay(ids: Sequence[str], waits: dict[str, float], using: str) -> None:
             Job.objects.using(using).filter(pk__in=chosen).update(
                 status=JobStatus.SCHEDULED, available_at=DbNow() + timedelta(seconds=wait)
             )
-
-
-def _revive_dependents(using: str) -> None:
-    while run_transaction(lambda: revive_step(using), using):
-        pass
 
 
 def _acknowledge(letter_ids: Sequence[int], by: Any, note: str, using: str) -> Tally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -17,6 +18,7 @@ from .notify import announce_work
 from .transactions import DbNow, jobs_alias, run_transaction
 from .wake import STEP, recount
 
+logger = logging.getLogger("django_jobs")
 REVIVABLE = Q(state=DependencyState.BROKEN) & Q(job__status=JobStatus.FAILED)
 
 
@@ -30,11 +32,32 @@ def replay(job_id: str, *, by: Any = None, dependents: bool = True, alias: str |
     Raises JobNotFound, and InvalidJob when the job is in another state or a live job holds its unique key.
     """
     using = alias or jobs_alias()
-    queue = run_transaction(lambda: _replay(job_id, by, dependents, using), using)
+
+    def move() -> str:
+        queue = _replay(job_id, by, dependents, using)
+        revived = 0
+        while dependents and revived < STEP and (step := revive_step(using)):
+            revived += step
+        return queue
+
+    announce_work(run_transaction(move, using), using)
     if dependents:
-        while run_transaction(lambda: revive_step(using), using):
-            pass
-    announce_work(queue, using)
+        revive_all(using)
+
+
+def revive_all(alias: str | None = None) -> None:
+    """Repeat `revive_step` until nothing is left."""
+    using = alias or jobs_alias()
+    while run_transaction(lambda: revive_step(using), using):
+        pass
+
+
+def finish_replays(alias: str | None = None) -> None:
+    """Finish replays of many dependents whose process died midway; what a live unique key holds back waits for it."""
+    try:
+        revive_all(alias)
+    except InvalidJob as error:
+        logger.debug("a replay cannot be finished now: %s", error)
 
 
 def _replay(job_id: str, by: Any, dependents: bool, using: str) -> str:
@@ -82,8 +105,8 @@ def start_over(ids: list[str], using: str) -> None:
 def revive_step(using: str) -> int:
     """Let up to STEP jobs wait again whose broken dependency is live again; return how many.
 
-    The rows say what is left: a broken edge to a job that is not ended. A killed replay is finished by replaying again or
-    by nobody; each step leaves the counts right.
+    The rows say what is left: a broken edge to a job that is not ended. The first STEP jobs are part of the replay's own
+    transaction; after a crash any process goes on with the others. Each step leaves the counts right.
     """
     edges = list(
         JobDependency.objects.using(using)

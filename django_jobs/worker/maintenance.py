@@ -14,6 +14,7 @@ from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes, rescue
 from django_jobs.lifecycle.claim import promote, seconds_until_due
 from django_jobs.lifecycle.prune import prune_batch
+from django_jobs.lifecycle.replay import finish_replays
 from django_jobs.lifecycle.schedule import sync_declared, tick
 from django_jobs.lifecycle.wake import cascade_all
 
@@ -130,8 +131,9 @@ class Maintenance(threading.Thread):
         return get_settings().LEASE_SECONDS / BEATS_PER_LEASE
 
     def cascade(self) -> float:
-        """Finish failing the dependents of jobs that ended badly, if a process died in the middle of that."""
+        """Finish failing or reviving the dependents of jobs, if a process died in the middle of that."""
         cascade_all()
+        finish_replays()
         return get_settings().LEASE_SECONDS
 
     def prune(self) -> float:
