@@ -104,7 +104,7 @@ def _connect_apart(alias: str) -> Any:
     # copy() keeps the site's connection settings but shares nothing with this thread's connection.
     connection = cast(Any, connections[alias]).copy()
     connection.inc_thread_sharing()
-    connection.connect()
+    connection.ensure_connection()  # and not connect(), whose errors are the driver's own
     return connection
 
 

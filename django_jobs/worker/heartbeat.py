@@ -64,6 +64,7 @@ class Heartbeat(threading.Thread):
                     self._process.lose_lease()
                 return 0.0
             self._acknowledged_at = sent_at
+            self._process.trouble.over()
             self._pass_on_requests()
         except Exception as error:  # a heartbeat that ended would end its process
             processes.discard_connection()

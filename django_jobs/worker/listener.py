@@ -49,7 +49,10 @@ class Listener(threading.Thread):
                 self.is_healthy = False
                 self._process.wakeup.call()
                 self._stopped.wait(PAUSE_SECONDS)
+        except Exception as error:
+            self._process.is_broken(error)
         finally:
+            self.is_healthy = False
             connections.close_all()  # the proof was sent on this thread's own
 
     def _listen_once(self) -> None:

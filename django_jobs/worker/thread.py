@@ -94,8 +94,6 @@ class Worker(threading.Thread):
                 except Error as error:
                     rest = self.process.trouble.after(error)
                     self._drop_connection()
-                else:
-                    self.process.trouble.over()
                 if rest > 0 and self.process.wakeup.wait_for_turn(rest, self.lanes.kind, self._stopping.is_set):
                     self.lanes.expect_work()
         except Exception as error:
@@ -116,6 +114,7 @@ class Worker(threading.Thread):
             self.process.has_looked(self, found=self.seat.is_busy)
         if not jobs:
             return self.lanes.rest(self.poll_interval)
+        self.process.trouble.over()
         self.lanes.found_work()
         self.process.wakeup.call()
         self.process.keeper.watch()

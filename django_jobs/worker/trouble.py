@@ -23,6 +23,7 @@ class Trouble:
         self._pause = FIRST_PAUSE
         self._since: float | None = None
         self._logged_at = float("-inf")
+        self._was_told = False
         self.count = 0
 
     def after(self, error: BaseException) -> float:
@@ -35,6 +36,7 @@ class Trouble:
             silent = now - self._logged_at < LOG_SECONDS
             if not silent:
                 self._logged_at = now
+                self._was_told = True
         if not is_away(error):
             logger.error("a statement of the worker failed", exc_info=error)
         elif not silent:
@@ -42,12 +44,12 @@ class Trouble:
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, no secret
 
     def over(self) -> None:
-        """Take note that the database answered."""
+        """Take note that the database took a write; that it answers does not mean that it is of use."""
         if self._since is None:
             return
         with self._lock:
             since, self._since = self._since, None
+            was_told, self._was_told = self._was_told, False
             self._pause = FIRST_PAUSE
-        if since is not None and time.monotonic() - since > 1:
+        if since is not None and was_told and time.monotonic() - since > 1:
             logger.warning("the database is back after %.0f seconds", time.monotonic() - since)
-            self._logged_at = float("-inf")
