@@ -1,9 +1,13 @@
 """Settings of the tests: those of the test project, with an app whose jobs leave effects that tests can count."""
 
+import os
+
 from testproject.settings import *  # noqa: F403
 from testproject.settings import INSTALLED_APPS, MIDDLEWARE
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.support.effects"]
+if "JOBS_TEST_POINT" in os.environ:
+    INSTALLED_APPS.append("tests.support.points")
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
 CATALOGUE_SCHEDULES = False  # no test shall depend on the time of the day
 
