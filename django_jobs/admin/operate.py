@@ -52,15 +52,22 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One thing that an operator does to rows. `asks` puts the confirmation page before it, whatever is selected."""
+    """One thing that an operator does to rows. `asks` puts the confirmation page before it, whatever is selected.
+
+    `done` says it was done, in singular and plural by `number`, with that number written out as `count`.
+    """
 
     title: Any
     permission: str
     run: Callable[[Sequence[Any], Order], Tally]
-    done: Callable[[int], str]
+    done: Any
     form: type[forms.Form] = NoOptions
     asks: bool = False
     help: Any = ""
+
+    def said(self, count: int) -> str:
+        """Return the sentence about so many rows."""
+        return str(self.done % {"number": count, "count": number_format(count)})
 
 
 class OperatingAdmin(ConsoleAdmin):
@@ -137,7 +144,7 @@ class OperatingAdmin(ConsoleAdmin):
 
     def _tell(self, request: HttpRequest, operation: Operation, tally: Tally, more: bool) -> None:
         if tally.done:
-            messages.success(request, operation.done(tally.done))
+            messages.success(request, operation.said(tally.done))
         if tally.left:
             text = ngettext(
                 "%(count)s was left as it is: its state does not allow this.",
@@ -160,13 +167,13 @@ class OperatingAdmin(ConsoleAdmin):
         self, request: HttpRequest, ids: Sequence[Any], operation: Operation, count: int, reason: str, across: bool
     ) -> None:
         """Write who did what: an entry for each row, or one for all when they are many."""
-        message = f"{operation.done(count)} {reason}".strip()
+        message = f"{operation.said(count)} {reason}".strip()
         if across:
             message += " " + _("All that matched %(filter)s.") % {"filter": request.META.get("QUERY_STRING") or "-"}
         one_by_one = len(ids) <= LOGGED_ONE_BY_ONE
         named = self.model._default_manager.in_bulk(ids) if one_by_one else {}
         rows = [(str(pk), str(row)) for pk, row in named.items()]
-        self.write_log(request, rows or [(None, operation.done(count))], message)
+        self.write_log(request, rows or [(None, operation.said(count))], message)
 
     def write_log(self, request: HttpRequest, rows: Sequence[tuple[str | None, str]], message: str) -> None:
         """Write a log entry with one message for each (primary key, description)."""

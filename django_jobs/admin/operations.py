@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from django import forms
-from django.utils.formats import number_format
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from django_jobs.lifecycle import bulk, edit
 from django_jobs.names import MAX_QUEUE
@@ -57,21 +54,12 @@ class ChangeForm(forms.Form):
         return cleaned
 
 
-def sentence(singular: str, plural: str) -> Callable[[int], str]:
-    """Return a function that says how many rows an operation changed."""
-
-    def done(count: int) -> str:
-        return ngettext(singular, plural, count) % {"count": number_format(count)}
-
-    return done
-
-
 REPLAY_LETTERS = Operation(
     title=_("Replay dead letters"),
     permission="replay_deadletter",
     form=RateForm,
     run=lambda ids, order: bulk.replay_letters(ids, by=order.by, delays=order.delays(len(ids))),
-    done=sentence("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters."),
+    done=ngettext_lazy("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters.", "number"),
     help=_("Each job runs again from the start, with the retries of a new one."),
 )
 ACKNOWLEDGE_LETTERS = Operation(
@@ -79,7 +67,7 @@ ACKNOWLEDGE_LETTERS = Operation(
     permission="acknowledge_deadletter",
     form=NoteForm,
     run=lambda ids, order: bulk.acknowledge_many(ids, by=order.by, note=order.options.get("note") or ""),
-    done=sentence("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters."),
+    done=ngettext_lazy("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters.", "number"),
     help=_("The letters are closed; their jobs stay as they are."),
 )
 REPLAY_JOBS = Operation(
@@ -87,22 +75,24 @@ REPLAY_JOBS = Operation(
     permission="replay_deadletter",
     form=RateForm,
     run=lambda ids, order: bulk.replay_many(ids, by=order.by, delays=order.delays(len(ids))),
-    done=sentence("Replayed %(count)s job.", "Replayed %(count)s jobs."),
+    done=ngettext_lazy("Replayed %(count)s job.", "Replayed %(count)s jobs.", "number"),
     help=_("Dead, failed and cancelled jobs run again from the start, and their open dead letters are closed."),
 )
 RUN_JOBS_NOW = Operation(
     title=_("Run jobs now"),
     permission="replay_deadletter",
     run=lambda ids, order: bulk.run_many_now(ids),
-    done=sentence("%(count)s job may run now.", "%(count)s jobs may run now."),
+    done=ngettext_lazy("%(count)s job may run now.", "%(count)s jobs may run now.", "number"),
     help=_("Scheduled jobs, and those that wait for their next retry, start as soon as a worker is free."),
 )
 CANCEL_JOBS = Operation(
     title=_("Cancel jobs"),
     permission="cancel_job",
     run=lambda ids, order: bulk.cancel_many(ids),
-    done=sentence(
-        "Cancelled %(count)s job, or asked its worker to.", "Cancelled %(count)s jobs, or asked their workers to."
+    done=ngettext_lazy(
+        "Cancelled %(count)s job, or asked its worker to.",
+        "Cancelled %(count)s jobs, or asked their workers to.",
+        "number",
     ),
     asks=True,
     help=_(
@@ -117,7 +107,7 @@ CHANGE_JOBS = Operation(
     run=lambda ids, order: edit.change_many(
         ids, priority=order.options.get("priority"), queue=order.options.get("queue") or None
     ),
-    done=sentence("Changed %(count)s job.", "Changed %(count)s jobs."),
+    done=ngettext_lazy("Changed %(count)s job.", "Changed %(count)s jobs.", "number"),
     asks=True,
     help=_("Jobs that wait are changed; those that run or are finished stay as they are."),
 )

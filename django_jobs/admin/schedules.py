@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext_lazy
 
 from django_jobs import cron
 from django_jobs.exceptions import JobsError
@@ -25,7 +25,6 @@ from django_jobs.models.fields import DbNow
 
 from .masking import pretty
 from .operate import OperatingAdmin, Operation, Order
-from .operations import sentence
 from .overview import LATE
 from .widgets import NOTHING, badge, code, cut, lasted, link, moment, status_badge
 
@@ -53,21 +52,23 @@ RUN_NOW = Operation(
     title=gettext_lazy("Run schedules now"),
     permission="run_schedule",
     run=_by_name(moves.run_schedule_now),
-    done=sentence("Submitted the job of %(count)s schedule.", "Submitted the jobs of %(count)s schedules."),
+    done=ngettext_lazy(
+        "Submitted the job of %(count)s schedule.", "Submitted the jobs of %(count)s schedules.", "number"
+    ),
     help=gettext_lazy("Each submits its job at once; its next tick stays as it is."),
 )
 ENABLE = Operation(
     title=gettext_lazy("Enable schedules"),
     permission="change_schedule",
     run=_by_name(moves.enable),
-    done=sentence("Enabled %(count)s schedule.", "Enabled %(count)s schedules."),
+    done=ngettext_lazy("Enabled %(count)s schedule.", "Enabled %(count)s schedules.", "number"),
     help=gettext_lazy("They tick again from now on; what was missed is not caught up."),
 )
 DISABLE = Operation(
     title=gettext_lazy("Disable schedules"),
     permission="change_schedule",
     run=_by_name(moves.disable),
-    done=sentence("Disabled %(count)s schedule.", "Disabled %(count)s schedules."),
+    done=ngettext_lazy("Disabled %(count)s schedule.", "Disabled %(count)s schedules.", "number"),
     help=gettext_lazy("They do not tick until they are enabled again."),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from django.utils.formats import date_format
+from django.utils.formats import date_format, number_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
@@ -51,7 +51,7 @@ def lasted(seconds: float | None) -> str:
     if seconds < 1:
         return _("%(number)s ms") % {"number": round(seconds * 1000)}
     if seconds < MINUTE:
-        return _("%(number)s s") % {"number": f"{seconds:.1f}" if seconds < 10 else round(seconds)}
+        return _("%(number)s s") % {"number": number_format(seconds, 1) if seconds < 10 else round(seconds)}
     minutes, hours, days = int(seconds // MINUTE), int(seconds // HOUR), int(seconds // DAY)
     if seconds < HOUR:
         units = (_("%(number)s min"), minutes, _("%(number)s s"), int(seconds % MINUTE))

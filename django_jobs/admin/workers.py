@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
 
 from django_jobs.lifecycle.bulk import Tally
 from django_jobs.lifecycle.processes import ask_to_stop
@@ -19,7 +20,6 @@ from django_jobs.models import Job, WorkerProcess
 from django_jobs.models.fields import DbNow
 
 from .operate import OperatingAdmin, Operation, Order
-from .operations import sentence
 from .widgets import badge, code, link, moment
 
 
@@ -32,7 +32,9 @@ STOP_PROCESSES = Operation(
     title=_("Ask worker processes to stop"),
     permission="stop_workerprocess",
     run=_stop,
-    done=sentence("Asked %(count)s worker process to stop.", "Asked %(count)s worker processes to stop."),
+    done=ngettext_lazy(
+        "Asked %(count)s worker process to stop.", "Asked %(count)s worker processes to stop.", "number"
+    ),
     asks=True,
     help=_("Each finishes what it runs, hands back the rest, and leaves. Its supervisor may start another one."),
 )
