@@ -1,187 +1,219 @@
-"""Turn the JSON results into Markdown tables with ratios and spread, and one SVG bar chart each.
+"""Turn the JSON results into Markdown tables with ratios and spread, and SVG bar charts.
 
-`python -m benchmarks.report [DIR]` writes report.md and *.svg next to the results. A ratio is that of the medians; its
-range is the lowest and highest ratio of any two rounds that were run one after the other.
+`python -m benchmarks.report [DIR]` writes report.md and *.svg next to the results; with `--docs` it also puts each table
+between the marks `<!-- bench: PART -->` and `<!-- /bench -->` of docs/performance.md and docs/scaling.md, and the charts
+into docs/images/. A ratio is that of the medians; its range is the lowest and highest ratio of any two rounds that were
+run one after the other.
 """
 
+import argparse
 import json
+import re
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
-RESULTS = Path(__file__).resolve().parent / "results"
-TITLES = {
-    "drain": "Drain of no-op jobs, jobs/s",
-    "submit": "Submit, jobs/s",
-    "latency": "Idle pickup, ms",
-    "io": "I/O jobs of 10 ms, jobs/s",
-    "idle": "One idle worker process",
-    "growth": "Growth: drain of no-op jobs, jobs/s",
-}
-# Per measure: the figure that is compared, whether more is better, and what else the table shows.
-FIGURES: dict[str, tuple[str, bool, tuple[str, ...]]] = {
-    "drain": ("jobs_per_second", True, ("worker_cpu_us", "server_cpu_us")),
-    "submit": ("jobs_per_second", True, ()),
-    "latency": ("from call p50 ms", False, ("from call p99 ms", "from commit p50 ms", "from commit p99 ms")),
-    "io": ("jobs_per_second", True, ("of_ideal",)),
-    "idle": ("pss_mib", False, ("rss_mib", "processes", "statements_per_second", "unit")),
-    "growth": ("jobs_per_second", True, ()),
-}
-QUIET_OPTIONS = ("jobs", "limit", "load", "seconds", "rows")
-IN_LABEL = ("job", "state")
-REFERENCES = {"orm": "single", "copy": "bulk"}  # ways to submit that belong to another way's table
-HOME = "django_jobs"
+from benchmarks import chart, model
+from benchmarks.chart import Bar, number
+from benchmarks.measures import COLUMNS, HOME, MEASURES, STORES, Measure, group, label
+from benchmarks.suite import QUIET_OPTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+PAGES = ("performance.md", "scaling.md")
+MARKED = re.compile(r"<!-- bench: (\w+) -->\n.*?<!-- /bench -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table and one bar."""
+    """One line of a table."""
 
     label: str
     store: str
-    rounds: list[float]
-    extra: list[str]
-    settings: str
-    home: bool
+    case: dict[str, Any]
+    rounds: list[dict[str, Any]]
 
     @property
-    def median(self) -> float:
-        return statistics.median(self.rounds)
+    def ours(self) -> bool:
+        return bool(self.case["peer"] == HOME)
+
+    def values(self, figure: str) -> list[float]:
+        return [each[figure] for each in self.rounds if each.get(figure) is not None]
+
+    def median(self, figure: str) -> float | None:
+        known = self.values(figure)
+        return statistics.median(known) if known else None
 
 
-def write(directory: Path) -> Path:
-    """Write report.md and the charts of all results in the directory, and return the report."""
-    sections = []
-    about = ""
-    for measure in TITLES:
-        path = directory / f"{measure}.json"
-        if not path.exists():
-            continue
-        data = json.loads(path.read_text())
-        about = about or _machine(data["machine"])
-        sections.append(f"## {TITLES[measure]}\n\n{_measure(measure, data, directory)}")
+def write(directory: Path) -> dict[str, str]:
+    """Write report.md and the charts of all results in the directory; return the Markdown of each part."""
+    parts: dict[str, str] = {}
+    cases: list[dict[str, Any]] = []
+    for name, measure in MEASURES.items():
+        path = directory / f"{name}.json"
+        if path.exists():
+            data = json.loads(path.read_text())
+            parts["machine"] = _machine(data["machine"])
+            parts[name] = _measure(name, measure, data, directory)
+            cases += data["cases"]
+    parts["settings"] = _settings(cases)
+    parts |= model.tables(directory)
+    sections = [f"## {MEASURES[name].title if name in MEASURES else name.title()}\n\n{parts[name]}" for name in parts]
     target = directory / "report.md"
-    target.write_text("# Benchmark\n\n" + about + "\n" + "\n".join(sections))
+    target.write_text("# Benchmark\n\n" + "\n".join(sections))
     print(target)
-    return target
+    return parts
+
+
+def put_into_docs(parts: dict[str, str], directory: Path) -> None:
+    """Replace what stands between the marks, and the charts that these tables show."""
+    images = DOCS / "images"
+    for name in PAGES:
+        page = DOCS / name
+        text = MARKED.sub(lambda found: _marked(found, parts), page.read_text())
+        page.write_text(text)
+        for picture in re.findall(r"\(images/(bench-[\w-]+\.svg)\)", text):
+            if (directory / picture).exists():
+                (images / picture).write_text((directory / picture).read_text())
+    shown = "".join((DOCS / name).read_text() for name in PAGES)
+    for picture in images.glob("bench-*.svg"):
+        if picture.name not in shown:
+            picture.unlink()
+
+
+def _marked(found: re.Match[str], parts: dict[str, str]) -> str:
+    name = found[1]
+    if name not in parts:
+        return found[0]
+    text = parts[name].replace("](bench-", "](images/bench-")
+    return f"<!-- bench: {name} -->\n\n{text}\n<!-- /bench -->"
 
 
 def _machine(machine: dict[str, Any]) -> str:
     servers = ", ".join(f"{name} {value}" for name, value in machine["servers"].items())
     return (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, {machine['system']},"
-        f" Python {machine['python']}; {servers}; load average at the end {machine['load_average']:.1f};"
-        f" commit {machine['commit']}, {machine['when']}.\n"
+        f" Python {machine['python']}; {servers}.\n"
     )
 
 
-def _measure(measure: str, data: dict[str, Any], directory: Path) -> str:
-    """Return the tables of one measure, one for each group of cases that are compared with each other."""
+def _measure(name: str, measure: Measure, data: dict[str, Any], directory: Path) -> str:
+    """Return the tables of one part, one for each group of cases that are compared with each other."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for case in data["cases"]:
-        shown = {key: value for key, value in case["options"].items() if key not in QUIET_OPTIONS}
-        for key in IN_LABEL:
-            shown.pop(key, None)
-        if shown.get("way") in REFERENCES:
-            shown["way"] = REFERENCES[shown["way"]]
-        groups.setdefault(", ".join(f"{key} {value}" for key, value in shown.items()), []).append(case)
-    parts = []
-    for number, (group, cases) in enumerate(groups.items()):
-        lines = [_line(measure, case) for case in cases if case["rounds"]]
-        failed = [f"{case['peer']} on {case['store']}" for case in cases if case["errors"]]
+        groups.setdefault(group(name, case, QUIET_OPTIONS), []).append(case)
+    texts = []
+    for heading, cases in groups.items():
+        lines = [Line(label(name, case), case["store"], case, case["rounds"]) for case in cases if case["rounds"]]
         if lines:
-            chart = f"{measure}-{number}.svg"
-            (directory / chart).write_text(_chart(f"{TITLES[measure]} {group}", lines))
-            heading = f"### {group}\n\n" if group else ""
-            parts.append(f"{heading}{_table(measure, lines)}\n![{measure} {group}]({chart})\n")
+            texts.append(f"**{heading[0].upper()}{heading[1:]}**\n" if heading else "")
+            texts.append(_table(measure, lines))
+            texts += [_chart(name, measure, heading, figure, lines, directory) for figure in measure.charts]
+        failed = [f"{label(name, case)} on {STORES[case['store']]}" for case in cases if case["errors"]]
         if failed:
-            parts.append(f"Failed: {', '.join(failed)}.\n")
-    return "\n".join(parts)
-
-
-def _line(measure: str, case: dict[str, Any]) -> Line:
-    figure, _, extra = FIGURES[measure]
-    label = case.get("label", case["peer"])
-    if case["options"].get("way") in REFERENCES:
-        label = {"orm": "ORM create()", "copy": "COPY"}[case["options"]["way"]]
-    for key in IN_LABEL:
-        label += f" ({case['options'][key]})" if key in case["options"] else ""
-    settings = case["settings"] if measure != "submit" else case["bulk"] if case["options"]["way"] == "bulk" else ""
-    versions = ", ".join(f"{name} {version}" for name, version in case.get("versions", {}).items())
-    return Line(
-        label=label,
-        store=case["store"],
-        rounds=[each[figure] for each in case["rounds"]],
-        extra=[_middle([each.get(name) for each in case["rounds"]]) for name in extra],
-        settings=f"{settings} ({versions})".strip(),
-        home=case["peer"] == HOME and case["options"].get("state", "empty") == "empty",
+            texts.append(f"Failed: {', '.join(failed)}.\n")
+    what = "each line to the first of its store" if measure.base else "django_jobs to this line, above 1 is better"
+    most = max((len(case["rounds"]) for case in data["cases"]), default=0)
+    first, last = (pick((case["when"] for case in data["cases"]), default="") for pick in (min, max))
+    when = first if first == last else f"{first} to {last}"
+    about = data["machine"]
+    texts.append(
+        f"`python -m benchmarks.{name}`, medians of up to {most} rounds, in brackets the lowest and highest; ratio: {what}."
+        f" Commit `{about['commit']}`, {when}, load average at the end {about['load_average']:.1f}.\n"
     )
+    return "\n".join(text for text in texts if text)
 
 
-def _table(measure: str, lines: list[Line]) -> str:
-    """Return a Markdown table; the ratio is django_jobs to the line, on the line's own store or else on PostgreSQL."""
-    figure, more_is_better, extra = FIGURES[measure]
-    homes = {line.store: line for line in reversed(lines) if line.home}
-    head = ["", "store", figure.replace("_", " "), "min to max", "ratio", *(name.replace("_", " ") for name in extra)]
-    rows = ["| " + " | ".join([*head, "settings"]) + " |", "|" + " --- |" * (len(head) + 1)]
+def _table(measure: Measure, lines: list[Line]) -> str:
+    """Return a Markdown table; figures that no line has are left out."""
+    extra = [
+        name for name in measure.extra if any(each.get(name) is not None for line in lines for each in line.rounds)
+    ]
+    head = ["", "store", COLUMNS.get(measure.figure, measure.figure), "ratio", *(COLUMNS.get(n, n) for n in extra)]
+    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for line in lines:
-        spread = f"{_number(min(line.rounds))} to {_number(max(line.rounds))}"
-        home = homes.get(line.store) or homes.get("postgresql")
-        ratio = _ratio(line, home, more_is_better, growth=measure == "growth")
-        cells = [line.label, line.store, _number(line.median), spread, ratio, *line.extra, line.settings]
+        values = line.values(measure.figure)
+        figure = (
+            f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})" if values else ""
+        )
+        name = f"**{line.label}**" if line.ours and not measure.base else line.label
+        cells = [name, STORES[line.store], figure, _ratio(measure, line, lines), *(_middle(line, n) for n in extra)]
         rows.append("| " + " | ".join(cells) + " |")
-    what = "its rate to that of the empty table" if measure == "growth" else "django_jobs to this line, more is better"
-    return "\n".join(rows) + f"\n\nRatio: {what}; in brackets the lowest and highest of the rounds.\n"
+    return "\n".join(rows) + "\n"
 
 
-def _ratio(line: Line, home: Line | None, more_is_better: bool, *, growth: bool) -> str:
+def _ratio(measure: Measure, line: Line, lines: list[Line]) -> str:
+    home = _home(measure, line, lines)
     if home is None or home is line:
         return "1" if home is line else ""
-    upper, lower = (line, home) if growth or not more_is_better else (home, line)
-    each = [a / b for a, b in zip(upper.rounds, lower.rounds, strict=False) if b]
-    if not each or not lower.median:
+    ours, theirs = home.values(measure.figure), line.values(measure.figure)
+    upper, lower = (theirs, ours) if measure.base or not measure.more_is_better else (ours, theirs)
+    each = [a / b for a, b in zip(upper, lower, strict=False) if b]
+    if not each or not statistics.median(lower):
         return ""
-    return f"{upper.median / lower.median:.2f}x ({min(each):.2f} to {max(each):.2f})"
+    return f"{statistics.median(upper) / statistics.median(lower):.2f}× ({min(each):.2f} to {max(each):.2f})"
 
 
-def _middle(values: list[Any]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def _home(measure: Measure, line: Line, lines: list[Line]) -> Line | None:
+    """Return the line that a line is compared with."""
+    if measure.base is None:
+        homes = {each.store: each for each in reversed(lines) if each.ours}
+        return homes.get(line.store) or homes.get("postgresql")
+    key, value = measure.base
+    same = [each for each in lines if each.store == line.store]
+    return next((each for each in same if each.case["options"].get(key) == value), same[0])
+
+
+def _middle(line: Line, figure: str) -> str:
+    words = [each[figure] for each in line.rounds if isinstance(each.get(figure), str)]
+    if words:
+        return words[0]
+    value = line.median(figure)
+    return "" if value is None else number(value)
+
+
+def _chart(name: str, measure: Measure, heading: str, figure: str, lines: list[Line], directory: Path) -> str:
+    """Write the chart and return the Markdown that shows it."""
+    bars = []
+    for line in lines:
+        if values := line.values(figure):
+            name_of_bar = f"{line.label.replace('`', '')} · {STORES[line.store]}"
+            bars.append(Bar(name_of_bar, min(values), statistics.median(values), max(values), line.ours))
+    if not bars:
         return ""
-    return known[0] if isinstance(known[0], str) else _number(statistics.median(known))
+    unit = COLUMNS.get(figure, figure)
+    title = f"{measure.title}: {', '.join(filter(None, (unit, heading)))}"
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{name} {heading} {figure if len(measure.charts) > 1 else ''}".lower()).strip(
+        "-"
+    )
+    (directory / f"bench-{slug}.svg").write_text(chart.draw(title, bars))
+    return f"![{title}](bench-{slug}.svg)\n"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def _settings(cases: list[dict[str, Any]]) -> str:
+    """Return the settings and versions of each queue."""
+    rows: dict[str, str] = {}
+    for case in cases:
+        if "settings" in case and not case["options"].get("way"):
+            versions = ", ".join(f"{name} {version}" for name, version in case.get("versions", {}).items())
+            rows.setdefault(
+                case["label"], f"| {case['label']} | `{case['settings']}` | `{case['bulk']}` | {versions} |"
+            )
+    head = ["| | settings | bulk submit | versions |", "| --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows.values()]) + "\n"
 
 
-def _chart(title: str, lines: list[Line]) -> str:
-    """Return a bar chart: a bar for the median, a thin line from the lowest to the highest round."""
-    left, width, step = 250, 420, 24
-    top = max(max(line.rounds) for line in lines) or 1.0
-    height = 44 + step * len(lines)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 90} {height}" role="img"'
-        f' font-family="system-ui, sans-serif" font-size="12"><title>{escape(title)}</title>',
-        f'<text x="8" y="20" font-size="14" font-weight="600" fill="#1f2937">{escape(title)}</text>',
-    ]
-    for number, line in enumerate(lines):
-        y = 36 + step * number
-        low, middle, high = (
-            max(0.0, value) * width / top for value in (min(line.rounds), line.median, max(line.rounds))
-        )
-        colour = "#0f766e" if line.label.startswith(HOME) else "#9ca3af"
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 12}" text-anchor="end" fill="#1f2937">{escape(f"{line.label} · {line.store}")}</text>'
-            f'<rect x="{left}" y="{y}" width="{middle:.1f}" height="15" fill="{colour}"/>'
-            f'<path d="M{left + low:.1f} {y + 7.5}H{left + high:.1f}" stroke="#111827" stroke-width="1.5"/>'
-            f'<text x="{left + high + 6:.1f}" y="{y + 12}" fill="#374151">{_number(line.median)}</text>'
-        )
-    return "".join([*parts, "</svg>\n"])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", nargs="?", type=Path, default=RESULTS)
+    parser.add_argument("--docs", action="store_true", help="put the tables and charts into docs/")
+    options = parser.parse_args()
+    parts = write(options.directory)
+    if options.docs:
+        put_into_docs(parts, options.directory)
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if sys.argv[1:] else RESULTS)
+    main()

@@ -1,6 +1,7 @@
 """Run the whole benchmark, or parts of it, and write the report: `python -m benchmarks.run [--quick] [drain submit …]`.
 
-Makes the environment of the peers when it is missing and goes on in it, so that this is the one command.
+Makes the environment of the peers when it is missing and goes on in it, so that this is the one command. `--set` goes on to
+the parts, which must know it: `python -m benchmarks.run growth --set held=600`.
 """
 
 import argparse
@@ -12,20 +13,42 @@ from pathlib import Path
 from benchmarks import report, setup_peers
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("drain", "submit", "latency", "io", "idle", "growth")
+# Most telling first: a run that is cut short has the figures that matter.
+PARTS = (
+    "drain",
+    "latency",
+    "submit",
+    "io",
+    "growth",
+    "claim",
+    "graph",
+    "retries",
+    "idle",
+    "machines",
+    "waiting",
+    "tuning",
+)
 QUICK = {
-    "drain": ["--limit", "2"],
+    "drain": ["--limit", "2", "--jobs", "2000"],
     "submit": ["--single", "100", "--bulk", "2000"],
     "latency": ["--jobs", "40"],
-    "io": ["--limit", "2"],
+    "io": ["--limit", "2", "--jobs", "1000"],
     "idle": ["--seconds", "5"],
-    "growth": ["--scale", "10"],
+    "retries": ["--jobs", "500"],
+    "graph": ["--jobs", "500", "--limit", "10"],
+    "growth": ["--scale", "1", "--jobs", "2000", "--held", "3"],
+    "claim": ["--scale", "10", "--claims", "200"],
+    "machines": ["--scale", "1", "--jobs", "4000", "--limit", "5"],
+    "waiting": ["--seconds", "5"],
+    "tuning": ["--scale", "1", "--seconds", "6"],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], default=[], metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv-bench", help="environment of the peers")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for results and report"
@@ -34,6 +57,7 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="comma-separated peers")
     parser.add_argument("--stores", default="", help="comma-separated stores")
     parser.add_argument("--quick", action="store_true", help="one round of everything, small: does it run?")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", help="an option of the part")
     options = parser.parse_args()
     python = options.venv / "bin" / "python"
     if Path(sys.prefix).resolve() != options.venv.resolve():
@@ -43,7 +67,8 @@ def main() -> None:
     shared = ["--rounds", "1" if options.quick else str(options.rounds), "--out", str(options.out.resolve())]
     shared += ["--peers", options.peers, "--stores", options.stores]
     for part in options.parts or PARTS:
-        command = [sys.executable, "-m", f"benchmarks.{part}", *shared, *(QUICK[part] if options.quick else [])]
+        own = [*(QUICK[part] if options.quick else []), *(f"--{one}" for one in options.set)]
+        command = [sys.executable, "-m", f"benchmarks.{part}", *shared, *own]
         subprocess.run(command, cwd=ROOT, check=True)
     report.write(options.out)
 

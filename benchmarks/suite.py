@@ -17,6 +17,7 @@ from benchmarks import stores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+QUIET_OPTIONS = ("jobs", "limit", "load", "seconds", "rows", "held", "claims")  # how much, not what, is measured
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ def chosen(cases: list[Case], options: argparse.Namespace) -> list[Case]:
 
 def run(measure: str, cases: list[Case], options: argparse.Namespace) -> Path:
     """Measure all cases in interleaved rounds and return the file of results. A failed case is reported, not fatal."""
-    records: list[dict[str, Any]] = [asdict(case) | {"rounds": [], "errors": []} for case in chosen(cases, options)]
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    records: list[dict[str, Any]] = [
+        asdict(case) | {"when": began, "rounds": [], "errors": []} for case in chosen(cases, options)
+    ]
     for number in range(options.rounds):
         for record in records:
             if record["errors"]:
@@ -63,7 +67,8 @@ def run(measure: str, cases: list[Case], options: argparse.Namespace) -> Path:
                 outcome = _child(measure, case)
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 record["errors"].append(str(error)[-3000:])
-                print(f"round {number + 1}  {case}: failed, see the results file", flush=True)
+                reason = str(error).strip().rpartition("\n")[2]
+                print(f"round {number + 1}  {case}: failed, see the results file: {reason[-300:]}", flush=True)
                 continue
             record["rounds"].append(outcome["result"])
             record |= outcome["about"]
@@ -71,9 +76,24 @@ def run(measure: str, cases: list[Case], options: argparse.Namespace) -> Path:
             print(f"round {number + 1}  {case}: {shown}  [{time.monotonic() - started:.1f} s]", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     target: Path = options.out / f"{measure}.json"
+    records = _kept(target, records) + records
     target.write_text(json.dumps({"measure": measure, "machine": machine(), "cases": records}, indent=1) + "\n")
     print(f"{target}")
     return target
+
+
+def _kept(target: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the cases of earlier runs that this run has not measured again."""
+    if not target.exists():
+        return []
+    measured = [_what(record) for record in records]
+    return [record for record in json.loads(target.read_text())["cases"] if _what(record) not in measured]
+
+
+def _what(record: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Return what a record measures, whatever its size."""
+    options = {key: value for key, value in record["options"].items() if key not in QUIET_OPTIONS}
+    return record["peer"], record["store"], options
 
 
 def machine() -> dict[str, Any]:
