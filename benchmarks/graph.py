@@ -1,84 +1,63 @@
-"""What an edge costs: settle chains, fan-ins and fan-outs of growing size, and jobs without dependents beside them.
+"""Dependencies: drain a fan-in, a fan-out and a chain, and jobs without any, with and without the look for dependents.
 
-    DATABASE_URL=postgresql://… python -m benchmarks.graph [--sizes 1000,10000]
-
-One thread claims and settles through the library's own moves, without handlers; the database is the one of the test project
-and is emptied of jobs. Prints microseconds per job for each shape and size: flat cost per edge means equal columns.
+`plain` has no dependencies, but each settle looks for some all the same; `plain, no look` is the same with that look
+patched out of the worker, so the two differ by what dependencies cost those who do not use them. A chain is one job after
+another: its rate is one over the time of a claim, a settle and a wake.
 """
 
-import argparse
-import os
-import time
+from typing import Any
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
+from benchmarks import stores, suite
+from benchmarks.peer import Peer, module
+from benchmarks.suite import Case
+from benchmarks.workers import Workers, drain
 
-import django
-
-django.setup()
-
-# ruff: noqa: E402  models are imported once Django is set up
-from django.core.management import call_command
-
-import django_jobs
-from django_jobs import NewJob
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.outcome import Completed
-from django_jobs.lifecycle.settle import settle
-from django_jobs.models import Job, JobDependency, WorkerProcess
-
-TYPE = "bench.node"
-PROCESS = "bench"
+TYPE = "bench.tick"
+NO_LOOK = "plain, no look"
+SHAPES = ("plain", NO_LOOK, "fan-in", "fan-out", "chain")
 
 
-@django_jobs.job(TYPE)
-def node(payload: dict[str, object]) -> None:
-    """Do nothing."""
+def submit(shape: str, size: int) -> None:
+    """Submit `size` jobs of this shape in one transaction."""
+    from django_jobs import NewJob, submit_many
+
+    ids = [f"n{number:06}" for number in range(size)]
+    first, rest, last = ids[0], ids[1:], ids[-1]
+    before: dict[str, list[str]] = {
+        "fan-in": {last: ids[:-1]},
+        "fan-out": {each: [first] for each in rest},
+        "chain": {each: [previous] for previous, each in zip(ids, rest, strict=False)},
+    }.get(shape, {})
+    submit_many([NewJob(TYPE, {}, job_id=each, depends_on=before.get(each)) for each in ids])
 
 
-def plain(size: int) -> list[NewJob]:
-    return [NewJob(TYPE, job_id=f"n{number}") for number in range(size)]
+def measure(peer: Peer, shape: str, jobs: int, limit: float) -> dict[str, Any]:
+    """Return jobs a second."""
+    peer.prepare()
+    submit(shape, jobs)
+    stores.settle(peer.store)
+    with GraphWorkers(peer, shape) as workers:
+        return drain(workers, jobs, 1, peer.remaining, limit)
 
 
-def chain(size: int) -> list[NewJob]:
-    return [NewJob(TYPE, job_id=f"n{n}", depends_on=[f"n{n - 1}"] if n else None) for n in range(size)]
+class GraphWorkers(Workers):
+    """One worker; its settles look for dependents, unless the shape says that they do not."""
 
-
-def fan_in(size: int) -> list[NewJob]:
-    return [*plain(size), NewJob(TYPE, job_id="last", depends_on=[f"n{number}" for number in range(size)])]
-
-
-def fan_out(size: int) -> list[NewJob]:
-    return [NewJob(TYPE, job_id="first"), *(NewJob(TYPE, job_id=f"n{n}", depends_on=["first"]) for n in range(size))]
-
-
-def measure(jobs: list[NewJob]) -> float:
-    """Return the seconds to claim and settle all of the jobs."""
-    JobDependency.objects.all().delete()
-    Job.objects.all().delete()
-    WorkerProcess.objects.all().delete()
-    processes.register(PROCESS, queues=[], threads=1)
-    django_jobs.submit_many(jobs)
-    started, done = time.perf_counter(), 0
-    while batch := claim("default", 128, PROCESS):
-        lost = settle([Completed(job.id, job.fence, None) for job in batch], [], PROCESS)
-        assert not lost
-        done += len(batch)
-        if done % 1000 < len(batch):
-            processes.beat(PROCESS)
-    assert done == len(jobs), (done, len(jobs))
-    return time.perf_counter() - started
+    def __init__(self, peer: Peer, shape: str) -> None:
+        super().__init__(peer, 1)
+        if shape == NO_LOOK:
+            (command,) = self.commands
+            self.commands = [module("benchmarks.no_look", *command[command.index("runworkers") :])]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1000,10000")
-    sizes = [int(size) for size in parser.parse_args().sizes.split(",")]
-    call_command("migrate", verbosity=0)
-    print("shape".ljust(10), *(f"{size:>8}" for size in sizes), " µs per job")
-    for shape in (plain, fan_in, fan_out, chain):
-        costs = [measure(shape(size)) / size * 1e6 for size in sizes]
-        print(shape.__name__.ljust(10), *(f"{cost:8.0f}" for cost in costs))
+    options = suite.arguments(__doc__ or "", jobs=10_000, limit=60)
+    cases = [
+        Case("django_jobs", store, {"shape": shape, "jobs": options.jobs, "limit": options.limit})
+        for store in ("postgresql", "sqlite", "mariadb")
+        for shape in SHAPES
+    ]
+    suite.run("graph", cases, options)
 
 
 if __name__ == "__main__":

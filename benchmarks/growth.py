@@ -1,21 +1,31 @@
 """Does it stay flat as the table grows? Drain the same no-op jobs next to a million finished ones, and so on.
 
 States: empty; finished (1,000,000 completed rows); backlog (500,000 further ready rows of the same queue, so the claim
-has a long index to read); future (500,000 rows due tomorrow); old_transaction (a REPEATABLE READ transaction opened
-before the jobs were submitted, so that no dead row can be removed; PostgreSQL). Each is compared with empty of the
-same run.
+has a long index to read); future (500,000 rows due tomorrow); pruning (1,000,000 rows past their retention, which a second
+process prunes meanwhile in the workers' rhythm); old_transaction (PostgreSQL: a REPEATABLE READ transaction is open while
+workers run jobs for `--held` seconds, so that no dead row can be removed, and then during the drain; 600 for ten minutes).
+Each is compared with empty of the same run.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import stores, suite
-from benchmarks.peer import Peer
+from benchmarks.peer import Peer, module
 from benchmarks.suite import Case
-from benchmarks.workers import Workers, drain
+from benchmarks.workers import Commands, Workers, drain
 
-STATES = {"empty": 0, "finished": 1_000_000, "backlog": 500_000, "future": 500_000, "old_transaction": 0}
+STATES = {
+    "empty": 0,
+    "finished": 1_000_000,
+    "backlog": 500_000,
+    "future": 500_000,
+    "pruning": 1_000_000,
+    "old_transaction": 0,
+}
+FEED = 2_000  # jobs submitted at a time while an old transaction is held
 TABLE = "django_jobs_job"
 COLUMNS = (
     "id, job_type, queue, payload, rank, status, available_at, created_at, updated_at, started_at, finished_at,"
@@ -31,6 +41,11 @@ NOW = {
     "postgresql": "STATEMENT_TIMESTAMP()",
     "mariadb": "UTC_TIMESTAMP(6)",
     "sqlite": "STRFTIME('%Y-%m-%d %H:%M:%f','now')",
+}
+LONG_AGO = {
+    "postgresql": "STATEMENT_TIMESTAMP() - INTERVAL '60 days'",
+    "mariadb": "UTC_TIMESTAMP(6) - INTERVAL 60 DAY",
+    "sqlite": "STRFTIME('%Y-%m-%d %H:%M:%f','now','-60 days')",
 }
 TOMORROW = {
     "postgresql": "STATEMENT_TIMESTAMP() + INTERVAL '1 day'",
@@ -49,13 +64,14 @@ def fill(peer: Peer, state: str, rows: int) -> None:
     if not rows:
         return
     kind = peer.store.kind
-    now, tomorrow = NOW[kind], TOMORROW[kind]
+    now, tomorrow, long_ago = NOW[kind], TOMORROW[kind], LONG_AGO[kind]
     status, available, finished, scheduled = {
         "finished": ("completed", now, now, "NULL"),
         "backlog": ("pending", now, "NULL", "NULL"),
         "future": ("scheduled", tomorrow, "NULL", tomorrow),
+        "pruning": ("completed", long_ago, long_ago, "NULL"),
     }[state]
-    started = now if state == "finished" else "NULL"
+    started = finished
     # Ids that start with a zero are older than all others; the backlog is submitted after the jobs that are timed.
     row_id = IDS[kind].format(prefix="zzz-" if state == "backlog" else "000-")
     values = (
@@ -80,35 +96,74 @@ def old_transaction(store: stores.Store) -> Iterator[None]:
         connection.rollback()
 
 
-def measure(peer: Peer, state: str, rows: int, jobs: int, limit: float) -> dict[str, Any]:
+def churn(peer: Peer, seconds: int) -> int:
+    """Let a worker run jobs for so long, a few thousand waiting at any time; return how many it ran."""
+    submitted = 0
+    deadline = time.monotonic() + seconds
+    with Workers(peer, 1):
+        while (left := peer.remaining()) or time.monotonic() < deadline:
+            if left < FEED and time.monotonic() < deadline:
+                peer.submit("tick", FEED)
+                submitted += FEED
+            time.sleep(0.02)
+    for path in stores.run_dir().glob("*.slot"):
+        path.unlink()  # the timed drain starts at nought
+    return submitted
+
+
+def measure(peer: Peer, state: str, rows: int, jobs: int, limit: float, held: int = 0) -> dict[str, Any]:
     """Return jobs a second of the timed jobs."""
     peer.prepare()
     if state != "backlog":
         fill(peer, state, rows)
     stores.settle(peer.store)
-    held = old_transaction(peer.store) if state == "old_transaction" else contextlib.nullcontext()
-    with held:
+    result: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        if state == "old_transaction":
+            stack.enter_context(old_transaction(peer.store))
+            result["jobs_run_while_held"] = churn(peer, held)
         peer.submit("tick", jobs)
         if state == "backlog":
             fill(peer, state, rows)
         stores.settle(peer.store)
+        if state == "pruning":
+            stack.enter_context(Commands([module("benchmarks.pruner")], peer.environment()))
+            _wait_until_pruning(peer, rows)
         waiting = rows if state in ("backlog", "future") else 0
+        before, started = _finished(peer), time.monotonic()
         with Workers(peer, 1) as workers:
-            return drain(workers, jobs, 1, lambda: max(0, peer.remaining() - waiting), limit)
+            result |= drain(workers, jobs, 1, lambda: max(0, peer.remaining() - waiting), limit)
+        if state == "pruning":
+            pruned = before + jobs - _finished(peer)
+            result["pruned_per_second"] = pruned / (time.monotonic() - started)
+    return result
+
+
+def _finished(peer: Peer) -> int:
+    from benchmarks.peers.django_peer import DjangoPeer
+
+    assert isinstance(peer, DjangoPeer)
+    return peer.count(TABLE, "status = 'completed'")
+
+
+def _wait_until_pruning(peer: Peer, rows: int) -> None:
+    deadline = time.monotonic() + 30
+    while _finished(peer) == rows:
+        if time.monotonic() > deadline:
+            raise RuntimeError("nothing was pruned")
+        time.sleep(0.05)
 
 
 def main() -> None:
-    options = suite.arguments(__doc__ or "", jobs=20_000, limit=30, scale=100)
-    cases = [
-        Case(
-            "django_jobs",
-            store,
-            {"state": state, "rows": rows * options.scale // 100, "jobs": options.jobs, "limit": options.limit},
-        )
-        for store in ("postgresql", "sqlite", "mariadb")
-        for state, rows in STATES.items()
-        if state != "old_transaction" or store == "postgresql"
-    ]
+    options = suite.arguments(__doc__ or "", jobs=40_000, limit=30, scale=100, held=20)
+    cases = []
+    for store in ("postgresql", "sqlite", "mariadb"):
+        for state, rows in STATES.items():
+            case = {"state": state, "rows": rows * options.scale // 100, "jobs": options.jobs, "limit": options.limit}
+            if state != "old_transaction":
+                cases.append(Case("django_jobs", store, case))
+            elif store == "postgresql":
+                cases.append(Case("django_jobs", store, case | {"held": options.held}))
     suite.run("growth", cases, options)
 
 

@@ -1,23 +1,28 @@
 """What an idle worker process costs: memory of all its processes, and what it asks the database in a second.
 
-PSS counts a shared page once in all; RSS counts it in every process. On PostgreSQL statements are counted when
-`pg_stat_statements` is loaded, otherwise transactions (the unit is in the result); MariaDB counts statements, Redis
-commands, SQLite nothing.
+PSS counts a shared page once in all; RSS counts it in every process. Statements are counted by `pg_stat_statements` on
+PostgreSQL (of a private server, when the one that is there has not loaded it), by MariaDB itself, and on SQLite by the
+connections of the Django queues (`djangosite/counted.py`); Redis counts commands. With `--rest`, seconds pass between the
+first job and the count: for workers that look less often the longer nothing comes.
 """
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import stores, suite
+from benchmarks import private, stores, suite
+from benchmarks.djangosite import counted
 from benchmarks.drain import ENTRIES
 from benchmarks.peer import Peer
 from benchmarks.suite import Case
 from benchmarks.workers import Workers
 
 
-def measure(peer: Peer, seconds: int) -> dict[str, Any]:
+def measure(peer: Peer, seconds: int, rest: int) -> dict[str, Any]:
     """Return memory in MiB and statements a second of one worker process that has run a job and waits."""
+    counts = _counter(peer)
     peer.prepare()
     submit = peer.submitter("tick")
     with Workers(peer, 1) as workers:
@@ -27,22 +32,38 @@ def measure(peer: Peer, seconds: int) -> dict[str, Any]:
             if time.monotonic() > deadline or workers.all_ended():
                 raise workers.complaint("the first job was not run")
             time.sleep(0.05)
-        time.sleep(3)
-        counts = peer.store.kind != "sqlite"
-        before = stores.statements(peer.store) if counts else 0
+        time.sleep(rest)
+        cpu = workers.cpu_seconds()
+        before = counts() if counts else 0
         time.sleep(seconds)
-        after = stores.statements(peer.store) if counts else 0
+        after = counts() if counts else 0
+        client, server = (after - before for after, before in zip(workers.cpu_seconds(), cpu, strict=True))
         pids = workers.pids()
         memory = [_memory(pid) for pid in pids]
     result: dict[str, Any] = {
         "pss_mib": sum(pss for pss, _ in memory) / 1024,
         "rss_mib": sum(rss for _, rss in memory) / 1024,
         "processes": len(pids),
+        "worker_cpu_ms_per_second": 1000 * client / seconds,
     }
+    if peer.store.kind == "postgresql":
+        result["server_cpu_ms_per_second"] = 1000 * server / seconds
     if counts:
         result["statements_per_second"] = (after - before) / seconds
         result["unit"] = stores.statements_unit(peer.store)
     return result
+
+
+def _counter(peer: Peer) -> Callable[[], int] | None:
+    """Return what counts the statements of the workers, or None when nothing does."""
+    if peer.store.kind != "sqlite":
+        return lambda: stores.statements(peer.store)
+    from benchmarks.peers.django_peer import DjangoPeer
+
+    if not isinstance(peer, DjangoPeer):
+        return None
+    os.environ[counted.SWITCH] = "1"
+    return counted.total
 
 
 def _memory(pid: int) -> tuple[int, int]:
@@ -53,9 +74,11 @@ def _memory(pid: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    options = suite.arguments(__doc__ or "", seconds=20)
-    cases = [Case(peer, store, {"seconds": options.seconds}) for store, peers in ENTRIES.items() for peer in peers]
-    suite.run("idle", [case for case in cases if case.peer != "bare"], options)
+    options = suite.arguments(__doc__ or "", seconds=20, rest=3)
+    case = {"seconds": options.seconds, "rest": options.rest}
+    cases = [Case(peer, store, case) for store, peers in ENTRIES.items() for peer in peers if peer != "bare"]
+    with private.counting():
+        suite.run("idle", cases, options)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,18 @@ def statements_unit(place: Store) -> str:
         return "commands"
     if place.kind != "postgresql":
         return "statements"
+    if not counts_statements():
+        return "transactions"
     with postgresql(place.url) as connection:
-        loaded = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()[0]
-        if "pg_stat_statements" not in loaded:
-            return "transactions"
         connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         return "statements"
+
+
+def counts_statements() -> bool:
+    """Say whether the PostgreSQL server has pg_stat_statements loaded."""
+    with postgresql(store("postgresql").admin_url()) as connection:
+        loaded = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()[0]
+        return "pg_stat_statements" in loaded
 
 
 @contextlib.contextmanager

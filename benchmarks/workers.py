@@ -20,13 +20,12 @@ class Stalled(Exception):
     """The workers made no progress, or ended before their work was done."""
 
 
-class Workers:
-    """The worker processes of one peer, each the leader of its own process group, stopped at the end of the block."""
+class Commands:
+    """Commands that run side by side, each the leader of its own process group, stopped at the end of the block."""
 
-    def __init__(self, peer: Peer, processes: int) -> None:
-        self.store = peer.store
-        self.commands = peer.commands(processes)
-        self.environment = os.environ | peer.environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    def __init__(self, commands: list[list[str]], environment: dict[str, str]) -> None:
+        self.commands = commands
+        self.environment = os.environ | environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.log = stores.run_dir() / "workers.log"
         self.started: list[subprocess.Popen[bytes]] = []
 
@@ -78,10 +77,6 @@ class Workers:
                     continue  # it ended while we looked
         return found
 
-    def cpu_seconds(self) -> tuple[float, float]:
-        """Return the processor time so far of (all worker processes, the PostgreSQL sessions of the store)."""
-        return _cpu_seconds(self.pids()), _cpu_seconds(stores.session_pids(self.store))
-
     def all_ended(self) -> bool:
         return all(process.poll() is not None for process in self.started)
 
@@ -89,7 +84,19 @@ class Workers:
         return Stalled(f"{what}: {self.log.read_text(errors='replace')[-2500:]}")
 
 
-def _cpu_seconds(pids: list[int]) -> float:
+class Workers(Commands):
+    """The worker processes of one peer."""
+
+    def __init__(self, peer: Peer, processes: int) -> None:
+        super().__init__(peer.commands(processes), peer.environment())
+        self.store = peer.store
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Return the processor time so far of (all worker processes, the PostgreSQL sessions of the store)."""
+        return cpu_seconds(self.pids()), cpu_seconds(stores.session_pids(self.store))
+
+
+def cpu_seconds(pids: list[int]) -> float:
     """Add up user and system time; processes that are gone, or on another machine, count nothing."""
     ticks = 0
     for pid in pids:

@@ -24,3 +24,20 @@ async def anap(payload: dict[str, Any]) -> None:
 @job("bench.stamp")
 def stamp(payload: dict[str, Any]) -> None:
     work.stamp(payload["number"])
+
+
+@job("bench.fail_once", takes_context=True, base_delay=0.001, max_delay=0.001)
+def fail_once(context: Any, payload: dict[str, Any]) -> None:
+    _fail_until(2, context)
+
+
+@job("bench.fail_twice", takes_context=True, base_delay=0.001, max_delay=0.001)
+def fail_twice(context: Any, payload: dict[str, Any]) -> None:
+    _fail_until(3, context)
+
+
+def _fail_until(attempt: int, context: Any) -> None:
+    """Raise before this attempt, so that it is retried, and count it as run from then on."""
+    if context.attempt < attempt:
+        raise ValueError("not yet")
+    work.tick()

@@ -3,6 +3,7 @@
 import os
 
 from benchmarks import stores
+from benchmarks.djangosite import counted
 from testproject.database import database_from_url
 
 APPS = {
@@ -32,3 +33,5 @@ LOGGING = {  # errors only, for every queue: a line for each job would be measur
 DJANGO_JOBS: dict[str, object] = {}
 if "BENCH_CONCURRENCY" in os.environ:
     DJANGO_JOBS["ASYNC_CONCURRENCY"] = int(os.environ["BENCH_CONCURRENCY"])
+
+counted.start()
