@@ -40,7 +40,6 @@ def job(function: Callable[..., Any], /) -> JobFunction: ...
 @overload
 def job(
     job_type: str | None = None,
-    /,
     *,
     queue: str | None = None,
     priority: int | None = None,
@@ -61,7 +60,7 @@ def job(
 ) -> Callable[[Callable[..., Any]], JobFunction]: ...
 
 
-def job(job_type: Any = None, /, **options: Any) -> Any:
+def job(job_type: Any = None, **options: Any) -> Any:
     """Register a function as the handler of a job type and return the function itself.
 
     Args:

@@ -166,6 +166,13 @@ def unknown_job_type(job_type: str, known: list[str]) -> str:
     )
 
 
+def handler_problem(job_type: Any, handlers: Registry) -> str | None:
+    """Return what is wrong with a name that may be a job type but has no handler; None for all others."""
+    if job_type_problem(job_type) or handlers.find(job_type) is not None:
+        return None
+    return unknown_job_type(job_type, handlers.job_types())
+
+
 def make_handler(function: HandlerFunction, job_type: str | None, options: dict[str, Any]) -> Handler:
     """Build a handler from a function and the options of `@job`; raise InvalidJob with all that is wrong."""
     known = [name for name in Handler.__dataclass_fields__ if name not in ("job_type", "function", "is_async")]

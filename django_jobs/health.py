@@ -65,11 +65,12 @@ def live() -> Report:
 def ready() -> Report:
     """Say whether jobs can be submitted: the database answers and has all migrations."""
 
-    def ask() -> Report:
-        missing = missing_migrations()
-        return Report(problems=[f"the database lacks {', '.join(missing)}: run manage.py migrate"] if missing else [])
+    return _asked(lambda: Report(problems=_lacking()))
 
-    return _asked(ask)
+
+def _lacking() -> list[str]:
+    missing = missing_migrations()
+    return [f"the database lacks {', '.join(missing)}: run manage.py migrate"] if missing else []
 
 
 def health(thresholds: Thresholds | None = None) -> Report:
@@ -127,7 +128,11 @@ def _asked(ask: Callable[[], Report]) -> Report:
         return ask()
     except DatabaseError as error:
         alias = jobs_alias()
-        logger.warning("health: the database %r cannot be used: %s", alias, error)
+        logger.warning("health: the database %r cannot be used: %s", alias, " ".join(str(error).split()))
+        try:
+            problems = _lacking()
+        except DatabaseError:
+            problems = []
         if not connections[alias].in_atomic_block:
             connections[alias].close()
-        return Report(problems=[f"the database {alias!r} cannot be used ({type(error).__name__})"])
+        return Report(problems=problems or [f"the database {alias!r} cannot be used ({type(error).__name__})"])

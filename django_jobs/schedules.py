@@ -11,7 +11,7 @@ from django.conf import settings
 
 from . import cron as cron_words
 from .exceptions import InvalidJob, JobNotFound
-from .handlers import Registry, unknown_job_type
+from .handlers import Registry, handler_problem
 from .names import did_you_mean, schedule_name_problem
 from .payloads import decode
 from .text import shown
@@ -161,9 +161,8 @@ def check_schedule(
         submission = check_submission(job_type, payload, for_jobs)
     except InvalidJob as error:
         problems.extend(error.problems)
-    else:
-        if handlers is not None and handlers.find(job_type) is None:
-            problems.append(unknown_job_type(job_type, handlers.job_types()))
+    if handlers is not None and (unknown := handler_problem(job_type, handlers)):
+        problems.append(unknown)
     own = {key: given[key] for key in OWN_OPTIONS if key in given}
     problems.extend(_own_problems(own))
     timing = _check_timing(cron, every, at, timezone, problems)

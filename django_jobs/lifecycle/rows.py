@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,12 +11,12 @@ from django.db import connections
 from django.db.models.base import ModelState
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Registry, Rules, unknown_job_type
+from django_jobs.handlers import Registry, Rules, handler_problem, unknown_job_type
 from django_jobs.ids import new_id
 from django_jobs.models import Job, JobStatus
 from django_jobs.models.job import LIVE, rank_of
 from django_jobs.payloads import decode
-from django_jobs.validation import Submission
+from django_jobs.validation import Submission, check_submission
 
 from .sql import INSERT_COLUMNS
 from .trace import with_trace
@@ -138,8 +138,21 @@ def _saved_in(alias: str) -> ModelState:
     return state
 
 
-def draft(submission: Submission, handlers: Registry, *, rank: int | None = None, any_type: bool = False) -> Draft:
-    """Fill in what a submission leaves open; raise InvalidJob for a job type that nobody registered."""
+def draft(
+    job_type: Any,
+    payload: Any,
+    options: Mapping[str, Any],
+    handlers: Registry,
+    *,
+    rank: int | None = None,
+    any_type: bool = False,
+) -> Draft:
+    """Check a submission and fill in what it leaves open; raise InvalidJob with all its problems, an unknown type among them."""
+    try:
+        submission = check_submission(job_type, payload, options)
+    except InvalidJob as error:
+        unknown = None if any_type else handler_problem(job_type, handlers)
+        raise InvalidJob(*([unknown] if unknown else []), *error.problems) from None
     handler = handlers.find(submission.job_type)
     if handler is None and not any_type:
         raise InvalidJob(unknown_job_type(submission.job_type, handlers.job_types()))

@@ -15,7 +15,6 @@ from django_jobs.handlers import Registry, registry
 from django_jobs.models import Job
 from django_jobs.newjob import NewJob
 from django_jobs.payloads import encode_payload
-from django_jobs.validation import check_submission
 
 from . import graph
 from .notify import announce_work
@@ -49,7 +48,7 @@ def submit(
 
     Raises InvalidJob with every problem of the call; nothing is written then.
     """
-    new = draft(check_submission(job_type, payload, options), handlers, rank=rank, any_type=any_type)
+    new = draft(job_type, payload, options, handlers, rank=rank, any_type=any_type)
     alias = jobs_alias()
     _warn_of_another_database(alias)
     said = new.submission
@@ -75,7 +74,7 @@ def submit_row(
 
     No Job is built, which saves a quarter of the cost. Raises InvalidJob as `submit` does.
     """
-    new = draft(check_submission(job_type, payload, options), registry, rank=rank)
+    new = draft(job_type, payload, options, registry, rank=rank)
     alias = jobs_alias()
     _warn_of_another_database(alias)
     values, created_at = _write(new, alias)
@@ -128,6 +127,8 @@ def submit_many(new_jobs: Iterable[NewJob], *, handlers: Registry = registry, an
     Jobs may depend on each other by their `job_id`, forward references included. Raises InvalidJob that names the index of
     each bad item, and CycleError with the path of a cycle.
     """
+    if not isinstance(new_jobs, Iterable) or isinstance(new_jobs, str | bytes | Mapping):
+        raise InvalidJob(f"submit_many takes a list of NewJob(…), not {type(new_jobs).__name__}")
     drafts = _check_batch(list(new_jobs), handlers, any_type)
     if not drafts:
         return []
@@ -156,7 +157,7 @@ def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool)
             if key in alike:
                 one = alike[key].another("{}" if new.payload is None else encode_payload(new.payload))
             else:
-                one = draft(check_submission(new.job_type, new.payload, new.options), handlers, any_type=any_type)
+                one = draft(new.job_type, new.payload, new.options, handlers, any_type=any_type)
                 if key is not None:
                     alike[key] = one
         except InvalidJob as error:

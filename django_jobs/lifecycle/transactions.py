@@ -25,7 +25,8 @@ BUSY_SECONDS = 30.0
 TRIES = 50
 # What a server says while it goes down, comes up or refuses writes: the job of the loops is to wait, not to give up.
 AWAY_SQLSTATES = ("08", "57P", "25006", "53")
-AWAY_ERRNOS = frozenset({1040, 1053, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
+# 1044, 1045 and 1049: no such user or database yet, which PostgreSQL's driver does not tell from a server that is away.
+AWAY_ERRNOS = frozenset({1040, 1044, 1045, 1049, 1053, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
 # SQLite's own: no memory, read-only, an I/O error, full, cannot open, a locking protocol error.
 AWAY_SQLITE = frozenset({7, 8, 10, 13, 14, 15})
 

@@ -7,9 +7,10 @@ import time
 from django.db import DatabaseError, connections
 
 from django_jobs.conf import get_settings
-from django_jobs.exceptions import JobNotFound
+from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job
 from django_jobs.models.job import TERMINAL
+from django_jobs.text import shown
 
 from .notify import QUIET_SECONDS, FinishedSubscription
 from .transactions import jobs_alias
@@ -25,8 +26,13 @@ PAUSE_AFTER_NOTIFICATION = 2 * QUIET_SECONDS
 def wait(job_id: str, timeout: float | None = None, alias: str | None = None) -> str:
     """Return the final status of a job once it is finished.
 
-    Raises TimeoutError after `timeout` seconds (None waits for ever), and JobNotFound when there is no such job.
+    Raises TimeoutError after `timeout` seconds (None waits for ever), JobNotFound when there is no such job, and InvalidJob
+    when the timeout is no number.
     """
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout
+    ):
+        raise InvalidJob(f"timeout={shown(timeout)}: give seconds, or None to wait for ever")
     using = alias or jobs_alias()
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_PAUSE

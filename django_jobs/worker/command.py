@@ -51,7 +51,7 @@ def check_ready(options: Options) -> None:
     while not stop.is_set():
         try:
             missing = missing_migrations()
-            unknown = _unknown_queues(options.queues or [])
+            unknown = [] if missing else _unknown_queues(options.queues or [])
             break
         except Error as error:
             if not is_away(error):

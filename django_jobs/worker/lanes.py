@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from django_jobs.conf import get_settings
+from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle.processes import queues_with_work
+from django_jobs.names import queue_problem
+from django_jobs.text import shown
 
 if TYPE_CHECKING:
     from .process import Process
@@ -80,3 +84,19 @@ class Lanes:
         rest, self._rest = self._rest, min(self._rest * 2, longest)
         self._discovered_at = float("-inf")
         return min(rest, longest)
+
+
+def queue_names(queue: Any) -> list[str] | None:
+    """Return the names of a worker's queues: of a name, an object with a name, or several; None stands for every queue.
+
+    Raises InvalidJob for what is no queue.
+    """
+    if queue is None:
+        return None
+    several: Iterable[Any] = [queue] if isinstance(queue, str) or hasattr(queue, "name") else queue
+    if not isinstance(several, Iterable):
+        raise InvalidJob(f"queue={shown(queue)}: give a JobQueue, a name, or several of them")
+    names = [getattr(one, "name", one) for one in several]
+    if problems := [problem for name in names if (problem := queue_problem(name))]:
+        raise InvalidJob(*problems)
+    return names

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
 
+from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.transactions import is_away, is_transient, jobs_alias
+from django_jobs.text import shown
+from django_jobs.values import is_integer, is_seconds
 
 from .executor import Tidy, execute, no_handler
 from .isolation import Isolation
-from .lanes import Lanes
+from .lanes import Lanes, queue_names
 from .run import Run
 from .seat import Seat
 
@@ -50,13 +53,16 @@ class Worker(threading.Thread):
     ) -> None:
         from .embedded import embedded
 
+        names = queue_names(queue)
+        if poll_interval is not None and not is_seconds(poll_interval):
+            raise InvalidJob(f"poll_interval={shown(poll_interval)}: give a positive number of seconds")
         self.process = process or embedded()
         self.worker_id = f"{self.process.id}/{self.process.next_number()}"
         super().__init__(name=f"worker {self.worker_id}", daemon=True)
         self.seat = Seat()
         self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)
         self.poll_interval = poll_interval
-        self.lanes = Lanes(_queue_names(queue), self.process)
+        self.lanes = Lanes(names, self.process)
         self._stopping = threading.Event()
         self._isolation = Isolation(self.process)
         self._seconds_per_job = BATCH_SECONDS / 4
@@ -245,6 +251,9 @@ class WorkerPool:
     """
 
     def __init__(self, queue: Any, num_workers: int = 4, **options: Any) -> None:
+        queue_names(queue)
+        if not is_integer(num_workers, 1, 10_000):
+            raise InvalidJob(f"num_workers={shown(num_workers)}: give an integer from 1 to 10000")
         self.queue = queue
         self.num_workers = num_workers
         self._options = options
@@ -267,23 +276,14 @@ class WorkerPool:
                 worker.join(timeout)
 
 
-def _queue_names(queue: Any) -> list[str] | None:
-    if queue is None:
-        return None
-    if isinstance(queue, str):
-        return [queue]
-    if hasattr(queue, "name"):
-        return [queue.name]
-    names: Iterable[Any] = queue
-    return [one if isinstance(one, str) else one.name for one in names]
-
-
 def _as_registry(handlers: dict[str, Callable[..., Any]] | None, queue: Any) -> Registry:
     """Return the handlers of a worker: those given, then the queue's own, then the decorated ones."""
     parent = getattr(queue, "handlers", None)
     base = parent if isinstance(parent, Registry) else registry
     if not handlers:
         return base
+    if not isinstance(handlers, Mapping):
+        raise InvalidJob(f"handlers={shown(handlers)}: give a dict of job types to functions")
     own = Registry(base)
     for job_type, function in handlers.items():
         own.replace(function if isinstance(function, Handler) else make_handler(function, job_type, {}))

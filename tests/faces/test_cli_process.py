@@ -86,12 +86,15 @@ def test_a_database_that_is_not_migrated_or_not_there_is_one_line(database: obje
     url = new_url(vendor, tmp_path, suffix="_bare")
     create_database(url)
     try:
-        bare = manage("jobs", "list", env={"DATABASE_URL": url})
+        commands = (("jobs", "list"), ("jobs", "health"), ("runworkers", "--drain"), ("runworkers", "--processes", "2"))
+        refused = {command: manage(*command, env={"DATABASE_URL": url}, timeout=60) for command in commands}
     finally:
         drop_database(url)
-    assert bare.returncode == 1
-    assert len(bare.stderr.splitlines()) == 1
-    assert "run manage.py migrate" in bare.stderr
+    for command, bare in refused.items():
+        assert bare.returncode == 1, command
+        said = [line for line in bare.stderr.splitlines() if not line.startswith("health: ")]  # the log's line
+        assert len(said) == 1, command
+        assert "lacks django_jobs.0001_initial: run" in said[0], command
     away = f"sqlite:///{tmp_path}/no/such/directory/db" if vendor == "sqlite" else url
     gone = manage("jobs", "list", env={"DATABASE_URL": away})
     assert gone.returncode == 1

@@ -227,6 +227,23 @@ def test_a_worker_takes_its_handlers_from_a_dict_and_stops() -> None:
     assert queue.get_job(job_id).result == "by the dict"
 
 
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda queue: Worker(queue, poll_interval=0), "poll_interval=0: give a positive"),
+        (lambda queue: Worker(queue, poll_interval="1"), "poll_interval='1'"),
+        (lambda queue: Worker("a;b"), "queue 'a;b'"),
+        (lambda queue: Worker(5), "queue=5"),
+        (lambda queue: Worker(queue, [len]), "give a dict of job types"),
+        (lambda queue: WorkerPool(queue, 0), "num_workers=0"),
+        (lambda queue: WorkerPool(7, 1), "queue=7"),
+    ],
+)
+def test_a_worker_that_could_not_work_is_refused(make: Any, problem: str) -> None:
+    with pytest.raises(InvalidJob, match=problem):
+        make(JobQueue("one-worker"))
+
+
 def test_a_pool_starts_and_stops_its_threads() -> None:
     queue = JobQueue("pool")
     queue.register_handler("t", lambda payload: None)

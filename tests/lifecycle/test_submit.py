@@ -121,6 +121,15 @@ def test_all_problems_of_a_call_are_named_at_once() -> None:
     with pytest.raises(InvalidJob) as refused:
         django_jobs.submit("effects.record", {"a": object()}, priority=0, queue="", prioriy=1)
     assert len(refused.value.problems) == 4
+    with pytest.raises(InvalidJob, match=r"Did you mean 'effects.record'\?") as refused:
+        django_jobs.submit("effects.recrod", {"a": object()}, priority=0)
+    assert len(refused.value.problems) == 3
+
+
+@pytest.mark.parametrize("batch", [5, "effects.record", NewJob("effects.record"), {"a": NewJob("effects.record")}])
+def test_a_batch_that_is_no_list_is_refused(batch: Any) -> None:
+    with pytest.raises(InvalidJob, match="submit_many takes a list of NewJob"):
+        django_jobs.submit_many(batch)
 
 
 def test_an_id_that_exists_is_refused_and_the_callers_transaction_goes_on() -> None:

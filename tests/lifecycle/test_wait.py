@@ -6,7 +6,7 @@ import time
 import pytest
 from django.db import connections
 
-from django_jobs.exceptions import JobNotFound
+from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.lifecycle import wait as waiting
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.wait import wait
@@ -30,6 +30,9 @@ def test_it_gives_up_in_time_and_names_the_status() -> None:
     assert 0.3 <= time.monotonic() - started < 2
     with pytest.raises(JobNotFound):
         wait("nobody", timeout=5)
+    for timeout in ("5", True, float("nan")):
+        with pytest.raises(InvalidJob, match="give seconds"):
+            wait("nobody", timeout=timeout)  # type: ignore[arg-type]
 
 
 @pytest.mark.django_db(transaction=True)

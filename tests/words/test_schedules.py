@@ -109,6 +109,9 @@ def test_a_job_type_that_nobody_registered_is_refused_with_a_suggestion() -> Non
     check_schedule("a", "reports.build", every=5, handlers=handlers)
     with pytest.raises(InvalidJob, match=r"Did you mean 'reports.build'\?"):
         check_schedule("a", "reports.bild", every=5, handlers=handlers)
+    with pytest.raises(InvalidJob) as caught:
+        check_schedule("a", "reports.bild", every=5, priority=0, handlers=handlers)
+    assert len(caught.value.problems) == 2
 
 
 # --- when it ticks
