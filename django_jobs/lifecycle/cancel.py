@@ -59,11 +59,3 @@ def cancel_as_asked(ids: Collection[str], using: str) -> None:
     )
     for job_id in sorted(asked.values_list("pk", flat=True)):
         _cancel(job_id, using)
-
-
-def cancel_requests(process_id: str, alias: str | None = None) -> list[tuple[str, int]]:
-    """Return (id, fence) of the running jobs of a process that somebody asked to stop."""
-    running = Job.objects.using(alias or jobs_alias()).filter(
-        worker_id=process_id, status=JobStatus.RUNNING, cancel_requested_at__isnull=False
-    )
-    return list(running.values_list("pk", "fence"))

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import connections
 from django.db.models import F
@@ -20,6 +21,7 @@ from .sql import dialect
 from .transactions import DbNow, jobs_alias, retry_transient, run_transaction
 
 MAX_HOST = 80
+HELD = ("pk", "fence", "cancel_requested_at")
 
 
 def new_process_id() -> str:
@@ -98,10 +100,18 @@ def is_registered(process_id: str, alias: str | None = None) -> bool:
     return rows.filter(pk=process_id, lease_expires_at__isnull=False).exists()
 
 
-def held_by(process_id: str, alias: str | None = None) -> dict[str, int]:
-    """Return the fence of each running job that names a process."""
+class Held(NamedTuple):
+    """A running job, as its row names the process that holds it."""
+
+    id: str
+    fence: int
+    asked_to_stop: bool
+
+
+def held_by(process_id: str, alias: str | None = None) -> list[Held]:
+    """Return the running jobs that name a process."""
     running = Job.objects.using(alias or jobs_alias()).filter(worker_id=process_id, status=JobStatus.RUNNING)
-    return dict(running.values_list("pk", "fence"))
+    return [Held(pk, fence, asked is not None) for pk, fence, asked in running.values_list(*HELD)]
 
 
 def prepare_connection(process_id: str, alias: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from django.db.models import F
 
@@ -38,19 +39,37 @@ def release_started(jobs: Sequence[ClaimedJob], process_id: str, alias: str | No
     def move() -> int:
         released = [job for job in sorted(jobs) if _back(job, using)]
         for job in released:
-            Attempt.objects.using(using).create(
-                job_id=job.id,
-                number=job.attempt,
-                worker_id=process_id,
-                started_at=DbNow(),
-                ended_at=DbNow(),
-                outcome=AttemptOutcome.RELEASED,
-                error="the worker process shut down before the job was done",
-            )
+            _record(job, process_id, "the worker process shut down before the job was done", using)
         cancel_as_asked([job.id for job in released], using)
         return len(released)
 
     return run_transaction(move, using) if jobs else 0
+
+
+def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float, alias: str | None = None) -> bool:
+    """Record a run that the database undid and that its process starts again; False when the job is not ours any more."""
+    using = alias or jobs_alias()
+
+    def move() -> bool:
+        held = Job.objects.using(using).filter(pk=job.id, fence=job.fence, status=JobStatus.RUNNING)
+        ours = held.select_for_update().values_list("pk", flat=True).first() is not None
+        if ours:
+            _record(job, process_id, error, using, seconds)
+        return ours
+
+    return run_transaction(move, using)
+
+
+def _record(job: ClaimedJob, process_id: str, error: str, using: str, seconds: float = 0.0) -> None:
+    Attempt.objects.using(using).create(
+        job_id=job.id,
+        number=job.attempt,
+        worker_id=process_id,
+        started_at=DbNow() - timedelta(seconds=seconds),
+        ended_at=DbNow(),
+        outcome=AttemptOutcome.RELEASED,
+        error=error,
+    )
 
 
 def _back(job: ClaimedJob, using: str) -> int:

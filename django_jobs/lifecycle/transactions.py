@@ -19,7 +19,8 @@ from django_jobs.models.fields import DbNow
 T = TypeVar("T")
 
 # PostgreSQL: serialization failure, deadlock, lock not available. MariaDB/MySQL: changed since read, lock wait, deadlock.
-RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+LOCK_NOT_AVAILABLE = "55P03"
+RETRY_SQLSTATES = frozenset({"40001", "40P01", LOCK_NOT_AVAILABLE})
 RETRY_ERRNOS = frozenset({1020, 1205, 1213})
 BUSY_SECONDS = 30.0
 TRIES = 50

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import random
+import time
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -15,9 +17,17 @@ from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooz
 from django_jobs.handlers import Handler, Registry, unknown_job_type
 from django_jobs.lifecycle.events import announce
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.release import record_undone
 from django_jobs.lifecycle.settle import settle_in_transaction
 from django_jobs.lifecycle.trace import traced
-from django_jobs.lifecycle.transactions import immediate, is_away, is_transient, jobs_alias
+from django_jobs.lifecycle.transactions import (
+    LOCK_NOT_AVAILABLE,
+    immediate,
+    is_away,
+    is_transient,
+    jobs_alias,
+    sqlstate,
+)
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from django_jobs.payloads import describe_exception, encode_result, fingerprint, format_traceback
 from django_jobs.retry import decide
@@ -27,6 +37,7 @@ from .context import Context
 from .run import Run
 from .session import SessionWatch
 
+AGAIN = 5
 MAX_SNOOZE = 3660 * 86_400.0
 
 
@@ -79,17 +90,33 @@ class BadResult(Fail):
 
 
 def _run_atomic(run: Run, handler: Handler, process_id: str) -> Outcome | None:
-    """Run the handler and complete its job in one transaction; the job's row is touched last."""
+    """Run the handler and complete its job in one transaction; the job's row is touched last.
+
+    A transaction that the database undid (a deadlock, a serialization failure) is run again from its beginning: nothing of it
+    has happened, so no retry is spent. Each such run leaves an attempt; after AGAIN of them the next one is a failure.
+    """
+    undone = 0
     while True:
+        started = time.monotonic()
         try:
             _run_atomic_once(run, handler, process_id)
             return None
         except Error as error:
-            # A busy SQLite does not even begin. Once the handler has started, what the database says is its failure.
-            if run.has_started or run.lost or not is_away(error):
+            if run.lost or run.abandoned or run.timed_out or not is_away(error):
                 raise
-            if not is_transient(error):
+            if not run.has_started:
+                if is_transient(error):  # a busy SQLite does not even begin
+                    continue
                 return _not_started(run, error)
+            # A lock timeout is what the handler asked for.
+            if undone == AGAIN or not is_transient(error) or sqlstate(error) == LOCK_NOT_AVAILABLE:
+                raise
+            told = f"the database undid its transaction, which is run again: {describe_exception(error)}"
+            if not record_undone(run.job, process_id, told, time.monotonic() - started):
+                raise LeaseLost(f"job {run.job.id} was taken away from this worker") from None
+            undone += 1
+            run.has_started = False
+            time.sleep(random.uniform(0.005, 0.02) * 2**undone)  # noqa: S311  so that two that met do not meet again
 
 
 def _not_started(run: Run, error: Exception) -> Outcome:

@@ -1,4 +1,4 @@
-"""The heartbeat: renew the lease, learn of cancel and stop requests, and give up in time when nobody answers."""
+"""The heartbeat: renew the lease, with one statement, and give up in time when nobody answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.cancel import cancel_requests
 from django_jobs.lifecycle.transactions import is_transient, jobs_alias
 
 if TYPE_CHECKING:
@@ -27,26 +26,19 @@ class Heartbeat(threading.Thread):
         super().__init__(name=f"heartbeat {process.id}", daemon=True)
         self._process = process
         self._stopped = threading.Event()
-        self._nudge = threading.Event()
         self._acknowledged_at = time.monotonic()
         self._overdue_since: float | None = None
 
     def stop(self) -> None:
         """End the thread."""
         self._stopped.set()
-        self._nudge.set()
-
-    def nudge(self) -> None:
-        """Beat at once, because somebody asked for something."""
-        self._nudge.set()
 
     def run(self) -> None:
         """Beat until stopped, or until the lease is lost."""
         self._acknowledged_at = time.monotonic()
         try:
             while not self._stopped.is_set() and not self._process.is_lost:
-                self._nudge.wait(self.step())
-                self._nudge.clear()
+                self._stopped.wait(self.step())
         except Exception as error:
             self._process.is_broken(error)
         finally:
@@ -65,7 +57,6 @@ class Heartbeat(threading.Thread):
                 return 0.0
             self._acknowledged_at = sent_at
             self._process.trouble.over()
-            self._pass_on_requests()
         except Exception as error:  # a heartbeat that ended would end its process
             processes.discard_connection()
             pause = self._process.trouble.after(error)
@@ -91,16 +82,3 @@ class Heartbeat(threading.Thread):
             self._overdue_since = time.monotonic()
         elif time.monotonic() - self._overdue_since > 1.0:
             self._process.lose_lease()
-
-    def _pass_on_requests(self) -> None:
-        """Tell running jobs that somebody asked to cancel them."""
-        if not self._process.running:
-            return
-        requested = dict(cancel_requests(self._process.id))
-        if not requested:
-            return
-        for worker in self._process.workers():
-            run = worker.seat.run
-            if run is not None and requested.get(run.job.id) == run.job.fence:
-                run.cancel_requested = True
-        self._process.coroutines.cancel(requested)

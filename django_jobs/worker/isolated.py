@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -27,7 +28,10 @@ def main(orders_fd: int, answers_fd: int) -> None:
     threading.Thread(target=_read, args=(lifeline, orders), daemon=True).start()
     import django
 
+    gc.disable()  # nothing that a start makes is garbage, and looking for it takes an eighth of the start
     django.setup()
+    gc.freeze()
+    gc.enable()
     from django_jobs.conf import get_settings
 
     memory = get_settings().PROCESS_MEMORY_MB

@@ -74,7 +74,6 @@ class Listener(threading.Thread):
                     if not proven:
                         proven = self.is_healthy = True
                     else:
-                        self._process.heartbeat.nudge()
                         self._process.maintenance.look_at_requests()
                 else:
                     self._process.wakeup.call()

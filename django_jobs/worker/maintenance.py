@@ -12,7 +12,8 @@ from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes, rescue
-from django_jobs.lifecycle.claim import promote, seconds_until_due
+from django_jobs.lifecycle.ahead import seconds_ahead
+from django_jobs.lifecycle.claim import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import finish_replays
 from django_jobs.lifecycle.schedule import sync_declared, tick
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
-TICK_SECONDS = 2.0
+TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due
 CONTENDED_SECONDS = 0.01
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
@@ -97,15 +98,17 @@ class Maintenance(threading.Thread):
         return max(0.0, min(self._due.values()) - time.monotonic())
 
     def promote(self) -> float:
-        """Make due jobs ready, and wake a thread for them."""
-        due = seconds_until_due()
-        while due is not None and due <= 0:
+        """Make due jobs ready, and wake a thread for them; see when the next tick is."""
+        while True:
+            due, next_tick = seconds_ahead(self._process.id)
+            if next_tick is not None:
+                self._advance(self.tick, time.monotonic() + next_tick + 0.001)
+            if due is None or due > 0:
+                # A little late rather than a little early, which would be a look in vain.
+                return PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
             if not promote():
                 return CONTENDED_SECONDS  # other processes are at it
             self._process.wakeup.call()
-            due = seconds_until_due()
-        # A little late rather than a little early, which would be a look in vain.
-        return PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, max(0.002, due + 0.001))
 
     def tick(self) -> float:
         """Submit the jobs of due schedules; the first time, write those that the code declares."""
@@ -123,7 +126,7 @@ class Maintenance(threading.Thread):
         for seen in self._watch.dead(everyone):
             rescue.rescue_process(seen.id, seen.beat)
         rescue.rescue_nameless()
-        self._watch.release_unheld()
+        self._watch.look_at_own()
         limit = self._process.max_rss
         if limit is not None and resident_megabytes() > limit:
             logger.warning("worker process %s uses more than %d MB: it will be recycled", self._process.id, limit)

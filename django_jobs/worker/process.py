@@ -24,6 +24,7 @@ from .listener import Listener
 from .maintenance import Maintenance
 from .seat import Seat
 from .settler import settle_results
+from .subprocesses import Subprocesses
 from .thread import Worker
 from .trouble import Trouble
 from .wakeup import Wakeup
@@ -64,6 +65,7 @@ class Process:
         self.trouble = Trouble()
         self.keeper = Keeper(self)
         self.coroutines = Coroutines(self)
+        self.subprocesses = Subprocesses(self)
         self.heartbeat = Heartbeat(self)
         self.maintenance = Maintenance(self)
         self.listener = Listener(self)
@@ -128,9 +130,7 @@ class Process:
 
     def jobs_left(self) -> int:
         """Return how many more jobs this process may run."""
-        if self._max_jobs is None:
-            return UNLIMITED
-        return max(1, self._max_jobs - self.completed - self.failed)
+        return UNLIMITED if self._max_jobs is None else max(1, self._max_jobs - self.completed - self.failed)
 
     # Its life.
 
@@ -162,6 +162,8 @@ class Process:
             self._looking.discard(worker)
             if worker in self._workers:
                 self._workers.remove(worker)
+            if not self._workers:
+                self.subprocesses.end_idle()
 
     def lend(self, job: ClaimedJob) -> None:
         """Hold a job that a script has claimed and settles by itself, until `take_back`."""
@@ -192,8 +194,7 @@ class Process:
                 self.failed += 1
             else:
                 self.completed += 1
-            done = self._max_jobs is not None and self.completed + self.failed >= self._max_jobs
-        if done:
+        if self._max_jobs is not None and self.completed + self.failed >= self._max_jobs:
             self.recycle()
 
     def has_nothing_to_do(self) -> bool:

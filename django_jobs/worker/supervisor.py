@@ -133,15 +133,22 @@ class Supervisor:
         elif code == EXIT_RECYCLE:
             self._restart_at.append(0.0)
         else:
-            if time.monotonic() - child.started > STEADY_SECONDS:
-                self._pause = FIRST_PAUSE
             logger.warning(
                 "worker process %s ended with %s; starting another", child.process_id or child.popen.pid, code
             )
-            self._restart_at.append(time.monotonic() + self._pause)
-            # One that gives up by itself before it has a name will do so again; one that was killed need not.
-            fails_to_boot = not child.process_id and code > 0
-            self._pause = min(self._pause * 1.5, LONGEST_PAUSE if fails_to_boot else 1.0)
+            self._restart_at.append(time.monotonic() + self._pause_after(child, code))
+
+    def _pause_after(self, child: Child, code: int) -> float:
+        """Return the seconds until the next start: none after a kill, longer each time while children fail by themselves."""
+        if code < 0 and child.process_id:
+            return 0.0  # a start takes longer than any pause that a loop of kills would deserve
+        if time.monotonic() - child.started > STEADY_SECONDS:
+            self._pause = FIRST_PAUSE
+        pause = self._pause
+        # One that gives up by itself before it has a name will do so again; one that was killed need not.
+        fails_to_boot = not child.process_id and code > 0
+        self._pause = min(pause * 1.5, LONGEST_PAUSE if fails_to_boot else 1.0)
+        return pause
 
     def _end_silent(self) -> None:
         """Kill a child none of whose threads got to run for half a lease: its handler holds the interpreter."""

@@ -236,7 +236,6 @@ class Worker(threading.Thread):
             except Error as error:
                 if not (is_away(error) or is_transient(error)):
                     raise
-        self._isolation.close()
         self._tidy.close()
         connections.close_all()
         self.process.left(self)

@@ -11,7 +11,7 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._turns: dict[Hashable, _Turn] = {}
+        self._turns: dict[Hashable, Turn] = {}
         self._closed = False
         self.calls_seen = 0
 
@@ -32,7 +32,7 @@ class Wakeup:
             self._closed = True
         self.call_all()
 
-    def _all(self) -> list[_Turn]:
+    def _all(self) -> list[Turn]:
         with self._lock:
             return list(self._turns.values())
 
@@ -43,15 +43,19 @@ class Wakeup:
 
         `is_stopping` is asked after `call_all`; when it is so, nobody waits any longer.
         """
+        return self.turn(queues).wait(seconds, lambda: self._closed or is_stopping())
+
+    def turn(self, queues: Hashable) -> Turn:
+        """Return what the threads that look at the same queues share."""
         with self._lock:
-            turn = self._turns.setdefault(queues, _Turn())
-        return turn.wait(seconds, lambda: self._closed or is_stopping())
+            return self._turns.setdefault(queues, Turn())
 
 
-class _Turn:
+class Turn:
     """One idle thread, the looker, sleeps for the poll interval; the others sleep until they are handed work."""
 
     def __init__(self) -> None:
+        self.rest = 0.0  # how long the next looker sleeps, in seconds; kept by `Lanes`
         self._condition = threading.Condition()
         self._called = False
         self._looking = False

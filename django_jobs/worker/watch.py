@@ -57,12 +57,24 @@ class RescueWatch:
             )
         ]
 
-    def release_unheld(self) -> None:
-        """Hand back rows that name this process though it does not hold them, once they were seen twice."""
+    def look_at_own(self) -> None:
+        """Read the rows that name this process: tell its runs of requests to cancel, hand back what it does not hold."""
         held = self._process.held()
         named = processes.held_by(self._process.id)
+        self._pass_on({one.id: one.fence for one in named if one.asked_to_stop})
+        self._release_unheld({one.id: one.fence for one in named if held.get(one.id) != one.fence})
+
+    def _pass_on(self, requested: dict[str, int]) -> None:
+        """Tell running jobs, given as id and fence, that somebody asked to cancel them."""
+        for worker in self._process.workers() if requested else ():
+            run = worker.seat.run
+            if run is not None and requested.get(run.job.id) == run.job.fence:
+                run.cancel_requested = True
+        self._process.coroutines.cancel(requested)
+
+    def _release_unheld(self, suspicious: dict[str, int]) -> None:
+        """Hand back rows that name this process though it does not hold them, once they were seen twice."""
         now = time.monotonic()
-        suspicious = {job_id: fence for job_id, fence in named.items() if held.get(job_id) != fence}
         known = self._unheld
         self._unheld = {
             job_id: known[job_id] if known.get(job_id, (None,))[0] == fence else (fence, now)

@@ -29,9 +29,13 @@ class Bench:
         """Submit a job to it."""
         return submit(job_type, payload, handlers=self.handlers, options=options)
 
+    def make(self, threads: int = 1, **options: Any) -> Process:
+        """Make a process without starting it."""
+        return Process(threads=threads, handlers=self.handlers, poll_interval=0.05, **options)
+
     def start(self, threads: int = 1, **options: Any) -> Process:
         """Start a process; it is stopped at the end of the test."""
-        process = Process(threads=threads, handlers=self.handlers, poll_interval=0.05, **options)
+        process = self.make(threads, **options)
         process.start()
         self._stack.callback(lambda: process.is_stopping or process.stop(grace=10))
         return process

@@ -1,0 +1,115 @@
+"""What a process asks of its database: counted, not timed."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.db.backends.signals import connection_created
+
+from django_jobs.lifecycle import processes
+from django_jobs.models import Job, WorkerProcess
+from django_jobs.worker.heartbeat import Heartbeat
+from tests.support.databases import Database
+from tests.support.factories import JobFactory
+from tests.support.in_process import running_process
+from tests.support.waiting import wait_until
+
+from .conftest import Bench
+
+pytestmark = pytest.mark.django_db(transaction=True)
+POLL = 0.02
+
+
+class Statements:
+    """An `execute_wrapper` that keeps the statements of every thread but the one that made it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self._here = threading.get_ident()
+
+    def __call__(self, execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+        if threading.get_ident() != self._here:
+            self.seen.append((threading.current_thread().name.partition(" ")[0], " ".join(str(sql).split())[:90]))
+        return execute(sql, params, many, context)
+
+
+@contextmanager
+def counted() -> Iterator[Statements]:
+    """Count what is asked on connections that are made while the block runs."""
+    statements = Statements()
+
+    def watch(connection: Any, **kwargs: Any) -> None:
+        connection.execute_wrappers.append(statements)
+
+    connection_created.connect(watch)
+    try:
+        yield statements
+    finally:
+        connection_created.disconnect(watch)
+
+
+def test_an_idle_process_asks_little(database: Database) -> None:
+    with counted() as statements, running_process(threads=4) as process:
+        # Rests grow while nothing is found: it is idle once a rest is the longest.
+        if database.vendor == "postgresql":
+            wait_until(lambda: process.is_notified, 10, "notifications")
+            wait_until(lambda: _polls(statements) >= 9, 20, "rests that have grown")
+        else:
+            wait_until(lambda: _polls(statements) >= 5, 20, "rests that have grown")
+        statements.seen.clear()
+        began = time.monotonic()
+        time.sleep(4)
+        lasted = time.monotonic() - began
+        seen = list(statements.seen)
+    others = len(seen) - sum(thread == "worker" for thread, _ in seen)
+    assert others <= 2 + 1.2 * lasted, seen
+    if database.vendor == "postgresql":
+        assert len(seen) <= 2 * lasted, seen
+    else:
+        assert len(seen) - others <= 2 + lasted / POLL, "one look a poll interval, however many threads wait"
+
+
+def _polls(statements: Statements) -> int:
+    return sum(thread == "worker" and "RECURSIVE" in sql for thread, sql in statements.seen)
+
+
+def test_a_heartbeat_is_one_statement_whatever_runs(bench: Bench) -> None:
+    """Fifty running jobs that are asked to stop, change nothing."""
+    process_id = "host:1:beats"
+    processes.register(process_id, queues=[], threads=50)
+    JobFactory.create_batch(50, status="running", worker_id=process_id, fence=1, started_at=processes.DbNow())
+    Job.objects.update(cancel_requested_at=processes.DbNow())
+    process = bench.make()
+    process.id = process_id
+    seen: list[str] = []
+
+    def watch(execute: Any, sql: Any, *rest: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *rest)
+
+    with connections["default"].execute_wrapper(watch):
+        Heartbeat(process).step()
+    assert len(seen) == 1, seen
+    assert WorkerProcess.objects.get().beat == 1
+
+
+def test_a_request_to_cancel_reaches_a_running_job_with_the_look_at_its_row(bench: Bench) -> None:
+    started = threading.Event()
+
+    def wait_for_it(context: Any, payload: Any) -> None:
+        started.set()
+        while True:
+            context.check_cancelled()
+            time.sleep(0.01)
+
+    bench.handle("t.endless", wait_for_it, takes_context=True)
+    job = bench.submit("t.endless")
+    process = bench.start()
+    assert started.wait(20)
+    Job.objects.filter(pk=job.pk).update(cancel_requested_at=processes.DbNow())
+    process.maintenance.look_at_requests()
+    assert job.wait(20).status == "cancelled"
