@@ -1,0 +1,337 @@
+"""Each fence and lock is needed: a check holds with it, and fails once it is taken out."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import connection, connections, transaction
+from django.db.models import F
+
+from django_jobs import submit
+from django_jobs.lifecycle import processes, release, rescue, schedule, wake
+from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.notify import listen_in_process
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.settle import settle, settle_in_transaction
+from django_jobs.lifecycle.sql import dialect, mariadb, postgresql, sqlite
+from django_jobs.models import AttemptOutcome, Job, JobStatus, Schedule, ScheduleTick, WorkerProcess
+from tests.support.databases import Database
+
+pytestmark = pytest.mark.django_db(transaction=True)
+TYPE = "effects.record"
+BLOCKED_SECONDS = (
+    0.4  # who has not answered by then waits for a lock; a slow machine only makes a broken guard look whole
+)
+SQL = {"postgresql": postgresql, "mariadb": mariadb, "sqlite": sqlite}
+
+
+# What takes a guard out.
+
+
+@contextmanager
+def statement_without(database: Database, name: str, *guards: str) -> Iterator[None]:
+    """Cut the first of `guards` that the statement has."""
+    module = SQL[database.vendor]
+    statement: str = getattr(module, name)
+    (guard, *_) = [guard for guard in guards if guard in statement]
+    with mock.patch.object(module, name, statement.replace(guard, "")):
+        yield
+
+
+@contextmanager
+def without_fence_in_complete(database: Database) -> Iterator[None]:
+    fence = " AND job.fence = done.fence", " AND django_jobs_job.fence = done.value ->> 1"
+    with statement_without(database, "_COMPLETE", *fence):
+        yield
+
+
+@contextmanager
+def without_fence_in_end(database: Database) -> Iterator[None]:
+    def all_of_them(self: Any, connection: Any, fences: list[tuple[str, int]], rest: str) -> set[str]:
+        return {job_id for job_id, _ in fences}
+
+    fence = " AND job.fence = ended.fence", " AND django_jobs_job.fence = ended.fence"
+    with (
+        statement_without(database, "_END", *fence),
+        mock.patch.object(mariadb.MariaDB, "_with_fence", all_of_them),
+    ):
+        yield
+
+
+@contextmanager
+def without_fence_in_release(database: Database) -> Iterator[None]:
+    def back(job: ClaimedJob, using: str) -> int:
+        return Job.objects.filter(pk=job.id, status="running").update(status="pending", fence=F("fence") + 1)
+
+    with mock.patch.object(release, "_back", back):
+        yield
+
+
+@contextmanager
+def without_lock_in_claim(database: Database) -> Iterator[None]:
+    with statement_without(database, "_PICK" if database.vendor == "mariadb" else "_CLAIM", " FOR UPDATE SKIP LOCKED"):
+        yield
+
+
+@contextmanager
+def without_skip_locked(database: Database) -> Iterator[None]:
+    with statement_without(database, "_PICK" if database.vendor == "mariadb" else "_CLAIM", " SKIP LOCKED"):
+        yield
+
+
+@contextmanager
+def without_lease_in_claim(database: Database) -> Iterator[None]:
+    module = SQL[database.vendor]
+    guard = f" AND lease_expires_at > {module.NOW}"
+    with statement_without(database, "_PICK" if database.vendor == "mariadb" else "_CLAIM", guard):
+        yield
+
+
+@contextmanager
+def without_lock_in_wake(database: Database) -> Iterator[None]:
+    with mock.patch.object(wake, "_lock", return_value=None):
+        yield
+
+
+@contextmanager
+def without_share_lock_in_submit(database: Database) -> Iterator[None]:
+    with mock.patch.object(type(dialect(connection)), "share_lock", ""):
+        yield
+
+
+@contextmanager
+def without_beat_in_rescue(database: Database) -> Iterator[None]:
+    declare = rescue._declare_dead
+    with mock.patch.object(rescue, "_declare_dead", lambda process_id, beat, using: declare(process_id, None, using)):
+        yield
+
+
+@contextmanager
+def without_lock_in_tick(database: Database) -> Iterator[None]:
+    def found(rows: Any, *, skip_locked: bool) -> Any:
+        return rows.annotate(now=schedule.DbNow()).first()
+
+    with mock.patch.object(schedule, "_locked", found):
+        yield
+
+
+@contextmanager
+def without_unique_ticks(database: Database) -> Iterator[None]:
+    (unique,) = [one for one in ScheduleTick._meta.constraints if getattr(one, "fields", None)]
+    with connection.schema_editor() as editor:
+        editor.remove_constraint(ScheduleTick, unique)
+    try:
+        yield
+    finally:
+        ScheduleTick.objects.all().delete()
+        with connection.schema_editor() as editor:
+            editor.add_constraint(ScheduleTick, unique)
+
+
+# What each is for.
+
+
+def _register(*names: str) -> None:
+    for name in names:
+        processes.register(name, queues=[], threads=1)
+
+
+def _twice_claimed() -> tuple[ClaimedJob, Job]:
+    """Return the claim of a process whose job was released and claimed by another one, and the row of that second run."""
+    _register("one", "two")
+    submit(TYPE, {}, job_id="job")
+    (stale,) = claim("default", 1, "one")
+    release.release_process("one")
+    claim("default", 1, "two")
+    return stale, Job.objects.get()
+
+
+def _meanwhile(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    """Run `second` on another connection while the transaction of `first` is open; return what both returned."""
+    returned: list[Any] = []
+
+    def run() -> None:
+        try:
+            returned.append(second())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run, daemon=True)
+    with transaction.atomic():
+        result = first()
+        thread.start()
+        thread.join(BLOCKED_SECONDS)
+    thread.join(30)
+    assert returned, "the other one failed"
+    return result, returned[0]
+
+
+def a_stale_completion_writes_nothing() -> None:
+    stale, row = _twice_claimed()
+    assert settle([Completed("job", stale.fence, None)], [], "one") == {"job"}
+    assert (
+        Job.objects.values().get()
+        == Job.objects.filter(fence=row.fence, worker_id="two", status="running").values().get()
+    )
+
+
+def a_stale_atomic_completion_writes_nothing() -> None:
+    stale, row = _twice_claimed()
+    with transaction.atomic():
+        assert not settle_in_transaction(Completed("job", stale.fence, None), "default")
+    assert Job.objects.get().fence == row.fence
+
+
+def a_stale_failure_writes_nothing() -> None:
+    stale, row = _twice_claimed()
+    outcome = Outcome(job=stale, status=JobStatus.SCHEDULED, attempt=AttemptOutcome.FAILED, spends_retry=True)
+    assert settle([], [outcome], "one") == {"job"}
+    assert (Job.objects.get().fence, Job.objects.get().status) == (row.fence, "running")
+
+
+def a_stale_release_takes_no_job_away() -> None:
+    stale, row = _twice_claimed()
+    assert release.release_unstarted([stale]) == 0
+    assert (Job.objects.get().fence, Job.objects.get().status) == (row.fence, "running")
+
+
+def two_claims_share_nothing() -> None:
+    _register("one", "two")
+    submit(TYPE, {}, job_id="job")
+    first, second = _meanwhile(lambda: claim("default", 1, "one"), lambda: claim("default", 1, "two"))
+    assert [job.id for job in first] == ["job"]
+    assert second == []
+
+
+def a_claim_passes_by_a_job_that_somebody_has_locked() -> None:
+    _register("two")
+    submit(TYPE, {}, job_id="locked", priority=9)
+    submit(TYPE, {}, job_id="free")
+    answered = threading.Event()
+
+    def second() -> list[ClaimedJob]:
+        jobs = claim("default", 1, "two")
+        answered.set()
+        return jobs
+
+    with transaction.atomic():
+        Job.objects.select_for_update().get(pk="locked")
+        thread = threading.Thread(target=lambda: (second(), connections.close_all()), daemon=True)
+        thread.start()
+        in_time = answered.wait(BLOCKED_SECONDS * 10)
+    thread.join(30)
+    assert in_time, "the claim waited for somebody else's lock"
+
+
+def a_process_declared_dead_claims_nothing() -> None:
+    _register("one")
+    submit(TYPE, {}, job_id="job")
+    WorkerProcess.objects.update(lease_expires_at=None)
+    assert claim("default", 1, "one") == []
+
+
+def the_last_of_two_dependencies_tells_that_the_dependent_is_ready() -> None:
+    _register("one")
+    for name in ("a", "b"):
+        submit(TYPE, {}, job_id=name)
+    a, b = claim("default", 2, "one")
+    submit(TYPE, {}, job_id="dependent", queue="later", depends_on=["a", "b"])
+    told: list[str] = []
+    stop = listen_in_process(told.append)
+    try:
+        _meanwhile(
+            lambda: settle([Completed(a.id, a.fence, None)], [], "one"),
+            lambda: settle([Completed(b.id, b.fence, None)], [], "one"),
+        )
+    finally:
+        stop()
+    assert Job.objects.get(pk="dependent").pending_dependencies == 0
+    assert "later" in told
+
+
+def a_submit_beside_the_settle_of_its_dependency_waits_for_it() -> None:
+    _register("one")
+    submit(TYPE, {}, job_id="a")
+    (a,) = claim("default", 1, "one")
+    _meanwhile(
+        lambda: settle([Completed("a", a.fence, None)], [], "one"),
+        lambda: submit(TYPE, {}, job_id="dependent", depends_on=["a"]),
+    )
+    assert Job.objects.get(pk="dependent").pending_dependencies == 0, "nobody is left to wake it"
+
+
+def a_process_that_has_beaten_since_the_look_is_not_rescued() -> None:
+    _register("one")
+    submit(TYPE, {}, job_id="job")
+    claim("default", 1, "one")
+    (seen,) = rescue.look()
+    processes.beat("one")
+    assert rescue.rescue_process("one", seen.beat) == 0
+    assert Job.objects.get().status == "running"
+
+
+def _due_schedule() -> Schedule:
+    Schedule.objects.all().delete()
+    row = schedule.create_schedule("each minute", TYPE, every=60)
+    Schedule.objects.update(next_run_at=schedule.DbNow())
+    return row
+
+
+def two_ticks_at_once_leave_the_schedule_in_order() -> None:
+    row = _due_schedule()
+    _meanwhile(lambda: schedule._take(row.pk, "default"), lambda: schedule._tick_one(row.pk, "default"))
+    assert Job.objects.count() == ScheduleTick.objects.count() == 1
+    assert Schedule.objects.get().enabled
+
+
+def one_tick_is_one_job_even_without_the_lock() -> None:
+    row = _due_schedule()
+    with without_lock_in_tick(None):  # type: ignore[arg-type]
+        _meanwhile(lambda: schedule._take(row.pk, "default"), lambda: schedule._tick_one(row.pk, "default"))
+    assert Job.objects.count() == 1
+
+
+SERVERS = ("postgresql", "mariadb")
+EVERYWHERE = (*SERVERS, "sqlite")
+GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...]]] = [
+    (without_fence_in_complete, a_stale_completion_writes_nothing, EVERYWHERE),
+    (without_fence_in_complete, a_stale_atomic_completion_writes_nothing, EVERYWHERE),
+    (without_fence_in_end, a_stale_failure_writes_nothing, EVERYWHERE),
+    (without_fence_in_release, a_stale_release_takes_no_job_away, EVERYWHERE),
+    (without_lease_in_claim, a_process_declared_dead_claims_nothing, EVERYWHERE),
+    (without_beat_in_rescue, a_process_that_has_beaten_since_the_look_is_not_rescued, EVERYWHERE),
+    (without_lock_in_claim, two_claims_share_nothing, SERVERS),
+    (without_skip_locked, a_claim_passes_by_a_job_that_somebody_has_locked, SERVERS),
+    # MariaDB refuses the second count-down (it has changed since it was read) and the move is run again.
+    (without_lock_in_wake, the_last_of_two_dependencies_tells_that_the_dependent_is_ready, ("postgresql",)),
+    (without_share_lock_in_submit, a_submit_beside_the_settle_of_its_dependency_waits_for_it, SERVERS),
+    (without_lock_in_tick, two_ticks_at_once_leave_the_schedule_in_order, SERVERS),
+    (without_unique_ticks, one_tick_is_one_job_even_without_the_lock, SERVERS),
+]
+
+
+def _cases() -> Iterator[Any]:
+    for taken_out, check, vendors in GUARDS:
+        marks = [pytest.mark.databases(*vendors)]
+        yield pytest.param(taken_out, check, marks=marks, id=f"{taken_out.__name__}-{check.__name__}")
+
+
+@pytest.mark.quick("postgresql")
+@pytest.mark.parametrize(("taken_out", "check"), [*_cases()])
+def test_the_check_holds_and_fails_without_its_guard(
+    database: Database, taken_out: Callable[[Database], Any], check: Callable[[], None]
+) -> None:
+    check()
+    _empty()
+    with taken_out(database), pytest.raises(AssertionError):
+        check()
+
+
+def _empty() -> None:
+    ScheduleTick.objects.all().delete()
+    Job.objects.filter(dependencies__isnull=False).delete()
+    Job.objects.all().delete()
+    WorkerProcess.objects.all().delete()
