@@ -305,7 +305,7 @@ GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...
     (without_beat_in_rescue, a_process_that_has_beaten_since_the_look_is_not_rescued, EVERYWHERE),
     (without_lock_in_claim, two_claims_share_nothing, SERVERS),
     (without_skip_locked, a_claim_passes_by_a_job_that_somebody_has_locked, SERVERS),
-    # MariaDB refuses the second count-down (it has changed since it was read) and the move is run again.
+    # On MariaDB this check holds without the lock as well.
     (without_lock_in_wake, the_last_of_two_dependencies_tells_that_the_dependent_is_ready, ("postgresql",)),
     (without_share_lock_in_submit, a_submit_beside_the_settle_of_its_dependency_waits_for_it, SERVERS),
     (without_lock_in_tick, two_ticks_at_once_leave_the_schedule_in_order, SERVERS),
