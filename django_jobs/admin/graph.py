@@ -39,18 +39,22 @@ def layers_of(graph: JobGraph) -> dict[str, int]:
     return layer
 
 
-def places_of(graph: JobGraph) -> dict[str, tuple[int, int]]:
-    """Return column and row of each job; in a column they stand in the order of the jobs that they depend on."""
+def places_of(graph: JobGraph, center: str) -> dict[str, tuple[int, int]]:
+    """Return column and row of each job; in a column they stand in the order of the jobs that they depend on.
+
+    The job that the picture is about and its neighbours come first: among hundreds, they are the ones looked for.
+    """
     layer = layers_of(graph)
+    near = {center}.union(*((job, other) for job, other, _ in graph.edges if center in (job, other)))
     parents: dict[str, list[str]] = {}
     for job, other, _ in graph.edges:
         parents.setdefault(job, []).append(other)
     places: dict[str, tuple[int, int]] = {}
     for column in range(max(layer.values(), default=-1) + 1):
 
-        def height(pk: str) -> tuple[float, str]:
+        def height(pk: str) -> tuple[bool, bool, float, str]:
             rows = [places[parent][1] for parent in parents.get(pk, ()) if parent in places]
-            return (sum(rows) / len(rows) if rows else 0.0, pk)
+            return (pk != center, pk not in near, sum(rows) / len(rows) if rows else 0.0, pk)
 
         for row, pk in enumerate(sorted((pk for pk in layer if layer[pk] == column), key=height)):
             places[pk] = (column, row)
@@ -59,7 +63,7 @@ def places_of(graph: JobGraph) -> dict[str, tuple[int, int]]:
 
 def draw(graph: JobGraph, center: str, url_of: Callable[[str], str], label: object) -> SafeString:
     """Return the picture; `center` is the job it is about, `url_of` gives the address of a job's page."""
-    places = places_of(graph)
+    places = places_of(graph, center)
     columns = max((column for column, _ in places.values()), default=0) + 1
     rows = max((row for _, row in places.values()), default=0) + 1
     width = columns * WIDTH + (columns - 1) * GAP_X + 2 * MARGIN

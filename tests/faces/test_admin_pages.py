@@ -12,7 +12,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from django_jobs.admin.graph import layers_of
+from django_jobs.admin.graph import layers_of, places_of
 from django_jobs.admin.masking import MASK, masked, unmasked
 from django_jobs.models import DeadLetter, Job, JobDependency, Schedule, ScheduleTick
 from django_jobs.models.graph import graph_of
@@ -240,6 +240,17 @@ def test_the_graph_shows_dependencies_to_the_left_and_links_them() -> None:
     text = operator().get(f"{ROOT}job/{middle.pk}/change/").text
     for job in (first, last):
         assert text.count(f"{ROOT}job/{job.pk}/change/") == 2, "in the picture and in the list"
+
+
+def test_among_hundreds_the_job_itself_and_its_neighbours_are_on_top() -> None:
+    siblings = JobFactory.create_batch(40)
+    center, report = siblings[30], JobFactory()
+    for one in siblings:
+        JobDependencyFactory(job=report, depends_on=one)
+    places = places_of(graph_of(center), center.pk)
+    assert places[center.pk] == (0, 0)
+    assert places[report.pk] == (1, 0)
+    assert len(set(places.values())) == 41
 
 
 def test_a_graph_stops_at_its_limit_and_says_so() -> None:
