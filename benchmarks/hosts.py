@@ -26,12 +26,12 @@ def hosts_and_server(hosts: int) -> Iterator[None]:
         yield
 
 
-def workers_on_hosts(peer: Peer, hosts: int, workers: int, through: str = "") -> Commands:
+def workers_on_hosts(peer: Peer, hosts: int, workers: int, environment: dict[str, str] | None = None) -> Commands:
     """Return so many worker processes, spread over the hosts in turns."""
     here = network.current()
     (command,) = peer.commands(1)
     commands = [here.on_host(number % hosts, command) for number in range(workers)]
-    return Commands(commands, {"BENCH_POSTGRESQL": pooler.url(peer.store)} if through else {})
+    return Commands(commands, environment or {})
 
 
 def wait_until_registered(running: Commands, workers: int) -> None:

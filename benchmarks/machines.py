@@ -5,7 +5,7 @@ registered, so that all start at once; then the jobs are drained. Besides the ra
 got least had, the longest time that a process ran nothing while jobs were left, connections, commits, log and processor
 time for each job. All share this machine's cores with the server, so the rate says only that more hosts do not slow each
 other down; what a job costs the server is what counts for more of them (`model.py`). With PGBOUNCER set to the program, one
-case goes through it in transaction pooling.
+case goes through it in transaction pooling; another does without notifications, which PostgreSQL delivers to all listeners.
 """
 
 import time
@@ -20,17 +20,19 @@ from benchmarks.suite import Case
 from benchmarks.workers import cpu_seconds
 
 MOST_HOSTS = 8
+ALONE, QUIET = "", "no notifications"
 # hosts, worker processes in all, job, finished rows, through
 CASES = (
-    (1, 2, "tick", 0, ""),
-    (2, 2, "tick", 0, ""),
-    (2, 4, "tick", 0, ""),
-    (4, 8, "tick", 0, ""),
-    (8, 16, "tick", 0, ""),
-    (8, 16, "tick", 1_000_000, ""),
+    (1, 2, "tick", 0, ALONE),
+    (2, 2, "tick", 0, ALONE),
+    (2, 4, "tick", 0, ALONE),
+    (4, 8, "tick", 0, ALONE),
+    (8, 16, "tick", 0, ALONE),
+    (8, 16, "tick", 1_000_000, ALONE),
     (8, 16, "tick", 0, pooler.NAME),
-    (1, 2, "nap", 0, ""),
-    (8, 16, "nap", 0, ""),
+    (1, 2, "nap", 0, ALONE),
+    (8, 16, "nap", 0, ALONE),
+    (8, 16, "nap", 0, QUIET),
 )
 
 
@@ -45,7 +47,7 @@ def measure(
     processes.pause("default")
     peer.submit(job, jobs)
     stores.settle(peer.store)
-    with workers_on_hosts(peer, hosts, workers, through) as running:
+    with workers_on_hosts(peer, hosts, workers, _environment(peer, through)) as running:
         wait_until_registered(running, workers)
         before, client, watch = server(peer.store), cpu_seconds(running.pids()), Watch(stores.run_dir(), workers)
         started = now = time.monotonic()
@@ -73,6 +75,13 @@ def measure(
         "server_cpu_us": 1e6 * cost.cpu_seconds / ran,
         "worker_cpu_us": 1e6 * client / ran,
     }
+
+
+def _environment(peer: Peer, through: str) -> dict[str, str]:
+    """Return what the workers of this case do otherwise than the rest."""
+    if through == pooler.NAME:
+        return {"BENCH_POSTGRESQL": pooler.url(peer.store)}
+    return {"BENCH_NOTIFY": "0"} if through == QUIET else {}
 
 
 class Watch:
@@ -109,10 +118,8 @@ def main() -> None:
     for hosts, workers, job, finished, through in CASES:
         case: dict[str, Any] = {"hosts": hosts, "workers": workers, "job": job}
         case |= {"finished": finished * options.scale // 100, "jobs": options.jobs, "limit": options.limit}
-        if not through:
-            cases.append(Case("django_jobs", "postgresql", case))
-        elif pooler.program():
-            cases.append(Case("django_jobs", "postgresql", case | {"through": through}))
+        if through != pooler.NAME or pooler.program():
+            cases.append(Case("django_jobs", "postgresql", case | ({"through": through} if through else {})))
     with hosts_and_server(MOST_HOSTS):
         suite.run("machines", cases, options)
 

@@ -137,7 +137,7 @@ def label(measure: str, case: dict[str, Any]) -> str:
     if options.get("way") in REFERENCES:
         return {"orm": "ORM `create()`", "copy": "COPY"}[options["way"]]
     if "hosts" in options:
-        through = f", through {options['through']}" if options.get("through") else ""
+        through = f", {options['through']}" if options.get("through") else ""
         finished = f", {options['finished']:,} finished rows" if options.get("finished") else ""
         hosts = f"{options['hosts']} host{'s' if options['hosts'] > 1 else ''}"
         return f"{options['workers']} processes on {hosts}{finished}{through}"

@@ -13,7 +13,7 @@ from benchmarks.private import as_account
 
 POOL = 20
 PORT = 6544
-NAME = "pgbouncer"
+NAME = "through a pooler"
 CONFIGURATION = """[databases]
 * = host={host} port={port} user=postgres
 [pgbouncer]

@@ -19,13 +19,16 @@ def measure(peer: Peer, failures: int, jobs: int, limit: float) -> dict[str, Any
     peer.prepare()
     peer.submit(JOBS[failures], jobs)
     stores.settle(peer.store)
+    starts = failures + 1
     with Workers(peer, 1) as workers:
-        result = drain(workers, jobs, 1, peer.remaining, limit)
-    return {"runs_per_second": result["jobs_per_second"] * (failures + 1)} | result
+        result = drain(workers, jobs * starts, 1, lambda: peer.remaining() * starts, limit)
+    rate = result.pop("jobs_per_second")
+    costs = {name: value * starts for name, value in result.items() if name.endswith("_us")}
+    return {"runs_per_second": rate, "jobs_per_second": rate / starts, "seconds": result["seconds"]} | costs
 
 
 def main() -> None:
-    options = suite.arguments(__doc__ or "", jobs=10_000, limit=20)
+    options = suite.arguments(__doc__ or "", jobs=10_000, limit=30)
     cases = [
         Case("django_jobs", store, {"failures": failures, "jobs": options.jobs, "limit": options.limit})
         for store in ("postgresql", "sqlite", "mariadb")

@@ -37,7 +37,7 @@ def fail_twice(context: Any, payload: dict[str, Any]) -> None:
 
 
 def _fail_until(attempt: int, context: Any) -> None:
-    """Raise before this attempt, so that it is retried, and count it as run from then on."""
+    """Count each start, and raise before this attempt."""
+    work.tick()
     if context.attempt < attempt:
         raise ValueError("not yet")
-    work.tick()

@@ -33,5 +33,7 @@ LOGGING = {  # errors only, for every queue: a line for each job would be measur
 DJANGO_JOBS: dict[str, object] = {}
 if "BENCH_CONCURRENCY" in os.environ:
     DJANGO_JOBS["ASYNC_CONCURRENCY"] = int(os.environ["BENCH_CONCURRENCY"])
+if "BENCH_NOTIFY" in os.environ:
+    DJANGO_JOBS["NOTIFY"] = os.environ["BENCH_NOTIFY"] == "1"
 
 counted.start()
