@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default="", help="comma-separated peers")
     parser.add_argument("--stores", default="", help="comma-separated stores")
+    parser.add_argument("--only", default="", help="comma-separated words: cases whose options have one of them")
     parser.add_argument("--quick", action="store_true", help="one round of everything, small: does it run?")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", help="an option of the part")
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
             setup_peers.make(options.venv)
         os.execv(python, [str(python), "-m", "benchmarks.run", *sys.argv[1:]])
     shared = ["--rounds", "1" if options.quick else str(options.rounds), "--out", str(options.out.resolve())]
-    shared += ["--peers", options.peers, "--stores", options.stores]
+    shared += ["--peers", options.peers, "--stores", options.stores, "--only", options.only]
     for part in options.parts or PARTS:
         own = [*(QUICK[part] if options.quick else []), *(f"--{one}" for one in options.set)]
         command = [sys.executable, "-m", f"benchmarks.{part}", *shared, *own]

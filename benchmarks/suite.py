@@ -39,6 +39,7 @@ def arguments(description: str, **extra: Any) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="times each case is measured (default 3)")
     parser.add_argument("--peers", default="", help="comma-separated peers (default: all)")
     parser.add_argument("--stores", default="", help="comma-separated stores (default: all)")
+    parser.add_argument("--only", default="", help="comma-separated words: cases whose options have one of them")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON results")
     for name, default in extra.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"(default {default:,})")
@@ -46,9 +47,17 @@ def arguments(description: str, **extra: Any) -> argparse.Namespace:
 
 
 def chosen(cases: list[Case], options: argparse.Namespace) -> list[Case]:
-    """Return the cases that --peers and --stores ask for."""
-    peers, places = set(filter(None, options.peers.split(","))), set(filter(None, options.stores.split(",")))
-    return [c for c in cases if (not peers or c.peer in peers) and (not places or c.store in places)]
+    """Return the cases that --peers, --stores and --only ask for."""
+    peers, places, words = (
+        set(filter(None, given.split(","))) for given in (options.peers, options.stores, options.only)
+    )
+    return [
+        case
+        for case in cases
+        if (not peers or case.peer in peers)
+        and (not places or case.store in places)
+        and (not words or any(word in str(case) for word in words))
+    ]
 
 
 def run(measure: str, cases: list[Case], options: argparse.Namespace) -> Path:
