@@ -17,7 +17,7 @@ from .events import announce
 from .notify import announce_work, tell_process
 from .replay import revive_all, start_over
 from .transactions import DbNow, jobs_alias, run_transaction
-from .wake import continue_cascade, settle_dependents
+from .wake import CASCADE_SECONDS, cascade_for, settle_dependents
 
 CHUNK = 500
 WAITING = (JobStatus.PENDING, JobStatus.SCHEDULED)
@@ -78,7 +78,7 @@ def cancel_many(ids: Sequence[str], *, alias: str | None = None) -> Tally:
     """Cancel jobs that wait, and ask the workers of those that run; leave those that are finished."""
     using = alias or jobs_alias()
     tally = sum((_cancel(chunk, using) for chunk in _chunks(sorted(ids))), Tally())
-    continue_cascade(using)
+    cascade_for(CASCADE_SECONDS, using)
     return tally
 
 

@@ -13,7 +13,7 @@ from django_jobs.models import Job, JobStatus
 from .events import announce
 from .notify import announce_finished, tell_process
 from .transactions import DbNow, jobs_alias, run_transaction
-from .wake import continue_cascade, settle_dependents
+from .wake import CASCADE_SECONDS, cascade_for, settle_dependents
 
 
 def cancel(job_id: str, alias: str | None = None) -> str:
@@ -27,7 +27,7 @@ def cancel(job_id: str, alias: str | None = None) -> str:
         tell_process(worker_id, using)
     else:
         announce_finished(using)
-        continue_cascade(using)
+        cascade_for(CASCADE_SECONDS, using)
     return status
 
 

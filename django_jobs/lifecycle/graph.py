@@ -10,14 +10,16 @@ from typing import NamedTuple
 from django.db import connections
 from django.db.models import F
 
-from django_jobs.exceptions import CycleError, InvalidJob
+from django_jobs.exceptions import CycleError, InvalidJob, JobNotFound
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus
 from django_jobs.models.job import ENDED_BADLY
+from django_jobs.names import id_problem
 
 from .sql import dialect
 from .transactions import jobs_alias, run_transaction
 
 CHUNK = 1000
+NOWHERE: Mapping[str, str] = {}
 
 
 class Edge(NamedTuple):
@@ -32,17 +34,26 @@ Edges = dict[str, Sequence[Edge]]
 Wanted = Mapping[str, tuple[Sequence[str], str]]
 
 
-def resolve(wanted: Wanted, batch_ids: Collection[str], alias: str) -> Edges:
+def resolve(wanted: Wanted, batch_ids: Collection[str], alias: str, places: Mapping[str, str] = NOWHERE) -> Edges:
     """Return the edges of new jobs, each with its state now; raise InvalidJob for ids that do not exist.
+
+    `places` says what goes before the problems of a job.
 
     The rows are locked FOR SHARE until the caller commits, so that a dependency cannot settle between this look and the
     moment when the edge can be seen: either we see it finished, or its settle waits and then sees our edge.
     """
     ids = {one for depends_on, _ in wanted.values() for one in depends_on if one not in batch_ids}
     statuses = locked_statuses(ids, alias) if ids else {}
-    missing = sorted(ids - statuses.keys())
+    missing = ids - statuses.keys()
     if missing:
-        raise InvalidJob(*(f"depends_on: there is no job {one!r} (it may have been pruned)" for one in missing))
+        raise InvalidJob(
+            *(
+                f"{places.get(job_id, '')}depends_on: there is no job {one!r} (it may have been pruned)"
+                for job_id, (depends_on, _) in wanted.items()
+                for one in depends_on
+                if one in missing
+            )
+        )
     return {
         job_id: [Edge(one, on_failure, _state(statuses.get(one), on_failure)) for one in depends_on]
         for job_id, (depends_on, on_failure) in wanted.items()
@@ -115,13 +126,16 @@ def add_dependency(job_id: str, depends_on: str, on_failure: str = "fail", alias
 
 
 def _add(job_id: str, depends_on: str, on_failure: str, alias: str) -> None:
+    if problem := id_problem(depends_on):
+        raise InvalidJob(f"depends_on: {problem}")
     if job_id == depends_on:
         raise CycleError(f"the jobs depend on each other: {job_id} → {job_id}")
     _lock_ancestors(job_id, depends_on, alias)
     statuses = dict(Job.objects.using(alias).filter(pk__in=(job_id, depends_on)).values_list("pk", "status"))
-    if job_id not in statuses or depends_on not in statuses:
-        missing = job_id if job_id not in statuses else depends_on
-        raise InvalidJob(f"there is no job {missing!r}")
+    if job_id not in statuses:
+        raise JobNotFound(job_id)
+    if depends_on not in statuses:
+        raise InvalidJob(f"depends_on: there is no job {depends_on!r} (it may have been pruned)")
     if statuses[job_id] not in (JobStatus.PENDING, JobStatus.SCHEDULED):
         raise InvalidJob(f"job {job_id!r} is {statuses[job_id]}; only a job that still waits can get a dependency")
     if JobDependency.objects.using(alias).filter(job_id=job_id, depends_on_id=depends_on).exists():

@@ -23,12 +23,25 @@ PROCESS_CHANNEL = "django_jobs_process"
 FINISHED_CHANNEL = "django_jobs_finished"
 _last: dict[tuple[str, str, str], float] = {}
 _listeners: list[Callable[[str], None]] = []
+_cascaders: list[Callable[[], None]] = []
 
 
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
     """Call `listener(queue)` after each submit of this process; return what ends that."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
+
+
+def cascade_in_process(listener: Callable[[], None]) -> Callable[[], None]:
+    """Call `listener()` after each move of this process that left dependents to be failed; return what ends that."""
+    _cascaders.append(listener)
+    return lambda: _cascaders.remove(listener)
+
+
+def announce_cascade(alias: str) -> None:
+    """Have the worker process, if this is one, fail what is left once the caller's transaction has committed."""
+    for listener in list(_cascaders):
+        transaction.on_commit(listener, using=alias, robust=True)
 
 
 def announce_work(queue: str, alias: str) -> None:

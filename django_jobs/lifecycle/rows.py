@@ -165,10 +165,18 @@ def draft(
 
 def live_holder(unique_key: str, alias: str) -> Job | None:
     """Return the live job that holds a unique key, as last committed."""
-    jobs = Job.objects.using(alias).filter(unique_lock=unique_key, status__in=LIVE)
-    if connections[alias].vendor == "mysql" and connections[alias].in_atomic_block:
-        jobs = jobs.select_for_update()  # REPEATABLE READ would show the caller's old snapshot
-    return jobs.first()
+    return live_holders([unique_key], alias).get(unique_key)
+
+
+def live_holders(unique_keys: Sequence[str], alias: str) -> dict[str, Job]:
+    """Return the live job that holds each of the unique keys that are held, as last committed."""
+    holders: dict[str, Job] = {}
+    for start in range(0, len(unique_keys), 1000):
+        jobs = Job.objects.using(alias).filter(unique_lock__in=unique_keys[start : start + 1000], status__in=LIVE)
+        if connections[alias].vendor == "mysql" and connections[alias].in_atomic_block:
+            jobs = jobs.select_for_update()  # REPEATABLE READ would show the caller's old snapshot
+        holders.update((str(job.unique_lock), job) for job in jobs)
+    return holders
 
 
 def refuse_taken_ids(ids: Sequence[str], alias: str) -> None:

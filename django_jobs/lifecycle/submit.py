@@ -18,7 +18,7 @@ from django_jobs.payloads import encode_payload
 
 from . import graph
 from .notify import announce_work
-from .rows import Draft, draft, live_holder, refuse_taken_ids
+from .rows import Draft, draft, live_holder, live_holders, refuse_taken_ids
 from .sql import dialect
 from .transactions import database_now, immediate, jobs_alias, retry_transient
 
@@ -27,6 +27,10 @@ logger = logging.getLogger("django_jobs")
 _warned: set[str] = set()
 CLASHES_IN_A_ROW = 20
 _OF_ONE_JOB = ("job_id", "unique_key", "depends_on")
+
+
+class _KeyTaken(Exception):
+    """Somebody took a unique key between our look and our INSERT."""
 
 
 def submit(
@@ -134,7 +138,13 @@ def submit_many(new_jobs: Iterable[NewJob], *, handlers: Registry = registry, an
         return []
     alias = jobs_alias()
     _warn_of_another_database(alias)
-    jobs = _joined_or_own(lambda: _write_batch(drafts, alias), alias)
+    for left in reversed(range(CLASHES_IN_A_ROW)):
+        try:
+            jobs = _joined_or_own(lambda: _write_batch(drafts, alias), alias)
+            break
+        except _KeyTaken:
+            if not left:
+                raise InvalidJob("unique keys of the batch change hands too fast; submit again") from None
     for queue in {job.queue for job in jobs}:
         announce_work(queue, alias)
     for job in jobs if signals.job_submitted.has_listeners(Job) else ():
@@ -189,40 +199,59 @@ def _likeness(new: NewJob) -> Hashable:
 
 
 def _write_batch(drafts: Sequence[Draft], alias: str) -> list[Job]:
-    """Write a checked batch: jobs without a unique key in bulk, the others one by one."""
+    """Write a checked batch: jobs without a unique key in bulk, the others one by one.
+
+    Raises _KeyTaken when somebody else took a unique key meanwhile; nothing is written then.
+    """
     connection = connections[alias]
     refuse_taken_ids([one.submission.job_id for one in drafts if one.submission.job_id is not None], alias)
-    wanted = {
-        one.id: (one.submission.depends_on, one.submission.on_dependency_failure)
-        for one in drafts
-        if one.submission.depends_on
-    }
-    edges: graph.Edges = {}
-    if wanted:
-        batch_ids = frozenset(one.id for one in drafts)
-        graph.refuse_cycles({job_id: depends_on for job_id, (depends_on, _) in wanted.items()}, alias)
-        edges = graph.resolve(wanted, batch_ids, alias)
-        for one in drafts:
-            one.open_edges = graph.count_open(edges.get(one.id, ()))
+    jobs, stand_ins = _stand_ins(drafts, alias)
+    fresh = [one for one in drafts if one.id not in stand_ins]
+    edges = _edges_of_batch(drafts, fresh, stand_ins, alias)
+    for one in fresh:
+        one.open_edges = graph.count_open(edges.get(one.id, ()))
     now = database_now(alias)
-    rows = [one.values(alias, now) for one in drafts]
-    plain = [row for one, row in zip(drafts, rows, strict=True) if one.submission.unique_key is None]
+    rows = [one.values(alias, now) for one in fresh]
+    plain = [row for one, row in zip(fresh, rows, strict=True) if one.submission.unique_key is None]
     if plain:
         dialect(connection).insert_jobs(connection, plain)
-    jobs: dict[str, Job] = {}
-    for one, row in zip(drafts, rows, strict=True):
+    for one, row in zip(fresh, rows, strict=True):
         if one.submission.unique_key is not None and dialect(connection).insert_job(connection, row) is None:
-            held = live_holder(one.submission.unique_key, alias)
-            if held is None:
-                raise InvalidJob(f"unique_key {one.submission.unique_key!r} changes hands too fast; submit again")
-            jobs[one.id] = held
-            edges.pop(one.id, None)
-        else:
-            jobs[one.id] = one.as_job(row, now, alias)
+            raise _KeyTaken
+        jobs[one.id] = one.as_job(row, now, alias)
+        if one.id in edges:
+            jobs[one.id].__dict__["_depends_on"] = [edge.depends_on for edge in edges[one.id]]
     changed = graph.store(edges, alias) if edges else ()
     if changed:
         jobs.update(Job.objects.using(alias).in_bulk(list(changed)))
-    return [jobs[one.id] for one in drafts]
+    return [jobs[stand_ins.get(one.id, one.id)] for one in drafts]
+
+
+def _stand_ins(drafts: Sequence[Draft], alias: str) -> tuple[dict[str, Job], dict[str, str]]:
+    """Return the live jobs that hold unique keys of a batch, and for each item that is not written the job in its place."""
+    keys = {one.id: one.submission.unique_key for one in drafts if one.submission.unique_key is not None}
+    if not keys:
+        return {}, {}
+    holders = live_holders(sorted(set(keys.values())), alias)
+    first = {key: holder.id for key, holder in holders.items()}
+    stand_ins = {one: place for one, key in keys.items() if (place := first.setdefault(key, one)) != one}
+    return {holder.id: holder for holder in holders.values()}, stand_ins
+
+
+def _edges_of_batch(
+    drafts: Sequence[Draft], fresh: Sequence[Draft], stand_ins: Mapping[str, str], alias: str
+) -> graph.Edges:
+    """Return the edges of a batch, with the jobs that stand in for items in the place of these."""
+    said = {one.id: one.submission for one in fresh if one.submission.depends_on}
+    if not said:
+        return {}
+    wanted = {
+        job_id: (tuple(dict.fromkeys(stand_ins.get(dep, dep) for dep in one.depends_on)), one.on_dependency_failure)
+        for job_id, one in said.items()
+    }
+    graph.refuse_cycles({job_id: depends_on for job_id, (depends_on, _) in wanted.items()}, alias)
+    places = {one.id: f"item {index}: " for index, one in enumerate(drafts)}
+    return graph.resolve(wanted, frozenset(one.id for one in fresh), alias, places)
 
 
 def _joined_or_own(move: Callable[[], T], alias: str) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -13,12 +14,13 @@ from django.db.models.functions import Coalesce
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus, OnFailure
 from django_jobs.models.job import ENDED_BADLY
 
-from .notify import announce_work
+from .notify import announce_cascade, announce_work
 from .sql import dialect
 from .transactions import DbNow, jobs_alias, run_transaction
 
 T = TypeVar("T")
 STEP = 500
+CASCADE_SECONDS = 2.0  # as long as a caller who cancels may be kept; workers do the rest
 CHUNK = 1000
 
 
@@ -45,12 +47,17 @@ def wake_dependents(ids: Sequence[str], alias: str) -> None:
 def settle_dependents(ids: Sequence[str], alias: str) -> None:
     """Treat the dependents of jobs that ended badly: free those that run anyway, fail the first STEP of the others.
 
-    Call it in the settling transaction. What is left is done by `continue_cascade`, here or in any other process.
+    Call it in the settling transaction. What is left is done by `continue_cascade`: at once when this is a worker process,
+    otherwise by the next sweep of any other one.
     """
     edges = _open_edges(ids, alias)
-    if edges:
-        _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], alias)
-        _break([edge for edge in edges if edge.on_failure == OnFailure.FAIL][:STEP], alias)
+    if not edges:
+        return
+    _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], alias)
+    broken = [edge for edge in edges if edge.on_failure == OnFailure.FAIL]
+    failed = _break(broken[:STEP], alias)
+    if len(broken) > STEP or (failed and _open_edges(failed, alias)):
+        announce_cascade(alias)
 
 
 def continue_cascade(alias: str | None = None) -> int:
@@ -78,9 +85,16 @@ def continue_cascade(alias: str | None = None) -> int:
 
 def cascade_all(alias: str | None = None) -> int:
     """Repeat `continue_cascade` until nothing is left; return how many edges were treated."""
-    total = 0
+    return cascade_for(float("inf"), alias)
+
+
+def cascade_for(seconds: float, alias: str | None = None) -> int:
+    """Repeat `continue_cascade` until nothing is left or so much time is over; return how many edges were treated."""
+    total, end = 0, time.monotonic() + seconds
     while treated := continue_cascade(alias):
         total += treated
+        if time.monotonic() > end:
+            break
     return total
 
 
@@ -160,10 +174,10 @@ def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
         yield values[start : start + CHUNK]
 
 
-def _break(edges: Sequence[OpenEdge], alias: str) -> None:
-    """Mark edges broken and fail their dependents; what depends on those is found by the next step of the cascade."""
+def _break(edges: Sequence[OpenEdge], alias: str) -> list[str]:
+    """Mark edges broken and fail their dependents, which are returned; what depends on those is for the next step."""
     if not edges:
-        return
+        return []
     dependents = {edge.job_id for edge in edges}
     _lock(dependents, alias)
     _close(edges, DependencyState.BROKEN, alias)
@@ -171,8 +185,7 @@ def _break(edges: Sequence[OpenEdge], alias: str) -> None:
     culprits: dict[str, list[str]] = {}
     for job_id, culprit in {edge.job_id: edge.depends_on_id for edge in edges}.items():
         culprits.setdefault(culprit, []).append(job_id)
-    for culprit, ids in sorted(culprits.items()):
-        _fail(ids, culprit, alias)
+    return [job_id for culprit, ids in sorted(culprits.items()) for job_id in _fail(ids, culprit, alias)]
 
 
 def _fail(ids: Sequence[str], culprit_id: str, alias: str) -> list[str]:

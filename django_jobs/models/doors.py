@@ -42,7 +42,8 @@ class JobDoors:
         from django_jobs.lifecycle.graph import add_dependency
 
         job = cast("Job", self)
-        add_dependency(job.pk, depends_on if isinstance(depends_on, str) else depends_on.pk, on_failure, job._state.db)
+        other: Any = depends_on
+        add_dependency(job.pk, getattr(other, "pk", other), on_failure, job._state.db)
         job.__dict__.pop("_depends_on", None)
         job.refresh_from_db()
 

@@ -14,6 +14,7 @@ from django_jobs.conf import get_settings
 from django_jobs.lifecycle import processes, rescue
 from django_jobs.lifecycle.ahead import seconds_ahead
 from django_jobs.lifecycle.claim import promote
+from django_jobs.lifecycle.notify import cascade_in_process
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import finish_replays
 from django_jobs.lifecycle.schedule import sync_declared, tick
@@ -42,6 +43,7 @@ class Maintenance(threading.Thread):
         self._process = process
         self._stopped = False
         self._synced = False
+        self._cascades_asked = self._cascades_done = 0
         self._wake = threading.Event()
         self._watch = RescueWatch(process)
         lease = get_settings().LEASE_SECONDS
@@ -63,6 +65,16 @@ class Maintenance(threading.Thread):
         """Promote in `seconds` at the latest, because a job was scheduled for then."""
         self._advance(self.promote, time.monotonic() + seconds)
 
+    def expect_cascade(self) -> None:
+        """Cascade at once: a job that ended badly left dependents to be failed."""
+        self._cascades_asked += 1
+        self._advance(self.cascade, time.monotonic())
+
+    @property
+    def owes_cascade(self) -> bool:
+        """Whether a cascade was asked for that is not finished."""
+        return self._cascades_asked != self._cascades_done
+
     def look_at_requests(self) -> None:
         """Look at once whether this process was asked to stop."""
         self._advance(self.rescue, time.monotonic())
@@ -74,6 +86,7 @@ class Maintenance(threading.Thread):
 
     def run(self) -> None:
         """Run the chores when they are due, until stopped."""
+        stop_listening = cascade_in_process(self.expect_cascade)
         try:
             while not self._stopped:
                 self._wake.wait(self.step())
@@ -81,6 +94,7 @@ class Maintenance(threading.Thread):
         except Exception as error:
             self._process.is_broken(error)
         finally:
+            stop_listening()
             connections.close_all()
 
     def step(self) -> float:
@@ -134,10 +148,12 @@ class Maintenance(threading.Thread):
         return get_settings().LEASE_SECONDS / BEATS_PER_LEASE
 
     def cascade(self) -> float:
-        """Finish failing or reviving the dependents of jobs, if a process died in the middle of that."""
+        """Fail the dependents of jobs as asked, or fail and revive what a process that died in the middle has left."""
+        asked = self._cascades_asked
         cascade_all()
         finish_replays()
-        return get_settings().LEASE_SECONDS
+        self._cascades_done = asked
+        return 0.0 if self.owes_cascade else get_settings().LEASE_SECONDS
 
     def prune(self) -> float:
         """Delete a little of what is past its retention."""

@@ -198,9 +198,10 @@ class Process:
             self.recycle()
 
     def has_nothing_to_do(self) -> bool:
-        """Whether the last look was in vain, nobody looks now, and nothing runs or waits to be settled."""
+        """Whether the last look was in vain, nobody looks now, and nothing runs, is to be settled or to be cascaded."""
         with self._lock:
-            return self._found_nothing and not self._looking and not self.running and not self.held()
+            at_rest = self._found_nothing and not self._looking and not self.maintenance.owes_cascade
+            return at_rest and not self.running and not self.held()
 
     # Settling, for all threads.
 

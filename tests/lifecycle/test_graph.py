@@ -4,13 +4,14 @@ import pytest
 
 import django_jobs
 from django_jobs import NewJob
-from django_jobs.exceptions import CycleError, InvalidJob
+from django_jobs.exceptions import CycleError, InvalidJob, JobNotFound
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.settle import settle
 from django_jobs.lifecycle.wake import cascade_all
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
+from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -146,6 +147,59 @@ def test_a_dependency_can_be_added_to_a_waiting_job_but_never_a_circle() -> None
     claim("default", 1, "p")
     with pytest.raises(InvalidJob, match="running"):
         Job.objects.get(pk="a").add_dependency(django_jobs.submit("effects.record", {}))
+
+
+def test_a_dependency_can_be_added_only_to_a_job_that_exists_and_of_one_that_does() -> None:
+    job = django_jobs.submit("effects.record", {}, job_id="a")
+    for nothing in ("b", "", None, 5):
+        with pytest.raises(InvalidJob, match="depends_on"):
+            job.add_dependency(nothing)  # type: ignore[arg-type]
+    django_jobs.submit("effects.record", {}, job_id="b")
+    Job.objects.filter(pk="a").delete()
+    with pytest.raises(JobNotFound):
+        job.add_dependency("b")
+
+
+def test_a_batch_names_the_item_whose_dependency_does_not_exist() -> None:
+    batch = [NewJob("effects.record"), NewJob("effects.record", depends_on=["gone"])]
+    with pytest.raises(InvalidJob, match="item 1: depends_on: there is no job 'gone'"):
+        django_jobs.submit_many(batch)
+    assert not Job.objects.exists()
+
+
+def test_the_holder_of_a_unique_key_stands_in_for_an_item_that_others_depend_on() -> None:
+    held = django_jobs.submit("effects.record", {}, unique_key="k")
+    new = [
+        NewJob("effects.record", job_id="again", unique_key="k"),
+        NewJob("effects.record", job_id="b", depends_on=["again", held.id]),
+        NewJob("effects.record", job_id="c", unique_key="new"),
+        NewJob("effects.record", job_id="d", unique_key="new", depends_on=["b"]),
+        NewJob("effects.record", job_id="e", depends_on=["d"]),
+    ]
+    jobs = django_jobs.submit_many(new)
+    assert [job.id for job in jobs] == [held.id, "b", "c", "c", "e"]
+    assert [job.depends_on for job in jobs] == [[], [held.id], [], [], ["c"]]
+    assert [Job.objects.get(pk=job.id).depends_on for job in jobs] == [job.depends_on for job in jobs]
+    assert Job.objects.count() == 4
+    with pytest.raises(CycleError, match="f → f"):
+        django_jobs.submit_many(
+            [
+                NewJob("effects.record", job_id="f", unique_key="l", depends_on=["g"]),
+                NewJob("effects.record", job_id="g", unique_key="l"),
+            ]
+        )
+
+
+def test_a_worker_fails_all_that_follow_before_it_is_drained() -> None:
+    root = NewJob("effects.fail", job_id="a", max_retries=0)
+    wide = [NewJob("effects.record", job_id=f"w{number}", depends_on=["a"]) for number in range(600)]
+    deep = [
+        NewJob("effects.record", job_id=one, depends_on=[before]) for before, one in zip("abcd", "bcde", strict=True)
+    ]
+    django_jobs.submit_many([root, *wide, *deep])
+    done = manage("runworkers", "--drain")
+    assert done.returncode == 0, done.stderr
+    assert Job.objects.counts_by_status()["failed"] == 604
 
 
 def test_a_scheduled_dependent_waits_for_both_its_time_and_its_dependency() -> None:
