@@ -68,7 +68,7 @@ def settle_again(
         .values_list("pk", "fence", "status")
     }
     undone = [done for done in completed if rows.get(done.id) != (done.fence + 1, JobStatus.COMPLETED)]
-    tell_completed([(done.id, done.fence) for done in completed if done not in undone], using)
+    tell_completed(((done.id, done.fence) for done in completed if done not in undone), using)
     left = [
         outcome
         for outcome in outcomes
@@ -96,7 +96,7 @@ def _settle_all(completed: Sequence[Completed], outcomes: Sequence[Outcome], pro
     if completed:
         settled = dialect(connection).complete(connection, completed)
         wake_dependents(sorted(settled), using)
-        tell_completed([(done.id, done.fence) for done in completed if done.id in settled], using)
+        tell_completed(((done.id, done.fence) for done in completed if done.id in settled), using)
         if len(settled) != len(completed):
             lost.update(done.id for done in completed if done.id not in settled)
         if signals.job_completed.has_listeners(Job):

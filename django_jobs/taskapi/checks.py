@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import make_handler
 from django_jobs.names import did_you_mean, queue_problem
+from django_jobs.text import shown
 
 from .options import BACKEND_OPTIONS
 
@@ -49,6 +50,9 @@ def _check_queues(alias: str) -> Iterator[CheckMessage]:
 def _check_options(backend: BaseTaskBackend) -> Iterator[CheckMessage]:
     where = f"TASKS[{backend.alias!r}]['OPTIONS']"
     known: dict[str, Any] = {}
+    if not isinstance(backend.options, Mapping):
+        yield Error(f"{where} must be a dict, not {shown(backend.options)}.", id="django_jobs.tasks.E005")
+        return
     for name, value in backend.options.items():
         if name in BACKEND_OPTIONS:
             known[name] = value

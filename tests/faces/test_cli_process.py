@@ -73,11 +73,15 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
-def test_broken_settings_are_one_line() -> None:
+def test_broken_settings_are_told_without_a_traceback() -> None:
     refused = manage("jobs", "stats", settings={"THREDS": 3})
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
     assert "Did you mean 'THREADS'" in refused.stderr
+    workers = manage("runworkers", "--drain", settings={"THREDS": 3})
+    assert workers.returncode == 1
+    assert "Traceback" not in workers.stderr
+    assert "Did you mean 'THREADS'" in workers.stderr
 
 
 @pytest.mark.django_db(transaction=True)

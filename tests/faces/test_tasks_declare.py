@@ -325,6 +325,7 @@ def test_the_checks_are_content_with_a_good_setting() -> None:
         ({"OPTIONS": {"unique_key": "a"}}, ["django_jobs.tasks.E004"]),
         ({"OPTIONS": {"max_retries": -1, "timeout_seconds": "5"}}, ["django_jobs.tasks.E005"] * 2),
         ({"OPTIONS": {"on_dependency_failure": "maybe"}}, ["django_jobs.tasks.E005"]),
+        ({"OPTIONS": ["max_retries"]}, ["django_jobs.tasks.E005"]),
     ],
 )
 @pytest.mark.parametrize("backend", ["JobsBackend", "ImmediateBackend", "DummyBackend"])

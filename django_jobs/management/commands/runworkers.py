@@ -19,29 +19,26 @@ class Command(BaseCommand):
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
-        settings = get_settings()
+        # The settings are read in handle(): wrong ones are for the system checks to tell, which run in between.
         parser.add_argument("--queues", type=_queues, metavar="A,B", help="queues to run, by commas (default: all)")
-        parser.add_argument(
-            "--threads", type=_positive, default=settings.THREADS, help="threads per process (default: %(default)s)"
-        )
+        parser.add_argument("--threads", type=_positive, help="threads per process (default: the setting THREADS)")
         parser.add_argument("--processes", type=_positive, help="run this many processes under a supervisor")
         parser.add_argument("--drain", action="store_true", help="exit when nothing is left that is due")
         parser.add_argument("--poll-interval", type=_seconds, help="seconds between looks at an idle database")
-        parser.add_argument(
-            "--max-jobs", type=_positive, default=settings.MAX_JOBS, help="recycle after this many jobs"
-        )
+        parser.add_argument("--max-jobs", type=_positive, help="recycle after this many jobs")
         parser.add_argument("--max-rss", type=_positive, metavar="MB", help="recycle above this memory")
         parser.add_argument("--reload", action="store_true", help="start anew when code changes (for development)")
         parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **given: Any) -> None:
+        settings = get_settings()
         options = Options(
             queues=given["queues"],
-            threads=given["threads"],
+            threads=given["threads"] or settings.THREADS,
             processes=given["processes"],
             drain=given["drain"],
             poll_interval=given["poll_interval"],
-            max_jobs=given["max_jobs"],
+            max_jobs=given["max_jobs"] or settings.MAX_JOBS,
             max_rss=given["max_rss"],
             lifeline=given["lifeline"],
         )
