@@ -55,7 +55,7 @@ def write(directory: Path) -> dict[str, str]:
         path = directory / f"{name}.json"
         if path.exists():
             data = json.loads(path.read_text())
-            parts["machine"] = _machine(data["machine"])
+            parts.setdefault("machine", _machine(data["machine"]))
             parts[name] = _measure(name, measure, data, directory)
             cases += data["cases"]
     parts["settings"] = _settings(cases)
