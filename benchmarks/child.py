@@ -12,9 +12,10 @@ import sys
 def main() -> None:
     measure, peer_name, kind, raw = sys.argv[1:5]
     os.environ |= {"BENCH_STORE": kind, "BENCH_PEER": peer_name}
-    from benchmarks import stores
+    from benchmarks import stores, suite
     from benchmarks.peer import load_peer
 
+    suite.end_in_order()
     options = json.loads(raw)
     store = stores.store(kind)
     stores.recreate(store)  # first: some peers make their tables when they are imported

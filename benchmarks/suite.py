@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,8 +34,14 @@ class Case:
         return f"{self.peer} on {self.store} ({shown})"
 
 
+def end_in_order() -> None:
+    """Let SIGTERM unwind this process, so that it takes its servers, hosts and workers with it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def arguments(description: str, **extra: Any) -> argparse.Namespace:
     """Parse the options that every benchmark has; `extra` names further integers with their defaults."""
+    end_in_order()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=3, help="times each case is measured (default 3)")
     parser.add_argument("--peers", default="", help="comma-separated peers (default: all)")
@@ -126,19 +133,23 @@ def _child(measure: str, case: Case, timeout: float = 600) -> dict[str, Any]:
     """Take one measurement in a fresh process and directory. Raises RuntimeError with the end of its output."""
     with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
         command = [sys.executable, "-m", "benchmarks.child", measure, case.peer, case.store, json.dumps(case.options)]
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             cwd=ROOT,
             env=os.environ | {"BENCH_DIR": directory, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
-            check=False,
-        )
-    for line in reversed(done.stdout.splitlines()):
+        ) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except BaseException:
+                process.terminate()  # not killed: its workers are its own to stop
+                raise
+    for line in reversed(stdout.splitlines()):
         if line.startswith('{"result"'):
             return json.loads(line)  # type: ignore[no-any-return]
-    raise RuntimeError(f"{case}: exit {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-3000:]}")
+    raise RuntimeError(f"{case}: exit {process.returncode}\n{stdout[-1500:]}{stderr[-3000:]}")
 
 
 def _short(value: object) -> str:
