@@ -75,11 +75,11 @@ def next_after(expression: str, after: dt.datetime, timezone: str | dt.tzinfo | 
         start = after.astimezone(dt.UTC).replace(tzinfo=None, microsecond=0)
         return find(cron, start, zone).replace(tzinfo=dt.UTC)
     except (StopIteration, OverflowError):
-        raise InvalidJob(f"cron {expression!r}: it never fires in the fifty years after {after}") from None
+        raise InvalidJob(f"cron {expression!r}: it never ticks in the fifty years after {after}") from None
 
 
 def validate(expression: str, timezone: str | dt.tzinfo | None = None) -> None:
-    """Raise InvalidJob with all that is wrong with an expression and a zone; one that never fires is wrong."""
+    """Raise InvalidJob with all that is wrong with an expression and a zone; one that never ticks is wrong."""
     problems: list[str] = []
     checks: tuple[Callable[[], object], ...] = (lambda: _parsed(expression), lambda: zone_of(timezone))
     for check in checks:
@@ -157,7 +157,7 @@ def _parsed_string(expression: str) -> _Cron:
         raise InvalidJob(*problems)
     cron = _simulated(parts)
     if cron is None:
-        raise InvalidJob(f"cron {shown(expression)}: it never fires, for no date matches")
+        raise InvalidJob(f"cron {shown(expression)}: it never ticks, for no date matches")
     return cron
 
 
@@ -170,7 +170,7 @@ def _parses(field: Field, part: str) -> bool:
 
 
 def _simulated(parts: list[str]) -> _Cron | None:
-    """Return the parsed expression, or None when it never fires."""
+    """Return the parsed expression, or None when it never ticks."""
     expression = " ".join(parts)
     try:
         # A wall-clock time: the simulator's own handling of time zones goes wrong where midnight is left out

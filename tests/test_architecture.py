@@ -24,6 +24,9 @@ ROOMS = {
 FLOOR = {module: floor for floor, modules in enumerate(ROOMS.values()) for module in modules}
 DOORS = "models.doors"  # `job.cancel()`: the one module that may reach up, to lifecycle/, inside its functions
 MOST_LINES = 300
+UNUSED_PROSE = re.compile(
+    r"\b(purg(e|es|ed|ing)|zombies?|orphan(s|ed)?|fire[sd]?|defer(s|red)?|eta|countdown)\b", re.IGNORECASE
+)
 UNUSED_WORDS = re.compile(r"purge|zombie|orphan|defer|countdown|(?:^|_)eta(?:_|$)", re.IGNORECASE)
 CALLS_WITH_COLUMNS = {"update", "aupdate", "create", "acreate", "get_or_create", "update_or_create"}
 SQL_CALLS = {"cursor", "raw", "execute", "executemany", "select_for_update", "callproc"}
@@ -166,6 +169,13 @@ def unused_words(module: str, text: str) -> Iterator[str]:
                 yield f"line {getattr(node, 'lineno', 0)}: {name} is not one of our words"
 
 
+def unused_prose(module: str, text: str) -> Iterator[str]:
+    """Complain about such words in comments, docstrings and messages."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if (found := UNUSED_PROSE.search(line)) and not re.search(r"\.defer\(|supports_defer|get_deferred", line):
+            yield f"line {number}: {found[0]} is not one of our words"
+
+
 def _identifiers(node: ast.AST) -> list[str]:
     match node:
         case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
@@ -182,7 +192,7 @@ def _is_ours(node: ast.AST) -> bool:
 
 CHECKERS = [
     upward_imports, words_with_a_database, status_writes, sql_and_locks,
-    long_files, missing_docstrings, prints, unused_words,
+    long_files, missing_docstrings, prints, unused_words, unused_prose,
 ]  # fmt: skip
 Checker = Callable[[str, str], Iterator[str]]
 
@@ -233,6 +243,8 @@ BAD = [
     (long_files, "queue", "\n" * 301),
     (missing_docstrings, "queue", "import os\n'''late'''"),
     (prints, "worker.thread", "def f():\n    print('here')"),
+    (unused_prose, "queue", '"""It never fires."""'),
+    (unused_prose, "queue", "x = 1  # an orphan"),
     (unused_words, "queue", "def purge_jobs(): pass"),
     (unused_words, "queue", "class ZombieReaper: pass"),
     (unused_words, "queue", "def f(eta): pass"),
@@ -265,6 +277,7 @@ GOOD = [
     (long_files, "queue", "\n" * 300),
     (unused_words, "backends", "supports_defer = True"),
     (unused_words, "queue", "beta = metadata = qs.defer('payload')"),
+    (unused_prose, "queue", "rows = rows.defer('payload')"),
 ]
 
 

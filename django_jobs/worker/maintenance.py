@@ -99,6 +99,8 @@ class Maintenance(threading.Thread):
 
     def step(self) -> float:
         """Run what is due; return how long to rest, in seconds."""
+        if self.owes_cascade:  # asked for while the last one ended
+            self._advance(self.cascade, time.monotonic())
         for chore in self._chores:
             if self._stopped or self._due[chore] > time.monotonic():
                 continue

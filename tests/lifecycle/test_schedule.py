@@ -359,7 +359,7 @@ def test_broken_rows_are_disabled_with_the_reason_and_the_good_ones_tick() -> No
     assert not [row.name for row in broken if row.enabled or row.next_run_at or not row.last_error]
     assert Schedule.objects.get(name="good").enabled
     assert "Did you mean 'Europe/Berlin'?" in Schedule.objects.get(name="broken 3").last_error
-    assert "never fires" in Schedule.objects.get(name="broken 1").last_error
+    assert "never ticks" in Schedule.objects.get(name="broken 1").last_error
 
 
 def test_a_database_that_is_away_disables_no_schedule() -> None:

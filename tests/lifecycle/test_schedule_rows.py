@@ -126,7 +126,7 @@ def test_of_four_threads_that_take_one_name_one_gets_it() -> None:
     [
         ({"every": 0}, "an interval is"),
         ({"cron": "61 * * * *"}, "bad minute"),
-        ({"cron": "0 0 30 2 *"}, "never fires"),
+        ({"cron": "0 0 30 2 *"}, "never ticks"),
         ({"cron": "@daily", "timezone": "Europe/Berln"}, "Did you mean 'Europe/Berlin'?"),
         ({"every": 60, "prioriy": 1}, "Did you mean 'priority'?"),
         ({"every": 60, "job_type": "effects.recor"}, "Did you mean 'effects.record'?"),

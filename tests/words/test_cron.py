@@ -151,8 +151,8 @@ def test_an_expression_is_said_in_english() -> None:
         ("", "it has 0 fields"),
         ("@dayly", "Did you mean '@daily'?"),
         ("@reboot", "unknown nickname"),
-        ("0 0 30 2 *", "never fires"),
-        ("0 0 31 2,4,6 *", "never fires"),
+        ("0 0 30 2 *", "never ticks"),
+        ("0 0 31 2,4,6 *", "never ticks"),
         (f"{','.join('0' * 60)} * * * *", "at most 100"),
         (5, "give a string"),
         (None, "give a string"),
@@ -185,7 +185,7 @@ def test_a_naive_moment_is_refused() -> None:
 
 
 def test_the_end_of_the_calendar_is_no_crash() -> None:
-    with pytest.raises(InvalidJob, match="never fires"):
+    with pytest.raises(InvalidJob, match="never ticks"):
         cron.next_after("0 0 1 1 *", datetime(9999, 6, 1, tzinfo=UTC), "UTC")
 
 

@@ -56,7 +56,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({}, "give exactly one of cron, every and at, not none"),
     ({"cron": "@daily", "every": 5}, "not cron and every"),
     ({"cron": "61 * * * *"}, "bad minute '61'"),
-    ({"cron": "0 0 30 2 *"}, "never fires"),
+    ({"cron": "0 0 30 2 *"}, "never ticks"),
     ({"cron": "@dayly"}, "Did you mean '@daily'?"),
     ({"cron": "@daily", "timezone": "Europe/Berln"}, "Did you mean 'Europe/Berlin'?"),
     ({"every": 0}, "an interval is"),
@@ -201,7 +201,7 @@ def test_two_declarations_of_one_name_are_refused() -> None:
 
 @pytest.mark.usefixtures("_nothing_declared")
 def test_a_wrong_declaration_is_refused_at_once() -> None:
-    with pytest.raises(InvalidJob, match="never fires"):
+    with pytest.raises(InvalidJob, match="never ticks"):
         django_jobs.schedule("nightly", "reports.build", cron="0 0 30 2 *")
     assert not declared()
 
