@@ -7,7 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
+from asgiref.sync import sync_to_async
+from django.db import Error, connections
 
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import Cancelled, TimedOut
@@ -114,14 +115,17 @@ class Coroutines:
                 self._runs[run.job.id] = (run, task)
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
-        result: Completed | Outcome | None
+        result: Completed | Outcome | None = None
         try:
             result = as_completed(run.job, await self._call(run, handler))
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 error = Cancelled() if run.cancel_requested else error
             result = failure(run, handler, handlers, error)
-        self._done(run, result)
+            if isinstance(error, Error):
+                await sync_to_async(_drop_broken_connections)()
+        finally:
+            self._done(run, result)
 
     async def _call(self, run: Run, handler: Handler) -> Any:
         job = run.job
@@ -173,3 +177,9 @@ class Coroutines:
                         return
         finally:
             connections.close_all()
+
+
+def _drop_broken_connections() -> None:
+    """Close what broke under a handler, in the thread that all coroutines share for their database work."""
+    for connection in connections.all(initialized_only=True):
+        connection.close_if_unusable_or_obsolete()

@@ -1,6 +1,7 @@
 """What /proc says about processes, those of others and those that nobody waits for included."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -39,3 +40,22 @@ def _all() -> list[int]:
 def _stat(pid: int) -> list[str]:
     """Return the state, the parent's number and what follows them."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one process holds now."""
+
+    megabytes: float
+    threads: int
+    descriptors: int
+
+
+def usage(pid: int) -> Usage:
+    """Return the resident memory, the threads and the open descriptors of a process; raise OSError when it is gone."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return Usage(
+        megabytes=int(status["VmRSS"].split()[0]) / 1024,
+        threads=int(status["Threads"]),
+        descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
+    )
