@@ -6,11 +6,12 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.models import F
 
 from django_jobs.conf import get_settings
@@ -212,4 +213,5 @@ def discard_connection(alias: str | None = None) -> None:
     connection.run_on_commit = []
     connection.needs_rollback = False
     connection.closed_in_transaction = False
-    connection.close()
+    with suppress(Error):  # a driver may refuse to close what a handler closed underneath; it is forgotten all the same
+        connection.close()
