@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -26,6 +27,17 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 0.01
 
 
+@dataclass(slots=True)
+class Entry:
+    """A run that is not settled yet."""
+
+    run: Run
+    handler: Handler
+    handlers: Registry
+    task: asyncio.Task[None] | None = None
+    has_ended: bool = False
+
+
 class Coroutines:
     """Starts its two threads with the first coroutine job."""
 
@@ -34,7 +46,7 @@ class Coroutines:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seats: threading.Semaphore | None = None
-        self._runs: dict[str, tuple[Run, asyncio.Task[None] | None]] = {}
+        self._runs: dict[str, Entry] = {}
         self._completed: list[Completed] = []
         self._outcomes: list[Outcome] = []
         self._work = threading.Event()
@@ -49,7 +61,7 @@ class Coroutines:
     def held(self) -> dict[str, int]:
         """Return the fence of each job held here."""
         with self._lock:
-            return {job_id: run.job.fence for job_id, (run, _) in self._runs.items()}
+            return {job_id: entry.run.job.fence for job_id, entry in self._runs.items()}
 
     def start(self, run: Run, handler: Handler, handlers: Registry) -> None:
         """Hand a run to the loop; waits while as many run as the process may run at once."""
@@ -57,25 +69,45 @@ class Coroutines:
         assert self._seats is not None
         self._seats.acquire()
         with self._lock:
-            self._runs[run.job.id] = (run, None)
+            self._runs[run.job.id] = Entry(run, handler, handlers)
         loop.call_soon_threadsafe(self._launch, run, handler, handlers)
 
     def cancel(self, requested: dict[str, int]) -> None:
         """Cancel the coroutines of jobs, given as id and fence, that somebody asked to cancel."""
         with self._lock:
-            chosen = [(run, task) for run, task in self._runs.values() if requested.get(run.job.id) == run.job.fence]
-        for run, task in chosen:
-            run.cancel_requested = True
-            if task is not None and self._loop is not None:
-                self._loop.call_soon_threadsafe(task.cancel)
+            chosen = [one for one in self._runs.values() if requested.get(one.run.job.id) == one.run.job.fence]
+        for entry in chosen:
+            entry.run.cancel_requested = True
+            if entry.task is not None and self._loop is not None:
+                self._loop.call_soon_threadsafe(entry.task.cancel)
 
     def give_up(self) -> list[ClaimedJob]:
         """Take every unfinished run away and return its job."""
         with self._lock:
-            runs = [run for run, _ in self._runs.values() if not run.abandoned]
+            runs = [entry.run for entry in self._runs.values() if not entry.run.abandoned]
             for run in runs:
                 run.abandoned = True
             return [run.job for run in runs]
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether any run has a timeout."""
+        with self._lock:
+            return any(entry.run.deadline is not None for entry in self._runs.values())
+
+    def take_overdue(self, grace: float) -> list[Entry]:
+        """Take away the runs that go on `grace` seconds past their timeout: the loop is blocked, or they ignore their end."""
+        before = time.monotonic() - grace
+        with self._lock:
+            overdue = [
+                entry
+                for entry in self._runs.values()
+                if entry.run.deadline is not None and entry.run.deadline < before and not entry.has_ended
+            ]
+            for entry in overdue:
+                entry.run.abandoned = True
+                del self._runs[entry.run.job.id]
+        return overdue
 
     def stop(self) -> None:
         """Settle what is done and end both threads."""
@@ -112,7 +144,7 @@ class Coroutines:
         task = self._loop.create_task(self._execute(run, handler, handlers))
         with self._lock:
             if run.job.id in self._runs:
-                self._runs[run.job.id] = (run, task)
+                self._runs[run.job.id].task = task
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
         result: Completed | Outcome | None = None
@@ -130,6 +162,9 @@ class Coroutines:
     async def _call(self, run: Run, handler: Handler) -> Any:
         job = run.job
         run.started = time.monotonic()
+        if job.timeout_seconds is not None:
+            run.deadline = run.started + job.timeout_seconds
+            self._process.keeper.watch()
         arguments = (Context(run, self._process.id), job.payload) if handler.takes_context else (job.payload,)
         function = traced(job, handler)
         if job.timeout_seconds is None:
@@ -146,6 +181,8 @@ class Coroutines:
     def _done(self, run: Run, result: Completed | Outcome | None) -> None:
         """Keep a result for the settler; this runs on the loop."""
         with self._lock:
+            if run.job.id in self._runs:
+                self._runs[run.job.id].has_ended = True
             if run.abandoned:
                 result = None
             if isinstance(result, Completed):

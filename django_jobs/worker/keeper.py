@@ -11,7 +11,9 @@ from django.db import connections
 
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import TimedOut
+from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle import processes, progress
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.transactions import jobs_alias
 
@@ -47,7 +49,7 @@ class Keeper(threading.Thread):
         self._watching.set()
 
     def run(self) -> None:
-        """Look at every seat, 20 times a second while any is busy, never while none is."""
+        """Look at every seat and the coroutines, 20 times a second while any is busy, never while none is."""
         try:
             while not self._stopped.is_set():
                 self._watching.wait()
@@ -55,6 +57,7 @@ class Keeper(threading.Thread):
                 self._watching.clear()
                 try:
                     busy = [self.look_after(worker) for worker in self._process.workers()]
+                    busy.append(self.look_after_coroutines())
                 except Exception as error:  # without its keeper a process neither times out nor releases
                     self._stopped.wait(self._process.trouble.after(error))
                     processes.discard_connection()
@@ -110,8 +113,27 @@ class Keeper(threading.Thread):
         )
         handler = worker.handlers.find(run.job.job_type)
         if handler is not None:
-            error = TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
-            outcome = judge(run, handler, worker.handlers, error)
-            self._process.settle_results([], [outcome])
-            worker.seat.settled([], [outcome])
+            worker.seat.settled([], [self._settle_timed_out(run, handler, worker.handlers)])
         self._process.recycle()
+
+    def look_after_coroutines(self) -> bool:
+        """Give up coroutines that their loop does not end, and recycle the process; return whether any has a timeout."""
+        grace = get_settings().TIMEOUT_GRACE_SECONDS
+        for entry in self._process.coroutines.take_overdue(grace):
+            logger.error(
+                "job %s (%s) still runs %s seconds after its timeout: it, or another one, blocks the event loop; the process"
+                " will be recycled",
+                entry.run.job.id,
+                entry.run.job.job_type,
+                grace,
+            )
+            self._settle_timed_out(entry.run, entry.handler, entry.handlers)
+            self._process.recycle()
+        return self._process.coroutines.has_deadlines
+
+    def _settle_timed_out(self, run: Run, handler: Handler, handlers: Registry) -> Outcome:
+        error = TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
+        run.timed_out = True
+        outcome = judge(run, handler, handlers, error)
+        self._process.settle_results([], [outcome])
+        return outcome

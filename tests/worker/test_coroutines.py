@@ -1,12 +1,15 @@
-"""Coroutine jobs that harm what they share: the thread of their database work."""
+"""Coroutine jobs that harm what they share: the thread of their database work, the event loop."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
 
-from django_jobs.models import Job
+from django_jobs.models import DeadLetter, Job
+from django_jobs.worker.process import EXIT_RECYCLE
 
 from .conftest import Bench
 
@@ -36,3 +39,32 @@ def _end_session() -> None:
         else:
             cursor.execute("SELECT CONNECTION_ID()")
             cursor.execute(f"KILL {cursor.fetchone()[0]}")
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
+    bench: Bench, settings: Any, blocks: bool
+) -> None:
+    settings.DJANGO_JOBS = {"TIMEOUT_GRACE_SECONDS": 0.3, "SHUTDOWN_GRACE_SECONDS": 1}
+    release = threading.Event()
+
+    async def hang(payload: dict[str, Any]) -> None:
+        while not release.is_set():
+            try:
+                if blocks:
+                    release.wait(60)
+                await asyncio.sleep(0.02)
+            except asyncio.CancelledError:
+                pass
+
+    bench.handle("t.hang", hang, max_retries=0)
+    job = bench.submit("t.hang", timeout_seconds=0.2)
+    process = bench.start()
+    try:
+        assert job.wait(20).status == "dead"
+        assert [*DeadLetter.objects.values_list("reason", flat=True)] == ["timeout"]
+        assert process.wait_until_stopping(20)
+        assert process.exit_code == EXIT_RECYCLE
+    finally:
+        release.set()
+        process.stop(grace=10)
