@@ -8,6 +8,8 @@ from testproject.settings import INSTALLED_APPS, MIDDLEWARE
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.support.effects"]
 if "JOBS_TEST_POINT" in os.environ:
     INSTALLED_APPS.append("tests.support.points")
+if "JOBS_TEST_SQLITE_TIMEOUT" in os.environ:
+    DATABASES["default"]["OPTIONS"]["timeout"] = float(os.environ["JOBS_TEST_SQLITE_TIMEOUT"])  # noqa: F405
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
 CATALOGUE_SCHEDULES = False  # no test shall depend on the time of the day
 

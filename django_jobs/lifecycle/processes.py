@@ -65,10 +65,12 @@ def beat(process_id: str, alias: str | None = None) -> Beat:
     """
     using = alias or jobs_alias()
     mine = WorkerProcess.objects.using(using).filter(pk=process_id, lease_expires_at__isnull=False)
-    renewed = mine.update(
-        beat=F("beat") + 1,
-        heartbeat_at=DbNow(),
-        lease_expires_at=DbNow() + timedelta(seconds=get_settings().LEASE_SECONDS),
+    renewed = retry_transient(
+        lambda: mine.update(
+            beat=F("beat") + 1,
+            heartbeat_at=DbNow(),
+            lease_expires_at=DbNow() + timedelta(seconds=get_settings().LEASE_SECONDS),
+        )
     )
     return Beat(acknowledged=bool(renewed))
 
@@ -76,7 +78,8 @@ def beat(process_id: str, alias: str | None = None) -> Beat:
 def ask_to_stop(process_id: str, alias: str | None = None) -> bool:
     """Ask a process to finish what it runs and leave; return False when it is gone."""
     using = alias or jobs_alias()
-    asked = WorkerProcess.objects.using(using).filter(pk=process_id).update(stopping_at=DbNow())
+    rows = WorkerProcess.objects.using(using).filter(pk=process_id)
+    asked = retry_transient(lambda: rows.update(stopping_at=DbNow()))
     if asked:
         tell_process(process_id, using)
     return bool(asked)

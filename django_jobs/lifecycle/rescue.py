@@ -62,9 +62,8 @@ def rescue_process(process_id: str, beat: int | None = None, alias: str | None =
     while step := run_transaction(lambda: _take_back(Q(worker_id=process_id), using), using):
         rescued += step
     left = Job.objects.using(using).filter(worker_id=process_id, status=JobStatus.RUNNING)
-    WorkerProcess.objects.using(using).filter(pk=process_id, lease_expires_at__isnull=True).filter(
-        ~Exists(left)
-    ).delete()
+    dead = WorkerProcess.objects.using(using).filter(pk=process_id, lease_expires_at__isnull=True)
+    run_transaction(lambda: dead.filter(~Exists(left)).delete(), using)
     return rescued
 
 

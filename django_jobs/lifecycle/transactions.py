@@ -82,16 +82,21 @@ def _once(move: Callable[[], T], using: str) -> T:
 
 
 def retry_transient(statement: Callable[[], T]) -> T:
-    """Call `statement` until it is not refused for a passing reason; at most 30 seconds or 50 times."""
+    """Call `statement` until it is not refused for a passing reason; at most 30 seconds, or 50 times.
+
+    A busy SQLite is waited for by time alone: how long each try takes is the site's option.
+    """
     started = time.monotonic()
-    for number in range(1, TRIES + 1):
+    number = 0
+    while True:
+        number += 1
         try:
             return statement()
         except DatabaseError as error:
-            if number == TRIES or time.monotonic() - started > BUSY_SECONDS or not is_transient(error):
+            tried_enough = number >= TRIES and not _is_sqlite_busy(error)
+            if tried_enough or time.monotonic() - started > BUSY_SECONDS or not is_transient(error):
                 raise
             time.sleep(random.uniform(0.002, 0.01) * min(number, 10))  # noqa: S311  jitter, no secret
-    raise AssertionError("unreachable")
 
 
 @contextmanager

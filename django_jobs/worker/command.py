@@ -48,7 +48,7 @@ class Options:
 def check_ready(options: Options) -> None:
     """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
     trouble = Trouble()
-    stop = _Signals.waiting()
+    stop = _Signals.install().asked
     while not stop.is_set():
         try:
             missing = missing_migrations()
@@ -88,12 +88,6 @@ class _Signals:
         self.again = threading.Event()
 
     @classmethod
-    def waiting(cls) -> threading.Event:
-        """Install the handlers and return the event of the first signal."""
-        found = cls.install()
-        return found.asked
-
-    @classmethod
     def install(cls) -> _Signals:
         """Install the handlers once per process; they only set events, so a signal never breaks into a statement."""
         global _signals
@@ -119,6 +113,11 @@ class _Signals:
 
 
 _signals: _Signals | None = None
+
+
+def answer_signals() -> None:
+    """Take note of signals from now on, instead of ending by them."""
+    _Signals.install()
 
 
 def run_alone(options: Options, out: Any) -> None:

@@ -18,7 +18,7 @@ from django_jobs.lifecycle.settle import settle
 from django_jobs.lifecycle.wake import cascade_all
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.effects.models import Effect
-from tests.support.invariants import check_invariants
+from tests.support.invariants import check_drained, check_invariants
 from tests.support.processes import spawn_workers
 from tests.support.threads import run_in_threads
 from tests.support.waiting import wait_until
@@ -127,6 +127,22 @@ def test_threads_that_settle_shared_dependencies_do_not_deadlock() -> None:
 @pytest.mark.load
 def test_eight_threads_settle_two_thousand_dependencies_of_fifty_jobs() -> None:
     settle_shared(dependencies=2000, dependents=50, threads=8)
+
+
+@pytest.mark.fault
+def test_eight_processes_settle_dependencies_that_share_fifty_dependents() -> None:
+    ids = [f"d{number}" for number in range(400)]
+    django_jobs.submit_many(
+        [NewJob("effects.record", job_id=one) for one in ids]
+        + [NewJob("effects.record", job_id=f"last{n}", depends_on=ids) for n in range(50)]
+    )
+    with spawn_workers("--processes", "8", "--threads", "2", settings={"LEASE_SECONDS": 20}) as workers:
+        wait_until(lambda: not Job.objects.live().exists(), timeout=240, what="the dependents")
+        workers.terminate()
+        assert workers.wait(60) == 0
+        check_drained(output=workers.output())
+    assert "deadlock" not in workers.output().lower()
+    assert Job.objects.filter(status="completed").count() == Effect.objects.count() == 450
 
 
 def drain_graph(nodes: int, kills: int) -> None:

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from django_jobs.conf import get_settings
 from django_jobs.names import queue_problem
-from django_jobs.worker.command import Options, check_ready, run_alone, run_supervised
+from django_jobs.worker.command import Options, answer_signals, check_ready, run_alone, run_supervised
 
 
 class Command(BaseCommand):
@@ -29,6 +29,11 @@ class Command(BaseCommand):
         parser.add_argument("--max-rss", type=_positive, metavar="MB", help="recycle above this memory")
         parser.add_argument("--reload", action="store_true", help="start anew when code changes (for development)")
         parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+
+    def execute(self, *args: Any, **options: Any) -> Any:
+        """Answer signals from here on: the checks that come before the work take their time."""
+        answer_signals()
+        return super().execute(*args, **options)
 
     def handle(self, *args: Any, **given: Any) -> None:
         settings = get_settings()
