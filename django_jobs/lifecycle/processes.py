@@ -118,12 +118,24 @@ def held_by(process_id: str, alias: str | None = None) -> list[Held]:
     return [Held(pk, fence, asked is not None) for pk, fence, asked in running.values_list(*HELD)]
 
 
+def limit_silence(alias: str | None = None) -> None:
+    """Let the connections that this process opens from now on give up a silent server before the lease is over.
+
+    What the site says in its OPTIONS stays.
+    """
+    using = alias or jobs_alias()
+    settings = connections.settings[using]  # one for the connections of all threads
+    defaults = dialect(connections[using]).silence_options(get_settings().LEASE_SECONDS)
+    settings["OPTIONS"] = {**defaults, **(settings.get("OPTIONS") or {})}
+    discard_connection(using)
+
+
 def prepare_connection(process_id: str, alias: str | None = None) -> None:
     """Set up this thread's connection for a worker, and mark it as the process's so that a rescuer can end it."""
     using = alias or jobs_alias()
     connection = connections[using]
     connection.ensure_connection()
-    dialect(connection).prepare_worker(connection)
+    dialect(connection).prepare_worker(connection, get_settings().LEASE_SECONDS)
     session = dialect(connection).name_session(connection, process_id)
     if session is not None:
         retry_transient(lambda: _record_session(process_id, session, using))

@@ -47,6 +47,7 @@ class Options:
 
 def check_ready(options: Options) -> None:
     """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
+    processes.limit_silence()
     trouble = Trouble()
     stop = _Signals.install().asked
     while not stop.is_set():

@@ -25,7 +25,7 @@ def test_workers_live_through_connections_that_end() -> None:
 
 @pytest.mark.fault
 def test_workers_live_through_twenty_seconds_of_connections_that_end(database: Database) -> None:
-    recovery, ended = _cut(jobs=4_000, seconds=20, processes=2)
+    recovery, ended = _cut(jobs=1_500, seconds=20, processes=2)
     print(f"\n{database.vendor}: {ended} connections ended, a job submitted afterwards done after {recovery:.2f} s")
     assert recovery <= 2
 
@@ -54,7 +54,7 @@ def _cut(jobs: int, seconds: float, processes: int) -> tuple[float, int]:
             lambda: Job.objects.filter(pk=submitted[-1], status="completed").exists(), 20, "a job after the cuts"
         )
         recovery = time.monotonic() - last
-        wait_until(lambda: open_jobs() == 0, 120, "the end of all jobs")
+        wait_until(lambda: open_jobs() == 0, 240, "the end of all jobs")
         assert workers.pids() == before, "no process was ended and replaced"
         workers.terminate()
         assert workers.wait(30) == 0

@@ -63,10 +63,10 @@ class Race:
             self.moves["rescued"] += rescue_process(name)
 
     def cancel_some(self) -> None:
-        """Cancel jobs in random order, each of them again and again."""
+        """Cancel jobs in random order, and those that were claimed a moment ago, each of them again and again."""
         source = random.Random(2)
         while not self.is_over():
-            for job_id in source.sample(self.ids, min(len(self.ids), 20)):
+            for job_id in [*source.sample(self.ids, 5), *(job.id for job in self.claims[-5:])]:
                 try:
                     self.moves[f"cancel of a {cancel(job_id)} job"] += 1
                 except InvalidJob:
@@ -100,7 +100,7 @@ def _outcome(job: ClaimedJob, source: random.Random) -> Outcome:
 
 def _race(jobs: int, timeout: float) -> Counter[str]:
     race = Race(jobs)
-    run_in_threads([race.settle_some, race.settle_some, race.die, race.cancel_some], timeout=timeout)
+    run_in_threads([race.settle_some, race.die, race.cancel_some, race.cancel_some], timeout=timeout)
     assert [*race.problems()] == []
     check_invariants(race.ids)
     return race.moves

@@ -62,6 +62,11 @@ ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {pref
 {prefix}unique_lock = CASE WHEN ended.status IN ('scheduled', 'pending') THEN {job}.unique_lock END"""
 
 
+def connect_timeout(lease: float) -> int:
+    """Return how long (seconds) a worker waits for a connection: several tries fit in a lease."""
+    return min(10, max(2, int(lease / 4)))
+
+
 class Dialect(ABC):
     """Write the hot path for one database. Statements take the database's clock, never the host's."""
 
@@ -168,9 +173,13 @@ class Dialect(ABC):
         """Mark this connection as one of the process's, and return its session number where that is needed."""
         return None
 
+    def silence_options(self, lease: float) -> dict[str, Any]:
+        """Return the driver's options by which a connection gives up a silent server before a lease (seconds) is over."""
+        return {}
+
     @abstractmethod
-    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
-        """Set up a connection that belongs to a worker: isolation and waiting as our moves expect them."""
+    def prepare_worker(self, connection: BaseDatabaseWrapper, lease: float) -> None:
+        """Set up a connection that belongs to a worker: isolation and waiting as our moves and the lease (seconds) want."""
 
 
 def _marks(values: Sequence[Any]) -> str:

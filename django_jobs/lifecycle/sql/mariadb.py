@@ -10,7 +10,18 @@ from typing import Any
 from django.db import DatabaseError, IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import CLAIMED_COLUMNS, COMPLETED, ENDED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect, EndedRow
+from .base import (
+    CLAIMED_COLUMNS,
+    COMPLETED,
+    ENDED,
+    FIXED_COLUMNS,
+    INSERT_COLUMNS,
+    JOB,
+    LIVE_PROCESS,
+    Dialect,
+    EndedRow,
+    connect_timeout,
+)
 
 NOW = "UTC_TIMESTAMP(6)"
 ROWS_PER_INSERT = 500
@@ -178,7 +189,10 @@ class MariaDB(Dialect):
             cursor.fetchone()
         return session
 
-    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
+    def silence_options(self, lease: float) -> dict[str, Any]:
+        return {"connect_timeout": connect_timeout(lease)}
+
+    def prepare_worker(self, connection: BaseDatabaseWrapper, lease: float) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 

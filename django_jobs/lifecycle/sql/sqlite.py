@@ -83,5 +83,5 @@ class SQLite(Dialect):
             cursor.execute(f"SELECT {NOW}", ())  # parameters given, so that %% is read as %
             return self.to_datetime(cursor.fetchone()[0])
 
-    def prepare_worker(self, connection: BaseDatabaseWrapper) -> None:
+    def prepare_worker(self, connection: BaseDatabaseWrapper, lease: float) -> None:
         """Do nothing: every transaction on SQLite is serializable."""
