@@ -30,10 +30,10 @@ class Command(BaseCommand):
         parser.add_argument("--reload", action="store_true", help="start anew when code changes (for development)")
         parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
 
-    def execute(self, *args: Any, **options: Any) -> Any:
+    def run_from_argv(self, argv: list[str]) -> None:
         """Answer signals from here on: the checks that come before the work take their time."""
         answer_signals()
-        return super().execute(*args, **options)
+        super().run_from_argv(argv)
 
     def handle(self, *args: Any, **given: Any) -> None:
         settings = get_settings()
