@@ -171,8 +171,13 @@ MOVES = {
 }
 
 
+LONG = ("replay", "rescue", "cancel", "leave")  # seconds each: not in the default run
+
+
 @pytest.mark.quick("sqlite")
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.fault] if name in LONG else []) for name in MOVES]
+)
 def test_a_move_that_is_cut_off_at_any_statement_is_done_whole_or_not_at_all(name: str) -> None:
     statements = _break_at_each(MOVES[name], reply_is_lost=False)
     print(f"{name}: {statements} statements")
