@@ -20,7 +20,7 @@ SETTINGS = {"LEASE_SECONDS": 6, "BASE_DELAY": 0.05, "MAX_DELAY": 0.3}
 
 @pytest.mark.quick("mariadb")
 def test_workers_live_through_connections_that_end() -> None:
-    _cut(jobs=300, seconds=2, processes=1)
+    _cut(jobs=150, seconds=1.5, processes=1)
 
 
 @pytest.mark.fault

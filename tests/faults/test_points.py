@@ -32,8 +32,8 @@ def test_ten_kills_at_a_point_lose_nothing(point: str, tmp_path: Path, database:
 
 
 @pytest.mark.quick("sqlite")
-def test_two_kills_inside_the_wake_lose_no_wake(tmp_path: Path) -> None:
-    _kill_at("inside the wake", tmp_path / "count", times=2, jobs=20)
+def test_a_kill_inside_the_wake_loses_no_wake(tmp_path: Path) -> None:
+    _kill_at("inside the wake", tmp_path / "count", times=1, jobs=20)
 
 
 def _kill_at(point: str, count_file: Path, *, times: int, jobs: int) -> tuple[int, int]:
