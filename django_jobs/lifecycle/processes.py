@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
 
 from django_jobs.conf import get_settings
@@ -199,13 +200,14 @@ def paused_queues(alias: str | None = None) -> set[str]:
     return set(paused.values_list("name", flat=True))
 
 
-def check_connection(alias: str | None = None) -> None:
-    """Replace this thread's connection when it is broken, closed or stuck in a transaction that a handler left."""
+def check_connection(alias: str | None = None) -> BaseDatabaseWrapper:
+    """Return this thread's connection, closed when it was broken or stuck in a transaction that a handler left."""
     connection = connections[alias or jobs_alias()]
-    if connection.connection is None:
-        return
-    if connection.in_atomic_block or connection.errors_occurred or connection.needs_rollback or _is_dirty(connection):
+    if connection.connection is not None and (
+        connection.in_atomic_block or connection.errors_occurred or connection.needs_rollback or _is_dirty(connection)
+    ):
         discard_connection(alias)
+    return connection
 
 
 def _is_dirty(connection: object) -> bool:
@@ -213,7 +215,7 @@ def _is_dirty(connection: object) -> bool:
     raw = getattr(connection, "connection", None)
     vendor = getattr(connection, "vendor", "")
     if vendor == "postgresql":
-        return bool(raw.closed or raw.info.transaction_status != 0)  # type: ignore[union-attr]
+        return bool(raw.pgconn.transaction_status)  # type: ignore[union-attr]  # 0: idle; a closed one has no status
     if vendor == "sqlite":
         return bool(raw.in_transaction)  # type: ignore[union-attr]
     return not getattr(connection, "get_autocommit")()  # noqa: B009

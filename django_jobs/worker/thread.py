@@ -15,7 +15,7 @@ from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.release import release_unstarted
-from django_jobs.lifecycle.transactions import is_away, is_transient, jobs_alias
+from django_jobs.lifecycle.transactions import is_away, is_transient
 from django_jobs.text import shown
 from django_jobs.values import is_integer, is_seconds
 
@@ -217,8 +217,7 @@ class Worker(threading.Thread):
 
     def _prepare(self) -> None:
         """Set up the connection when it is a new one; check it when it is an old one."""
-        processes.check_connection()
-        connection = connections[jobs_alias()]
+        connection = processes.check_connection()
         if connection.connection is None or connection.connection is not self._prepared:
             processes.prepare_connection(self.process.id)
             self._prepared = connection.connection

@@ -12,7 +12,9 @@ from django.utils import timezone
 from django_jobs.ids import new_id
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim, promote
+from django_jobs.lifecycle.outcome import Completed
 from django_jobs.lifecycle.processes import queues_with_work
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Job
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
@@ -80,6 +82,18 @@ def test_a_claim_walks_the_index_of_ready_jobs_in_its_order() -> None:
     assert "django_jobs_job_ready" in plan, plan
     for sort in ("Sort", "filesort", "TEMP B-TREE"):
         assert sort not in plan, plan
+
+
+def test_a_batch_is_claimed_and_settled_by_its_keys_without_reading_the_table() -> None:
+    with recorded() as statements:
+        jobs = claim("q1", 100, "p")
+        settle([Completed(job.id, job.fence, None) for job in jobs], [], "p")
+    updates = [(sql, params) for sql, params in statements if "UPDATE" in sql and "django_jobs_job" in sql]
+    assert len(updates) == 2 + (connection.vendor == "mysql")  # there a claim is picked FOR UPDATE first
+    for sql, params in updates:
+        plan = plan_of(sql, params)
+        for whole in ("Seq Scan on django_jobs_job", "SCAN django_jobs_job", "job ALL"):
+            assert whole not in plan, plan
 
 
 def test_a_promotion_walks_the_index_of_due_jobs() -> None:

@@ -38,35 +38,36 @@ _TYPES = {
 # Text sorts as the times do, and is not parsed for jobs whose handler never asks.
 _CLAIMED_CASTS = {"available_at": "::text", "created_at": "::text"}
 
-# The CTE is materialised because a nested-loop plan without it claimed 200 rows for LIMIT 1 (docs/decisions.md).
+# `= ANY(ARRAY(…))` takes each row by its primary key. Joined to what was picked, the planner reads the whole table for a batch as
+# long as it has some ten thousand rows, and a nested loop once claimed 200 rows for LIMIT 1 (docs/decisions.md).
 _CLAIM = f"""
-WITH picked AS MATERIALIZED (
+UPDATE {JOB} AS job SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
+WHERE id = ANY(ARRAY(
     SELECT id FROM {JOB}
     WHERE status = 'pending' AND pending_dependencies = 0 AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
-    ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
-UPDATE {JOB} AS job SET status = 'running', fence = job.fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
-FROM picked WHERE job.id = picked.id
+    ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(f"job.{name}{_CLAIMED_CASTS.get(name, '')}" for name in CLAIMED_COLUMNS)}"""
 
 _COMPLETE = f"""
+WITH done AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS given(id, fence, result))
 UPDATE {JOB} AS job SET {COMPLETED.format(job="job", now=NOW)}, result = done.result::jsonb
-FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS done(id, fence, result)
-WHERE job.id = done.id AND job.fence = done.fence
+FROM done WHERE job.id = ANY(ARRAY(SELECT id FROM done)) AND job.id = done.id AND job.fence = done.fence
 RETURNING job.id"""
 
 _END = f"""
+WITH ended AS MATERIALIZED (
+    SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::float8[], %s::int[], %s::int[], %s::text[])
+        AS given(id, fence, status, delay, spent, crashes, error))
 UPDATE {JOB} AS job SET {ENDED.format(prefix="", job="job", now=NOW, due=f"{NOW} + ended.delay * INTERVAL '1 second'")}
-FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::float8[], %s::int[], %s::int[], %s::text[])
-    AS ended(id, fence, status, delay, spent, crashes, error)
-WHERE job.id = ended.id AND job.fence = ended.fence
+FROM ended WHERE job.id = ANY(ARRAY(SELECT id FROM ended)) AND job.id = ended.id AND job.fence = ended.fence
 RETURNING job.id"""
 
 _PROMOTE = f"""
-WITH due AS MATERIALIZED (
+UPDATE {JOB} AS job SET status = 'pending', updated_at = {NOW}
+WHERE id = ANY(ARRAY(
     SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW}
-    ORDER BY available_at LIMIT %s FOR UPDATE SKIP LOCKED)
-UPDATE {JOB} AS job SET status = 'pending', updated_at = {NOW} FROM due WHERE job.id = due.id RETURNING job.queue"""
-
+    ORDER BY available_at LIMIT %s FOR UPDATE SKIP LOCKED))
+RETURNING queue"""
 
 _RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
 
@@ -98,7 +99,7 @@ class PostgreSQL(Dialect):
 
     def claim(self, connection: BaseDatabaseWrapper, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
-            cursor.execute(_CLAIM, (queue, process_id, queue, limit, process_id))
+            cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:  # an UPDATE returns its rows in no order
             rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
