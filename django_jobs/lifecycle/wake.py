@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from django.db import connections
-from django.db.models import Count, F, OuterRef, Subquery, Value
+from django.db.models import Case, Count, F, OuterRef, Subquery, Value, When
 from django.db.models.functions import Coalesce
 
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus, OnFailure
@@ -61,26 +61,47 @@ def settle_dependents(ids: Sequence[str], alias: str) -> None:
 
 
 def continue_cascade(alias: str | None = None) -> int:
-    """Fail up to STEP jobs whose dependency ended badly, in a transaction of its own; return how many edges were treated.
+    """Fail jobs whose dependency ended badly, and those behind them, along STEP edges or a few more; return how many edges.
 
-    Nothing but the rows says what is left, so a killed process leaves nothing behind that another one does not find.
+    One transaction of its own. Nothing but the rows says what is left, so a killed process leaves nothing behind that
+    another one does not find.
     """
     using = alias or jobs_alias()
 
     def move() -> int:
-        left = JobDependency.objects.using(using).filter(state=DependencyState.OPEN, depends_on__status__in=ENDED_BADLY)
-        columns = left.order_by("depends_on_id", "job_id").values_list("depends_on_id", *OpenEdge._fields)
-        found = list(columns[:STEP])
+        left = JobDependency.objects.using(using).filter(state=DependencyState.OPEN)
+        columns = left.values_list("depends_on__status", *OpenEdge._fields)
+        first = columns.filter(depends_on__status__in=ENDED_BADLY).order_by("depends_on_id", "job_id")[:STEP]
+        found = _behind([OpenEdge._make(row[1:]) for row in first], using)
         if not found:
             return 0
-        # Others may be at the same edges, or replay the dependency: what still holds under its lock is ours to treat.
-        _lock({row[0] for row in found}, using)
-        edges = [OpenEdge._make(row[1:]) for row in columns.filter(pk__in=[row[1] for row in found])]
+        # Others may be at the same edges, or replay the dependency: what still holds under the locks is ours to treat.
+        _lock({name for edge in found for name in (edge.job_id, edge.depends_on_id)}, using)
+        status = {row[1]: row[0] for row in columns.filter(pk__in=[edge.id for edge in found])}
+        bad = {edge.depends_on_id for edge in found if status.get(edge.id) in ENDED_BADLY}
+        edges = []
+        for edge in found:  # a dependency's own edge comes before those to its dependents
+            if edge.id in status and edge.depends_on_id in bad:
+                edges.append(edge)
+                if edge.on_failure == OnFailure.FAIL:
+                    bad.add(edge.job_id)
         _satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN], using)
         _break([edge for edge in edges if edge.on_failure == OnFailure.FAIL], using)
         return len(edges)
 
     return run_transaction(move, using)
+
+
+def _behind(edges: list[OpenEdge], alias: str) -> list[OpenEdge]:
+    """Return edges with those behind the jobs that will fail by them, layer by layer, until there are STEP."""
+    found = list(edges)
+    seen: set[str] = set()
+    while edges and len(found) < STEP:
+        failing = {edge.job_id for edge in edges if edge.on_failure == OnFailure.FAIL} - seen
+        seen |= failing
+        edges = _open_edges(sorted(failing), alias)[: STEP - len(found)]
+        found += edges
+    return found
 
 
 def cascade_all(alias: str | None = None) -> int:
@@ -100,11 +121,8 @@ def cascade_for(seconds: float, alias: str | None = None) -> int:
 
 def fail_broken(ids: Sequence[str], alias: str) -> list[str]:
     """Fail new jobs that depend on one that ended badly before they were submitted; return their ids."""
-    failed: list[str] = []
     edges = JobDependency.objects.using(alias).filter(job_id__in=ids, state=DependencyState.BROKEN)
-    culprits = {edge.job_id: edge.depends_on_id for edge in edges.order_by("-depends_on_id")}
-    for job_id in sorted(culprits):
-        failed += _fail([job_id], culprits[job_id], alias)
+    failed = _fail({edge.job_id: edge.depends_on_id for edge in edges.order_by("-depends_on_id")}, alias)
     settle_dependents(failed, alias)
     return failed
 
@@ -182,27 +200,37 @@ def _break(edges: Sequence[OpenEdge], alias: str) -> list[str]:
     _lock(dependents, alias)
     _close(edges, DependencyState.BROKEN, alias)
     recount(dependents, alias)
-    culprits: dict[str, list[str]] = {}
-    for job_id, culprit in {edge.job_id: edge.depends_on_id for edge in edges}.items():
-        culprits.setdefault(culprit, []).append(job_id)
-    return [job_id for culprit, ids in sorted(culprits.items()) for job_id in _fail(ids, culprit, alias)]
+    return _fail({edge.job_id: edge.depends_on_id for edge in edges}, alias)
 
 
-def _fail(ids: Sequence[str], culprit_id: str, alias: str) -> list[str]:
-    """Fail waiting jobs because of a dependency, with an error that names it; return those that were still waiting."""
+def _fail(culprits: Mapping[str, str], alias: str) -> list[str]:
+    """Fail jobs that still wait, each with an error that names the dependency it failed by; return those."""
     from .events import failed_by_dependency
 
-    waiting = Job.objects.using(alias).filter(pk__in=ids, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED))
-    failed = sorted(waiting.values_list("pk", flat=True))
-    culprit = Job.objects.using(alias).filter(pk=culprit_id).values_list("job_type", "status").first()
-    described = f"{culprit_id} ({culprit[0]}) ended {culprit[1]}" if culprit else f"{culprit_id} is gone"
-    waiting.update(
-        status=JobStatus.FAILED,
-        fence=F("fence") + 1,
-        error=Value(f"dependency {described}"),
-        finished_at=DbNow(),
-        updated_at=DbNow(),
-        unique_lock=None,
-    )
+    failed: list[str] = []
+    for chunk in _chunks(sorted(culprits)):
+        waiting = Job.objects.using(alias).filter(pk__in=chunk, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED))
+        chosen = list(waiting.order_by("pk").values_list("pk", flat=True))
+        failed += chosen
+        if chosen:
+            errors = _errors({job_id: culprits[job_id] for job_id in chosen}, set(failed), alias)
+            waiting.update(
+                status=JobStatus.FAILED,
+                fence=F("fence") + 1,
+                error=Case(*(When(pk__in=ids, then=Value(error)) for error, ids in errors.items())),
+                finished_at=DbNow(),
+                updated_at=DbNow(),
+                unique_lock=None,
+            )
     failed_by_dependency(failed, alias)
     return failed
+
+
+def _errors(culprits: Mapping[str, str], failing: Collection[str], alias: str) -> dict[str, list[str]]:
+    """Return the jobs of each error text."""
+    named = Job.objects.using(alias).filter(pk__in=set(culprits.values())).values_list("pk", "job_type", "status")
+    ends = {pk: f"{pk} ({job_type}) ended {'failed' if pk in failing else status}" for pk, job_type, status in named}
+    errors: dict[str, list[str]] = {}
+    for job_id, culprit in culprits.items():
+        errors.setdefault(f"dependency {ends.get(culprit, f'{culprit} is gone')}", []).append(job_id)
+    return errors
