@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -20,6 +22,7 @@ from .wake import STEP, recount
 
 logger = logging.getLogger("django_jobs")
 REVIVABLE = Q(state=DependencyState.BROKEN) & Q(job__status=JobStatus.FAILED)
+LIVE_AGAIN = ~Q(depends_on__status__in=ENDED_BADLY)
 
 
 def replay(job_id: str, *, by: Any = None, dependents: bool = True, alias: str | None = None) -> None:
@@ -103,41 +106,65 @@ def start_over(ids: list[str], using: str) -> None:
 
 
 def revive_step(using: str) -> int:
-    """Let up to STEP jobs wait again whose broken dependency is live again; return how many.
+    """Let jobs wait again whose broken dependency is live again, and those behind them, along STEP edges; return how many.
 
     The rows say what is left: a broken edge to a job that is not ended. The first STEP jobs are part of the replay's own
     transaction; after a crash any process goes on with the others. Each step leaves the counts right.
     """
-    edges = list(
-        JobDependency.objects.using(using)
-        .filter(REVIVABLE, ~Q(depends_on__status__in=ENDED_BADLY))
-        .order_by("job_id")
-        .values_list("pk", "job_id")[:STEP]
+    broken = JobDependency.objects.using(using).filter(REVIVABLE)
+    ids = _behind(
+        broken, sorted(set(broken.filter(LIVE_AGAIN).order_by("job_id").values_list("job_id", flat=True)[:STEP]))
     )
-    if not edges:
+    if not ids:
         return 0
-    ids = sorted({job_id for _, job_id in edges})
-    list(Job.objects.using(using).filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
-    keys = [key for key, _ in edges]
-    chosen = JobDependency.objects.using(using).filter(pk__in=keys)
-    done = list(chosen.filter(depends_on__status=JobStatus.COMPLETED).values_list("pk", flat=True))
-    JobDependency.objects.using(using).filter(pk__in=keys).exclude(pk__in=done).update(state=DependencyState.OPEN)
-    JobDependency.objects.using(using).filter(pk__in=done).update(state=DependencyState.SATISFIED)
-    failed = list(Job.objects.using(using).filter(pk__in=ids, status=JobStatus.FAILED).values_list("pk", "queue"))
-    still_broken = set(
-        JobDependency.objects.using(using)
-        .filter(job_id__in=ids, state=DependencyState.BROKEN)
-        .values_list("job_id", flat=True)
-    )
+    jobs = Job.objects.using(using).filter(pk__in=ids).order_by("pk").select_for_update()
+    queue_of = dict(jobs.filter(status=JobStatus.FAILED).values_list("pk", "queue"))
+    edges = list(broken.filter(job_id__in=ids).values_list("pk", "job_id", "depends_on_id", "depends_on__status"))
+    free = _free(edges)
+    satisfied = [pk for pk, _, _, status in edges if status == JobStatus.COMPLETED]
+    again = [pk for pk, _, name, status in edges if status not in (*ENDED_BADLY, JobStatus.COMPLETED) or name in free]
+    JobDependency.objects.using(using).filter(pk__in=again).update(state=DependencyState.OPEN)
+    JobDependency.objects.using(using).filter(pk__in=satisfied).update(state=DependencyState.SATISFIED)
     recount(ids, using)
-    free = [job_id for job_id, _ in failed if job_id not in still_broken]
-    if free:
-        start_over(free, using)
-        for job_id in free:
+    chosen = sorted(free & queue_of.keys())
+    if chosen:
+        start_over(chosen, using)
+        for job_id in chosen:
             announce(signals.job_replayed, job_id, using)
-        for queue in {queue for job_id, queue in failed if job_id in free}:
+        for queue in {queue_of[job_id] for job_id in chosen}:
             announce_work(queue, using)
-    return len(edges)
+    return len(again) + len(satisfied)
+
+
+def _behind(broken: Any, ids: list[str]) -> list[str]:
+    """Return jobs with those behind them that may wait again, too, layer by layer, until there are STEP or a few more."""
+    found = dict.fromkeys(ids)
+    layer = ids
+    while layer and len(found) < STEP:
+        behind = broken.filter(depends_on_id__in=layer).order_by("job_id").values_list("job_id", flat=True)
+        layer = [job_id for job_id in dict.fromkeys(behind[:STEP]) if job_id not in found]
+        found.update(dict.fromkeys(layer))
+    return sorted(found)
+
+
+def _free(edges: Sequence[tuple[int, str, str, str]]) -> set[str]:
+    """Return the jobs none of whose broken edges leads to a job that stays ended badly."""
+    behind: dict[str, list[str]] = {}
+    held = Counter(job_id for _, job_id, _, _ in edges)
+    for _, job_id, depends_on, status in edges:
+        if status in ENDED_BADLY:
+            behind.setdefault(depends_on, []).append(job_id)
+        else:
+            held[job_id] -= 1
+    layer = [job_id for job_id, number in held.items() if not number]
+    free = set(layer)
+    while layer:
+        for job_id in behind.get(layer.pop(), []):
+            held[job_id] -= 1
+            if not held[job_id]:
+                free.add(job_id)
+                layer.append(job_id)
+    return free
 
 
 def run_now(job_id: str, alias: str | None = None) -> None:

@@ -33,8 +33,10 @@ def _cancelled(sender: type, job: Job, **kwargs: Any) -> None:
 
 
 def _failed(sender: type, job: Job, **kwargs: Any) -> None:
+    from .results import is_task
+
     # A failed job with a letter is announced as dead too, and one that is tried again has not finished.
-    if job.status == "failed" and not job.dead_letters.open().exists():
+    if job.status == "failed" and is_task(job) and not job.dead_letters.open().exists():
         _finished(job)
 
 

@@ -9,7 +9,7 @@ from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
 from django_jobs.lifecycle.settle import settle
-from django_jobs.lifecycle.wake import cascade_all
+from django_jobs.lifecycle.wake import cascade_all, continue_cascade
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.processes import manage
 
@@ -131,6 +131,33 @@ def test_a_dead_root_fails_and_revives_thousands_in_steps() -> None:
     assert Job.objects.filter(status="failed").count() == 1200
     Job.objects.get(pk="root").replay()
     assert Job.objects.filter(status="pending", pending_dependencies=1).count() == 1200
+
+
+def test_one_step_goes_through_all_layers_and_a_replay_frees_only_what_nothing_else_holds() -> None:
+    """Below the root a chain; at its end one job that another dead job holds as well, and one that runs anyway."""
+    chain("root", *(f"c{link}" for link in range(30)))
+    django_jobs.submit("effects.record", {}, job_id="other")
+    django_jobs.submit_many(
+        [
+            NewJob("effects.record", job_id="both", depends_on=["c29", "other"]),
+            NewJob("effects.record", job_id="behind", depends_on=["both"]),
+            NewJob("effects.record", job_id="anyway", depends_on=["c29"], on_dependency_failure="run"),
+        ]
+    )
+    for job in claim("default", 2, "p"):
+        kill(job)
+    assert continue_cascade() > 29
+    assert continue_cascade() == 0
+    assert statuses("c0", "c29", "both", "behind", "anyway") == ["failed"] * 4 + ["pending"]
+    assert Job.objects.get(pk="c29").error == "dependency c28 (effects.record) ended failed"
+    assert [job.id for job in claim("default", 5, "p")] == ["anyway"]
+
+    Job.objects.get(pk="root").replay()
+    assert statuses("c0", "c29", "both", "behind") == ["pending", "pending", "failed", "failed"]
+    Job.objects.get(pk="other").replay()
+    assert statuses("both", "behind") == ["pending", "pending"]
+    pending = dict(Job.objects.values_list("pk", "pending_dependencies"))
+    assert (pending["both"], pending["behind"], pending["c0"], pending["root"]) == (2, 1, 1, 0)
 
 
 def test_a_dependency_can_be_added_to_a_waiting_job_but_never_a_circle() -> None:

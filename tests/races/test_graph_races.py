@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from django.db.models import F
@@ -194,14 +195,26 @@ def test_a_random_graph_drains_in_order_over_four_processes() -> None:
     drain_graph(300, kills=2)
 
 
-@pytest.mark.load
-def test_a_dead_root_fails_twenty_thousand_jobs_and_a_replay_brings_all_back() -> None:
+def tree() -> list[NewJob]:
     """A tree below one root: 200 jobs that depend on it, and 99 below each of those."""
-    processes.register("p", queues=[], threads=1)
     batch = [NewJob("effects.record", job_id="root")]
     for branch in range(200):
         batch.append(NewJob("effects.record", job_id=f"b{branch}", depends_on=["root"]))
         batch += [NewJob("effects.record", job_id=f"b{branch}.{leaf}", depends_on=[f"b{branch}"]) for leaf in range(99)]
+    return batch
+
+
+def chain() -> list[NewJob]:
+    """A root and 20,000 jobs that depend each on the one before."""
+    below = [NewJob("effects.record", job_id=f"c{link}", depends_on=[f"c{link - 1}"]) for link in range(1, 20_000)]
+    return [NewJob("effects.record", job_id="root"), NewJob("effects.record", job_id="c0", depends_on=["root"]), *below]
+
+
+@pytest.mark.load
+@pytest.mark.parametrize("shape", [tree, chain])
+def test_a_dead_root_fails_twenty_thousand_jobs_and_a_replay_brings_all_back(shape: Callable[[], list[NewJob]]) -> None:
+    processes.register("p", queues=[], threads=1)
+    batch = shape()
     for start in range(0, len(batch), 5000):
         django_jobs.submit_many(batch[start : start + 5000])
     (root,) = claim("default", 1, "p")
