@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from asgiref.sync import sync_to_async
 
 from .handlers import make_handler, registry
-from .newjob import NewJob
+from .newjob import NewJob, SubmitOptions
 from .schedules import declare
 
 if TYPE_CHECKING:
     from .models import Job
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
 
 
-class JobFunction(Protocol):
+class JobFunction(Protocol[P, R]):
     """A handler as `@job` returns it: the function itself, with its submit methods."""
 
     __name__: str
     job_type: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
-    def submit(self, payload: Mapping[str, Any] | None = None, **options: Any) -> Job:
+    def submit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
         """Submit a job of this type; the options are those of `django_jobs.submit`."""
 
-    async def asubmit(self, payload: Mapping[str, Any] | None = None, **options: Any) -> Job:
+    async def asubmit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
         """Submit a job of this type from async code."""
 
 
 @overload
-def job(function: Callable[..., Any], /) -> JobFunction: ...
+def job(function: Callable[P, R], /) -> JobFunction[P, R]: ...
 
 
 @overload
@@ -57,7 +58,7 @@ def job(
     every: timedelta | float | None = None,
     cron: str | None = None,
     timezone: str | None = None,
-) -> Callable[[Callable[..., Any]], JobFunction]: ...
+) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
 
 def job(job_type: Any = None, **options: Any) -> Any:
@@ -83,32 +84,32 @@ def job(job_type: Any = None, **options: Any) -> Any:
     if callable(job_type):
         return _register(job_type, None, options)
 
-    def decorate(function: Callable[..., Any]) -> JobFunction:
+    def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
         return _register(function, job_type, options)
 
     return decorate
 
 
-def _register(function: Callable[..., Any], job_type: str | None, options: dict[str, Any]) -> JobFunction:
+def _register(function: Callable[P, R], job_type: str | None, options: dict[str, Any]) -> JobFunction[P, R]:
     timing = {key: options.pop(key) for key in ("every", "cron", "timezone") if key in options}
     name = registry.register(make_handler(function, job_type, options)).job_type
     if timing:
         declare(name, name, **timing)
 
-    def submit_this(payload: Mapping[str, Any] | None = None, **given: Any) -> Job:
+    def submit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitOptions]) -> Job:
         return submit(name, payload, **given)
 
-    async def asubmit_this(payload: Mapping[str, Any] | None = None, **given: Any) -> Job:
+    async def asubmit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitOptions]) -> Job:
         return await asubmit(name, payload, **given)
 
     decorated = cast(Any, function)
     decorated.job_type = name
     decorated.submit = submit_this
     decorated.asubmit = asubmit_this
-    return cast(JobFunction, decorated)
+    return cast(JobFunction[P, R], decorated)
 
 
-def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> Job:
+def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
     """Write a job in the caller's transaction and return it; a worker starts it after the commit.
 
     Args:
@@ -129,7 +130,7 @@ def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: A
     return lifecycle.submit(job_type, payload, options=options)
 
 
-async def asubmit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> Job:
+async def asubmit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
     """Submit from async code; see `submit`."""
     return await sync_to_async(submit)(job_type, payload, **options)
 
