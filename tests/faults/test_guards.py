@@ -11,7 +11,7 @@ from django.db import connection, connections, transaction
 from django.db.models import F
 
 from django_jobs import submit
-from django_jobs.lifecycle import processes, release, rescue, schedule, wake
+from django_jobs.lifecycle import processes, release, rescue, schedule
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.notify import listen_in_process
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
@@ -92,7 +92,7 @@ def without_lease_in_claim(database: Database) -> Iterator[None]:
 
 @contextmanager
 def without_lock_in_wake(database: Database) -> Iterator[None]:
-    with mock.patch.object(wake, "_lock", return_value=None):
+    with mock.patch.object(type(dialect(connection)), "write_lock", ""):
         yield
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from asgiref.sync import SyncToAsync
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import ConnectionHandler, DatabaseError, connections, transaction
@@ -200,11 +201,16 @@ def default_database_at(url: str) -> Iterator[None]:
             os.environ["DATABASE_URL"] = before_url
 
 
-def _point(setting: dict[str, Any]) -> None:
+def _forget() -> None:
     connections.close_all()
     with suppress(AttributeError):  # this thread has not used it yet
         del connections["default"]
+
+
+def _point(setting: dict[str, Any]) -> None:
+    _forget()
     connections.settings["default"] = setting
+    SyncToAsync.single_thread_executor.submit(_forget).result()  # the thread of all coroutines' database work
     ContentType.objects.clear_cache()  # it remembers ids by alias, and the alias stays
 
 

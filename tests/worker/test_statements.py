@@ -22,6 +22,7 @@ from .conftest import Bench
 
 pytestmark = pytest.mark.django_db(transaction=True)
 POLL = 0.02
+BURST = 5  # a heartbeat and the looks of a rescue, which come every 15 s, may all fall into a short count
 
 
 class Statements:
@@ -68,7 +69,7 @@ def test_an_idle_process_asks_little(database: Database) -> None:
     others = len(seen) - sum(thread == "worker" for thread, _ in seen)
     assert others <= 2 + 1.2 * lasted, seen
     if database.vendor == "postgresql":
-        assert len(seen) <= 2 * lasted, seen
+        assert len(seen) <= 2 * lasted + BURST, seen
     else:
         assert len(seen) - others <= 2 + lasted / POLL, "one look a poll interval, however many threads wait"
 
