@@ -45,7 +45,9 @@ def _lock_held_again_and_again(seconds: float, pause: float = 0.05) -> Iterator[
     held = threading.Event()
 
     def write() -> None:
-        with closing(sqlite3.connect(connections.settings["default"]["NAME"], 60, isolation_level=None)) as site:
+        with closing(
+            sqlite3.connect(connections.settings["default"]["NAME"], timeout=60, isolation_level=None)
+        ) as site:
             while not end.is_set():
                 site.execute("BEGIN IMMEDIATE")
                 held.set()
