@@ -2,10 +2,23 @@
 # ruff: noqa: DJ001  the columns are those of the table it stands for
 
 import uuid
+from typing import Any
 
 from django.db import connection, models
 from django.db.models import Q
 from django.utils import timezone
+
+
+class Text(models.CharField):
+    """Text with the binary order of a job's, and like it without PostgreSQL's second index for LIKE."""
+
+    def db_type(self, connection: Any) -> str | None:
+        given = super().db_type(connection) or ""
+        return given.replace("varchar", "character varying") if connection.vendor == "postgresql" else given
+
+    def db_parameters(self, connection: Any) -> Any:
+        collations = {"postgresql": "C", "mysql": "utf8mb4_nopad_bin"}
+        return super().db_parameters(connection) | {"collation": collations.get(connection.vendor)}
 
 
 def _ready_index() -> models.Index:
@@ -30,6 +43,11 @@ def _due_index() -> models.Index:
     return models.Index(fields=["scheduled_at"], name="bare_due")
 
 
+def _unique() -> models.UniqueConstraint:
+    held = Q(unique_lock__isnull=False) if connection.features.supports_partial_indexes else None
+    return models.UniqueConstraint(fields=["unique_lock"], name="bare_unique", condition=held)
+
+
 def new_id() -> str:
     """Return a time-ordered id."""
     return f"{int(timezone.now().timestamp() * 1_000_000):016x}{uuid.uuid4().hex[:16]}"
@@ -38,12 +56,12 @@ def new_id() -> str:
 class BareJob(models.Model):
     """A row as wide as a django_jobs job."""
 
-    id = models.CharField(primary_key=True, max_length=64, default=new_id)
-    job_type = models.CharField(max_length=200)
-    queue = models.CharField(max_length=64, default="default")
+    id = Text(primary_key=True, max_length=64, default=new_id)
+    job_type = Text(max_length=200)
+    queue = Text(max_length=64, default="default")
     payload = models.JSONField(default=dict)
     rank = models.SmallIntegerField(default=0)
-    status = models.CharField(max_length=10, default="pending")
+    status = Text(max_length=10, default="pending")
     scheduled_at = models.DateTimeField(null=True)
     available_at = models.DateTimeField(default=timezone.now)
     created_at = models.DateTimeField(default=timezone.now)
@@ -56,11 +74,11 @@ class BareJob(models.Model):
     result = models.JSONField(null=True)
     error = models.TextField(null=True)
     metadata = models.JSONField(default=dict)
-    unique_key = models.CharField(max_length=200, null=True)
-    unique_lock = models.CharField(max_length=200, null=True, unique=True)
+    unique_key = Text(max_length=200, null=True)
+    unique_lock = Text(max_length=200, null=True)
     pending_dependencies = models.PositiveIntegerField(default=0)
     fence = models.BigIntegerField(default=0)
-    worker_id = models.CharField(max_length=128, null=True)
+    worker_id = Text(max_length=128, null=True)
     crash_count = models.PositiveSmallIntegerField(default=0)
     cancel_requested_at = models.DateTimeField(null=True)
     progress = models.FloatField(null=True)
@@ -68,6 +86,7 @@ class BareJob(models.Model):
     class Meta:
         app_label = "djangosite"
         db_table = "bare_job"
+        constraints = (_unique(),)
         indexes = (_ready_index(), _held_index(), _due_index())
 
     def __str__(self) -> str:

@@ -28,12 +28,12 @@ NOW = {
     "mariadb": "UTC_TIMESTAMP(6)",
 }
 READY = "queue = 'default' AND status = 'pending' AND pending_dependencies = 0 ORDER BY rank, available_at, id"
-CLAIM = """WITH picked AS MATERIALIZED (SELECT id FROM bare_job WHERE {ready} LIMIT {batch} FOR UPDATE SKIP LOCKED)
-    UPDATE bare_job j SET status = 'running', worker_id = 'w', started_at = {now}, updated_at = {now}, fence = fence + 1
-    FROM picked WHERE j.id = picked.id RETURNING j.id, j.job_type, j.payload, j.fence"""
-SETTLE = """UPDATE bare_job j SET status = 'completed', finished_at = {now}, updated_at = {now}, fence = j.fence + 1,
-    result = NULL FROM unnest(%s::text[], %s::bigint[]) AS done(id, fence)
-    WHERE j.id = done.id AND j.fence = done.fence"""
+CLAIM = """UPDATE bare_job j SET status = 'running', worker_id = 'w', started_at = {now}, updated_at = {now}, fence = fence + 1
+    WHERE id = ANY(ARRAY(SELECT id FROM bare_job WHERE {ready} LIMIT {batch} FOR UPDATE SKIP LOCKED))
+    RETURNING j.id, j.job_type, j.payload, j.fence"""
+SETTLE = """WITH done AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::bigint[]) AS given(id, fence))
+    UPDATE bare_job j SET status = 'completed', finished_at = {now}, updated_at = {now}, fence = j.fence + 1,
+    result = NULL FROM done WHERE j.id = ANY(ARRAY(SELECT id FROM done)) AND j.id = done.id AND j.fence = done.fence"""
 CLAIM_IN = """UPDATE bare_job SET status = 'running', worker_id = 'w', started_at = {now}, updated_at = {now},
     fence = fence + 1 WHERE id IN ({ids})"""
 SETTLE_ONE = """UPDATE bare_job SET status = 'completed', finished_at = {now}, updated_at = {now}, fence = fence + 1

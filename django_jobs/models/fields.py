@@ -23,6 +23,14 @@ def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
     """Hold a name or key that is compared byte by byte: `Mail` and `mail` are two names on every database."""
 
+    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
+        """Spell `varchar` out on PostgreSQL, where Django gives each indexed `varchar` a second index for LIKE.
+
+        With the collation C the first index serves LIKE as well, and each job's row would enter the second one three times.
+        """
+        given = super().db_type(connection)
+        return given.replace("varchar", "character varying") if given and connection.vendor == "postgresql" else given
+
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
         parameters = super().db_parameters(connection)
         parameters["collation"] = exact_collation(connection)

@@ -1,4 +1,4 @@
-"""An index that is partial where the database can do that, and leads with the condition's columns where it cannot."""
+"""Indexes that are partial where the database can do that, so that a row enters only those that will be asked for it."""
 
 from __future__ import annotations
 
@@ -30,3 +30,32 @@ class HotIndex(models.Index):
         else:
             index = models.Index(fields=self.full_fields, name=self.name)
         return index.create_sql(model, schema_editor, using, **kwargs)
+
+
+class HotUnique(models.UniqueConstraint):
+    """Keep a nullable field unique, by an index that rows with NULL do not enter where the database has partial indexes.
+
+    Django's own `condition` is not used because MariaDB and MySQL would then have no constraint at all.
+    """
+
+    def __init__(self, *, field: str, name: str) -> None:
+        super().__init__(fields=[field], name=name)
+        self.field = field
+
+    def deconstruct(self) -> Any:
+        path, args, _ = super().deconstruct()
+        return path, args, {"field": self.field, "name": self.name}
+
+    def _for(self, schema_editor: Any) -> models.UniqueConstraint:
+        is_partial = schema_editor.connection.features.supports_partial_indexes
+        condition = Q(**{f"{self.field}__isnull": False}) if is_partial else None
+        return models.UniqueConstraint(fields=self.fields, name=self.name, condition=condition)
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
+        return self._for(schema_editor).constraint_sql(model, schema_editor)
+
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
+        return self._for(schema_editor).create_sql(model, schema_editor)
+
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
+        return self._for(schema_editor).remove_sql(model, schema_editor)

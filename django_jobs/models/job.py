@@ -15,7 +15,7 @@ from django_jobs.ids import new_id
 from .doors import JobDoors
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
 from .graph import JobGraph, graph_of
-from .indexes import HotIndex
+from .indexes import HotIndex, HotUnique
 from .job_values import JobValues
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Job(JobValues, JobDoors, models.Model):
     error = ExactTextField(_("error"), null=True, blank=True)
     metadata = StrictJSONField(_("metadata"), default=dict)
     unique_key = ExactCharField(_("unique key"), max_length=200, null=True, blank=True)
-    unique_lock = ExactCharField(_("unique lock"), max_length=200, null=True, blank=True, unique=True)
+    unique_lock = ExactCharField(_("unique lock"), max_length=200, null=True, blank=True)
     pending_dependencies = models.PositiveIntegerField(_("dependencies open"), default=0)
     fence = models.BigIntegerField(_("fence"), default=0)
     worker_id = ExactCharField(_("worker process"), max_length=128, null=True, blank=True)
@@ -143,6 +143,7 @@ class Job(JobValues, JobDoors, models.Model):
                 name="django_jobs_job_running",
                 condition=~Q(status="running") | Q(worker_id__isnull=False, started_at__isnull=False),
             ),
+            HotUnique(name="django_jobs_job_unique", field="unique_lock"),
             models.CheckConstraint(
                 name="django_jobs_job_unique_lock",
                 condition=Q(unique_lock__isnull=True) | Q(status__in=sorted(LIVE)),
