@@ -129,9 +129,8 @@ def test_a_claim_locks_no_more_rows_than_it_takes() -> None:
     assert not mine & theirs
 
 
+@pytest.mark.databases("postgresql")
 def test_a_job_enters_no_index_but_the_five_it_needs() -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("Django makes its second index for LIKE on PostgreSQL alone")
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'django_jobs_job' ORDER BY 1")
         names = [name.removeprefix("django_jobs_job_") for (name,) in cursor.fetchall()]
