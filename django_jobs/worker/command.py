@@ -133,6 +133,7 @@ def run_alone(options: Options, out: Any) -> None:
         max_rss=options.max_rss,
     )
     lifeline.hello(process.id)
+    gc.freeze()  # the site's code and ours stay; else each search for garbage goes through it all
     while not signals.asked.is_set():
         try:
             process.start()
