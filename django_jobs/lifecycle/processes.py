@@ -203,22 +203,21 @@ def paused_queues(alias: str | None = None) -> set[str]:
 def check_connection(alias: str | None = None) -> BaseDatabaseWrapper:
     """Return this thread's connection, closed when it was broken or stuck in a transaction that a handler left."""
     connection = connections[alias or jobs_alias()]
-    if connection.connection is not None and (
-        connection.in_atomic_block or connection.errors_occurred or connection.needs_rollback or _is_dirty(connection)
-    ):
+    if connection.connection is not None and is_stuck(connection):
         discard_connection(alias)
     return connection
 
 
-def _is_dirty(connection: object) -> bool:
-    """Say whether the raw connection is closed or in a transaction that Django does not know of; asks no server."""
-    raw = getattr(connection, "connection", None)
-    vendor = getattr(connection, "vendor", "")
-    if vendor == "postgresql":
-        return bool(raw.pgconn.transaction_status)  # type: ignore[union-attr]  # 0: idle; a closed one has no status
-    if vendor == "sqlite":
-        return bool(raw.in_transaction)  # type: ignore[union-attr]
-    return not getattr(connection, "get_autocommit")()  # noqa: B009
+def is_stuck(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a connection is broken, or in a transaction that a handler left; asks no server."""
+    if connection.in_atomic_block or connection.errors_occurred or connection.needs_rollback:
+        return True
+    raw = connection.connection
+    if connection.vendor == "postgresql":
+        return bool(raw.pgconn.transaction_status)  # 0: idle; a closed one has no status
+    if connection.vendor == "sqlite":
+        return bool(raw.in_transaction)
+    return not connection.get_autocommit()
 
 
 def discard_connection(alias: str | None = None) -> None:

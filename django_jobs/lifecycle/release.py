@@ -22,7 +22,10 @@ def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None) -> i
     using = alias or jobs_alias()
 
     def move() -> int:
-        released = sum(_back(job, using) for job in sorted(jobs))
+        fences: dict[int, list[str]] = {}
+        for job in jobs:
+            fences.setdefault(job.fence, []).append(job.id)
+        released = sum(_back(ids, fence, using) for fence, ids in sorted(fences.items()))
         cancel_as_asked([job.id for job in jobs], using)
         return released
 
@@ -37,7 +40,7 @@ def release_started(jobs: Sequence[ClaimedJob], process_id: str, alias: str | No
     using = alias or jobs_alias()
 
     def move() -> int:
-        released = [job for job in sorted(jobs) if _back(job, using)]
+        released = [job for job in sorted(jobs) if _back([job.id], job.fence, using)]
         for job in released:
             _record(job, process_id, "the worker process shut down before the job was done", using)
         cancel_as_asked([job.id for job in released], using)
@@ -72,8 +75,8 @@ def _record(job: ClaimedJob, process_id: str, error: str, using: str, seconds: f
     )
 
 
-def _back(job: ClaimedJob, using: str) -> int:
-    held = Job.objects.using(using).filter(pk=job.id, fence=job.fence, status=JobStatus.RUNNING)
+def _back(ids: Sequence[str], fence: int, using: str) -> int:
+    held = Job.objects.using(using).filter(pk__in=ids, fence=fence, status=JobStatus.RUNNING)
     return held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
 
 

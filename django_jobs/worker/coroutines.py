@@ -20,6 +20,7 @@ from django_jobs.lifecycle.trace import traced
 from .context import Context
 from .executor import as_completed, failure
 from .run import Run
+from .settler import settle_results
 
 if TYPE_CHECKING:
     from .process import Process
@@ -206,7 +207,7 @@ class Coroutines:
                 with self._lock:
                     completed, self._completed = self._completed, []
                     outcomes, self._outcomes = self._outcomes, []
-                self._process.settle_results(completed, outcomes)
+                settle_results(self._process, completed, outcomes)
                 with self._lock:
                     for job_id in [done.id for done in completed] + [outcome.job.id for outcome in outcomes]:
                         self._runs.pop(job_id, None)

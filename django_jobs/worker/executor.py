@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import random
 import time
 from typing import Any
@@ -48,7 +47,7 @@ class BrokenTransaction(Fail):
 def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> Completed | Outcome | None:
     """Run a handler and say what comes of it; None when nothing is left to settle (done in its transaction, or lost)."""
     job = run.job
-    if signals.job_started.has_listeners(Job):
+    if signals.job_started.receivers and signals.job_started.has_listeners(Job):
         announce(signals.job_started, job.id, jobs_alias(), worker_id=process_id)
     try:
         if handler.atomic:
@@ -66,13 +65,15 @@ def _call(run: Run, handler: Handler, process_id: str) -> Any:
         function = async_to_sync(function)
     context = contextvars.copy_context()
     watch = SessionWatch()
-    with connections[jobs_alias()].execute_wrapper(watch):
-        try:
-            run.arm()
-            return context.run(function, *arguments)
-        finally:
-            run.disarm()
-            run.changed_session = watch.has_changed
+    wrappers = connections[jobs_alias()].execute_wrappers
+    wrappers.append(watch)  # as Django's `execute_wrapper` does it, without its generator
+    try:
+        run.arm()
+        return context.run(function, *arguments)
+    finally:
+        run.disarm()
+        wrappers.pop()
+        run.changed_session = watch.has_changed
 
 
 def as_completed(job: ClaimedJob, result: Any) -> Completed:
@@ -239,32 +240,3 @@ def crashed(run: Run, handler: Handler, handlers: Registry, how: str) -> Outcome
         fingerprint=f"crash {job.job_type}"[:64] if dead else "",
         seconds=run.seconds,
     )
-
-
-class Tidy:
-    """Put back what a handler may have changed around itself: its directory and its database connections."""
-
-    def __init__(self) -> None:
-        self._directory: int | None = None
-
-    def begin(self) -> None:
-        """Remember the working directory; in a script it is the one of this call."""
-        self._directory = os.open(".", os.O_RDONLY)
-
-    def after_job(self) -> None:
-        """Restore the working directory; it belongs to the process, so a handler must not keep it."""
-        if self._directory is not None:
-            os.fchdir(self._directory)  # one cheap call; asking where we are costs more
-
-    def after_batch(self) -> None:
-        """Let Django close connections to other databases that are broken or too old."""
-        ours = jobs_alias()
-        for connection in connections.all(initialized_only=True):
-            if connection.alias != ours and not connection.in_atomic_block:
-                connection.close_if_unusable_or_obsolete()
-
-    def close(self) -> None:
-        """Let go of the directory."""
-        if self._directory is not None:
-            os.close(self._directory)
-            self._directory = None

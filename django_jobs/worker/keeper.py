@@ -13,12 +13,13 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle import processes, progress
-from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.transactions import jobs_alias
 
 from .executor import judge
 from .run import Run
+from .settler import settle_results, settle_tray
+from .tray import Tray
 
 if TYPE_CHECKING:
     from .process import Process
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_jobs")
 TICK_SECONDS = 0.05
-PATIENCE_SECONDS = 0.1
 
 
 class Keeper(threading.Thread):
@@ -57,6 +57,7 @@ class Keeper(threading.Thread):
                 self._watching.clear()
                 try:
                     busy = [self.look_after(worker) for worker in self._process.workers()]
+                    busy += [self.look_after_tray(tray) for tray in self._process.trays()]
                     busy.append(self.look_after_coroutines())
                 except Exception as error:  # without its keeper a process neither times out nor releases
                     self._stopped.wait(self._process.trouble.after(error))
@@ -70,19 +71,22 @@ class Keeper(threading.Thread):
             connections.close_all()
 
     def look_after(self, worker: Worker) -> bool:
-        """Do for one seat what its thread cannot do now; return whether it is busy."""
-        seat = worker.seat
-        run = seat.run
+        """Do for one run what its thread cannot do now; return whether there is one."""
+        run = worker.seat.run
         if run is None:
-            return seat.is_busy
-        if seat.slow_for() > PATIENCE_SECONDS:
-            release_unstarted(seat.take_unstarted())
-            self._process.settle(seat)
+            return False
         if run.progress is not None:
             self._write_progress(run)
         if run.deadline is not None and time.monotonic() > run.deadline:
             self._end(worker, run)
         return True
+
+    def look_after_tray(self, tray: Tray) -> bool:
+        """Release what waits behind slow jobs, settle what is done; return whether there is anything to look after."""
+        if tray.is_stuck:
+            release_unstarted(tray.take_unstarted())
+        settle_tray(self._process, tray, time.monotonic())
+        return tray.is_busy
 
     def _write_progress(self, run: Run) -> None:
         if connections[jobs_alias()].vendor == "sqlite":
@@ -103,7 +107,7 @@ class Keeper(threading.Thread):
         grace = get_settings().TIMEOUT_GRACE_SECONDS
         if run.deadline is None or time.monotonic() <= run.deadline + grace:
             return
-        if worker.seat.give_up_run() is None:
+        if worker.tray.give_up_run(worker.seat) is None:
             return
         logger.error(
             "job %s (%s) ignored its timeout for %s seconds; its thread is given up and the process will be recycled",
@@ -113,7 +117,8 @@ class Keeper(threading.Thread):
         )
         handler = worker.handlers.find(run.job.job_type)
         if handler is not None:
-            worker.seat.settled([], [self._settle_timed_out(run, handler, worker.handlers)])
+            self._settle_timed_out(run, handler, worker.handlers)
+        worker.tray.let_go(run.job)
         self._process.recycle()
 
     def look_after_coroutines(self) -> bool:
@@ -131,9 +136,7 @@ class Keeper(threading.Thread):
             self._process.recycle()
         return self._process.coroutines.has_deadlines
 
-    def _settle_timed_out(self, run: Run, handler: Handler, handlers: Registry) -> Outcome:
+    def _settle_timed_out(self, run: Run, handler: Handler, handlers: Registry) -> None:
         error = TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
         run.timed_out = True
-        outcome = judge(run, handler, handlers, error)
-        self._process.settle_results([], [outcome])
-        return outcome
+        settle_results(self._process, [], [judge(run, handler, handlers, error)])

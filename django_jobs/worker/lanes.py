@@ -30,8 +30,8 @@ class Lanes:
         self._process = process
         self._waiting: deque[str] = deque()
         self._discovered_at = float("-inf")
-        self._turn = process.wakeup.turn(self.kind)  # shared: else each thread's rests would have to grow apart
-        self._turn.rest = FIRST_REST
+        self.turn = process.wakeup.turn(self.kind)  # shared: else each thread's rests would have to grow apart
+        self.turn.rest = FIRST_REST
 
     @property
     def kind(self) -> tuple[str, ...] | None:
@@ -67,11 +67,11 @@ class Lanes:
 
     def found_work(self) -> None:
         """Start over with short rests."""
-        self._turn.rest = FIRST_REST
+        self.turn.rest = FIRST_REST
 
     def expect_work(self) -> None:
         """Start over with short rests, because somebody called; look at all queues anew."""
-        self._turn.rest = FIRST_REST
+        self.turn.rest = FIRST_REST
         self._discovered_at = float("-inf")
 
     def rest(self, poll_interval: float | None) -> float:
@@ -82,7 +82,7 @@ class Lanes:
         longest = poll_interval if poll_interval is not None else get_settings().POLL_INTERVAL
         if self._process.is_notified:
             longest = max(longest, NOTIFIED_POLL_SECONDS)
-        rest, self._turn.rest = self._turn.rest, min(self._turn.rest * 2, longest)
+        rest, self.turn.rest = self.turn.rest, min(self.turn.rest * 2, longest)
         self._discovered_at = float("-inf")
         return min(rest, longest)
 

@@ -22,10 +22,9 @@ from .heartbeat import Heartbeat
 from .keeper import Keeper
 from .listener import Listener
 from .maintenance import Maintenance
-from .seat import Seat
-from .settler import settle_results
 from .subprocesses import Subprocesses
 from .thread import Worker
+from .tray import Tray
 from .trouble import Trouble
 from .wakeup import Wakeup
 
@@ -115,13 +114,17 @@ class Process:
         with self._lock:
             return list(self._workers)
 
+    def trays(self) -> set[Tray]:
+        """Return the trays of the worker threads."""
+        return {worker.tray for worker in self.workers()}
+
     def held(self) -> dict[str, int]:
         """Return the fence of each job that this process holds."""
         held: dict[str, int] = self.coroutines.held()
         with self._lock:
             held.update((job.id, job.fence) for job in self._lent.values())
-        for worker in self.workers():
-            held.update(worker.seat.held())
+        for tray in self.trays():
+            held.update(tray.held())
         return held
 
     def has_abandoned(self) -> bool:
@@ -150,10 +153,14 @@ class Process:
         for _ in range(self._threads):
             Worker(self.queues, self._handlers, self._poll_interval, process=self).start()
 
-    def adopt(self, worker: Worker) -> None:
-        """Take in a worker thread that is about to start."""
+    def adopt(self, worker: Worker, *, shares: bool = True) -> None:
+        """Take in a worker that is about to start; those with the same queues and handlers share a tray if they may."""
         self.start()
         with self._lock:
+            for other in self._workers if shares else ():
+                if other.is_alive() and other.lanes.kind == worker.lanes.kind and other.handlers is worker.handlers:
+                    worker.tray = other.tray
+            worker.tray.join(worker.seat)
             self._workers.append(worker)
 
     def left(self, worker: Worker) -> None:
@@ -203,18 +210,6 @@ class Process:
             at_rest = self._found_nothing and not self._looking and not self.maintenance.owes_cascade
             return at_rest and not self.running and not self.held()
 
-    # Settling, for all threads.
-
-    def settle(self, seat: Seat) -> None:
-        """Settle what a seat has done."""
-        completed, outcomes = seat.take_results()
-        self.settle_results(completed, outcomes)
-        seat.settled(completed, outcomes)
-
-    def settle_results(self, completed: list[Completed], outcomes: list[Outcome]) -> None:
-        """Settle results, and keep trying while the database is away, until the lease is lost."""
-        settle_results(self, completed, outcomes)
-
     # Its end.
 
     def stop(self, *, graceful: bool = True, grace: float | None = None) -> bool:
@@ -263,7 +258,7 @@ class Process:
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""
         for worker in self.workers():
-            worker.seat.give_up_run()
+            worker.tray.give_up_run(worker.seat)
         self.coroutines.give_up()
         release_process(self.id)
 

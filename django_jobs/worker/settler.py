@@ -14,6 +14,16 @@ from django_jobs.models import JobStatus
 
 if TYPE_CHECKING:
     from .process import Process
+    from .tray import Tray
+
+
+def settle_tray(process: Process, tray: Tray, now: float, *, all_of_them: bool = False) -> float:
+    """Settle what was done at a tray, if it is time to and nobody else is at it; return the time after that."""
+    while (results := tray.take_results(now, all_of_them=all_of_them)) is not None:
+        settle_results(process, *results)
+        tray.settled(*results)
+        now = time.monotonic()
+    return now
 
 
 def settle_results(process: Process, completed: list[Completed], outcomes: list[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""A worker thread: claim a batch, run it, settle it; rest only when there is nothing to do."""
+"""A worker thread: take jobs from the tray of its process, run them; claim and settle for all when it is time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry
@@ -19,18 +20,16 @@ from django_jobs.lifecycle.transactions import is_away, is_transient
 from django_jobs.text import shown
 from django_jobs.values import is_integer, is_seconds
 
-from .executor import Tidy, execute, no_handler
+from .executor import execute, no_handler
 from .isolation import Isolation
-from .lanes import Lanes, queue_names
+from .lanes import FIRST_REST, Lanes, queue_names
 from .run import Run
-from .seat import Seat
+from .settler import settle_tray
+from .tidy import Tidy
+from .tray import Seat, Tray
 
 if TYPE_CHECKING:
     from .process import Process
-
-MAX_BATCH = 128
-BATCH_SECONDS = 0.05
-SETTLE_SECONDS = 0.05
 
 
 class Worker(threading.Thread):
@@ -60,13 +59,13 @@ class Worker(threading.Thread):
         self.worker_id = f"{self.process.id}/{self.process.next_number()}"
         super().__init__(name=f"worker {self.worker_id}", daemon=True)
         self.seat = Seat()
+        self.tray = Tray()  # until `start`, which gives it the one it shares
         self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)
         self.poll_interval = poll_interval
         self.lanes = Lanes(names, self.process)
         self._stopping = threading.Event()
         self._isolation = Isolation(self.process)
-        self._seconds_per_job = BATCH_SECONDS / 4
-        self._settled_at = 0.0
+        self._connection: BaseDatabaseWrapper | None = None
         self._prepared: object = None
         self._tidy = Tidy()
 
@@ -108,80 +107,76 @@ class Worker(threading.Thread):
             self._leave()
 
     def step(self) -> float:
-        """Claim and run one batch; return how long to rest, in seconds."""
+        """Claim if it is time to, run what there is, settle; return how long to rest, in seconds."""
         self._prepare()
-        if self.seat.is_busy:  # the database went away in the middle of the last batch
-            self._run_batch()
+        wanted = self.tray.take_claim()
+        found = wanted > 0 and self._claim(wanted)
+        ran = self._run_jobs()
+        if self.seat.abandoned:
+            return -1.0
+        if found or ran:
+            return 0.0
+        return self.lanes.rest(self.poll_interval) if wanted else FIRST_REST  # another thread is looking
+
+    def _claim(self, wanted: int) -> bool:
+        """Claim for all threads of the tray from the first queue that has something for us; return whether one had."""
+        jobs: list[ClaimedJob] = []
+        wanted = min(wanted, self.process.jobs_left())
         self.process.is_looking(self)
         try:
-            jobs = self._claim_batch()
-            self.seat.load(jobs)
+            queue = self.lanes.next_queue()
+            while queue is not None and not jobs and not self.is_stopping:
+                jobs = claim(queue, wanted, self.process.id)
+                if not jobs:
+                    queue = self.lanes.is_empty(queue)
         finally:
-            self.process.has_looked(self, found=self.seat.is_busy)
-        if not jobs:
-            return self.lanes.rest(self.poll_interval)
-        self.process.trouble.over()
-        self.lanes.found_work()
-        self.process.wakeup.call()
-        self.process.keeper.watch()
-        self._run_batch()
-        return -1.0 if self.seat.abandoned else 0.0
-
-    def _claim_batch(self) -> list[ClaimedJob]:
-        """Claim from the first queue that has something for us."""
-        jobs: list[ClaimedJob] = []
-        queue = self.lanes.next_queue()
-        while queue is not None and not jobs and not self.is_stopping:
-            jobs = claim(queue, self._batch_size(), self.process.id)
-            if not jobs:
-                queue = self.lanes.is_empty(queue)
-        return jobs
+            self.tray.load(jobs, is_dry=len(jobs) < wanted)
+            self.process.has_looked(self, found=bool(jobs))
+        if jobs:
+            self.process.trouble.over()
+            self.lanes.found_work()
+            self.process.wakeup.call()
+        return bool(jobs)
 
     def run_one(self, queue: str) -> str | None:
         """Claim, run and settle one job of a queue in the calling thread; return its id, or None when none is ready.
 
         For scripts: the thread itself is never started.
         """
-        self.process.adopt(self)
+        self.process.adopt(self, shares=False)
         self._tidy.begin()
         try:
             self._prepare()
+            self.tray.take_claim()
             jobs = claim(queue, 1, self.process.id)
-            if not jobs:
-                return None
-            self.seat.load(jobs)
-            self.process.keeper.watch()
-            self._run_batch()
-            return jobs[0].id
+            self.tray.load(jobs, is_dry=True)
+            self._run_jobs()
+            release_unstarted(self.tray.take_unstarted())  # the process stops
+            return jobs[0].id if jobs else None
         finally:
             self._tidy.close()
             self.process.left(self)
 
-    def _batch_size(self) -> int:
-        """Return as many jobs as ran lately in 50 ms, so that none waits long behind the others."""
-        left = self.process.jobs_left()
-        return max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_per_job), left))
-
-    def _run_batch(self) -> None:
-        before = self._settled_at = time.monotonic()
-        ran, seconds = 0, 0.0
-        while not self.is_stopping and (run := self.seat.next_run()) is not None:
+    def _run_jobs(self) -> bool:
+        """Run jobs until there is none left, or it is time to claim; return whether there was one."""
+        ran, before = False, time.monotonic()
+        while not self.is_stopping and (run := self.tray.next_run(self.seat)) is not None:
+            ran = True
+            if self.tray.has_waiting:
+                self.lanes.turn.pass_on()
+            self.process.keeper.watch()
             self._run_one(run)
             if self.seat.abandoned:
-                return
+                return True
             now = time.monotonic()
-            ran, seconds, before = ran + 1, seconds + now - before, now
-            if now - self._settled_at > SETTLE_SECONDS:
-                self.settle()
-                before = self._settled_at = time.monotonic()
+            self.tray.took(now - before)
+            before = settle_tray(self.process, self.tray, now)
+            if self.tray.is_low:
+                break
+        settle_tray(self.process, self.tray, before)
         if ran:
-            # Half of what was measured now, half of what was known: one slow job does not forget a fast queue. The settle
-            # is left out: a slow database must not make the batches small, which would make it slower.
-            self._seconds_per_job = max(1e-6, (self._seconds_per_job + seconds / ran) / 2)
-        self.settle()
-        if self.is_stopping:
-            release_unstarted(self.seat.take_unstarted())
-        self._tidy.after_batch()
+            self._tidy.after_batch()
+        return ran
 
     def _run_one(self, run: Run) -> None:
         job = run.job
@@ -192,7 +187,7 @@ class Worker(threading.Thread):
         alone = handler.isolation == "process" or job.crash_count > 0
         if handler.is_async and not alone and self.is_alive():  # in `run_one` the caller waits for it
             self.process.coroutines.start(run, handler, self.handlers)
-            self.seat.hand_over()
+            self.tray.hand_over(self.seat)
             return
         timeout = job.timeout_seconds
         if timeout is not None:
@@ -205,15 +200,13 @@ class Worker(threading.Thread):
         self._tidy.after_job()
         if run.changed_session:
             self._drop_connection()
-        self._prepare()
+        connection = self._connection
+        if connection is None or connection.connection is not self._prepared or processes.is_stuck(connection):
+            self._prepare()
 
     def _keep(self, result: Completed | Outcome | None) -> None:
-        if self.seat.finish(result):
+        if self.tray.finish(self.seat, result):
             self.process.count(result)
-
-    def settle(self) -> None:
-        """Settle the results of this seat."""
-        self.process.settle(self.seat)
 
     def _prepare(self) -> None:
         """Set up the connection when it is a new one; check it when it is an old one."""
@@ -221,17 +214,20 @@ class Worker(threading.Thread):
         if connection.connection is None or connection.connection is not self._prepared:
             processes.prepare_connection(self.process.id)
             self._prepared = connection.connection
+        self._connection = connection
 
     def _drop_connection(self) -> None:
         processes.discard_connection()
-        self._prepared = None
+        self._connection = self._prepared = None
 
     def _leave(self) -> None:
         """Hand back what has not started, settle what has, and close what is this thread's own."""
+        is_last = self.tray.leave(self.seat)
         if not self.seat.abandoned:
             try:
-                release_unstarted(self.seat.take_unstarted())
-                self.settle()
+                if is_last or self.process.is_stopping:
+                    release_unstarted(self.tray.take_unstarted())
+                settle_tray(self.process, self.tray, time.monotonic(), all_of_them=True)
             except Error as error:
                 if not (is_away(error) or is_transient(error)):
                     raise

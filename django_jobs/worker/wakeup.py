@@ -59,11 +59,17 @@ class Turn:
         self._condition = threading.Condition()
         self._called = False
         self._looking = False
+        self._resting = 0
 
     def call(self) -> None:
         with self._condition:
             self._called = True
             self._condition.notify()
+
+    def pass_on(self) -> None:
+        """Call when somebody rests; costs nothing when nobody does."""
+        if self._resting:
+            self.call()
 
     def call_all(self) -> None:
         with self._condition:
@@ -71,21 +77,25 @@ class Turn:
 
     def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         with self._condition:
-            while not is_over():
-                if self._take_call():
-                    return True
-                if self._looking:
-                    self._condition.wait()
-                    continue
-                self._looking = True
-                try:
-                    self._condition.wait(seconds)
-                finally:
-                    self._looking = False
-                    if is_over():
-                        self._condition.notify()  # the next one becomes the looker
-                return self._take_call()
-            return True
+            self._resting += 1
+            try:
+                while not is_over():
+                    if self._take_call():
+                        return True
+                    if self._looking:
+                        self._condition.wait()
+                        continue
+                    self._looking = True
+                    try:
+                        self._condition.wait(seconds)
+                    finally:
+                        self._looking = False
+                        if is_over():
+                            self._condition.notify()  # the next one becomes the looker
+                    return self._take_call()
+                return True
+            finally:
+                self._resting -= 1
 
     def _take_call(self) -> bool:
         called, self._called = self._called, False

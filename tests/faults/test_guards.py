@@ -63,8 +63,8 @@ def without_fence_in_end(database: Database) -> Iterator[None]:
 
 @contextmanager
 def without_fence_in_release(database: Database) -> Iterator[None]:
-    def back(job: ClaimedJob, using: str) -> int:
-        return Job.objects.filter(pk=job.id, status="running").update(status="pending", fence=F("fence") + 1)
+    def back(ids: list[str], fence: int, using: str) -> int:
+        return Job.objects.filter(pk__in=ids, status="running").update(status="pending", fence=F("fence") + 1)
 
     with mock.patch.object(release, "_back", back):
         yield

@@ -175,11 +175,13 @@ def _silence(lease: float) -> tuple[int, int, int]:
 
 
 def array(values: Sequence[Any]) -> Any:
-    """Return a parameter for a one-dimensional array; the driver takes ten times as long for texts and integers."""
+    """Return a parameter for a one-dimensional array; the driver takes ten times as long for what is of one kind."""
     kinds = set(map(type, values))
     if kinds == {str}:  # a NUL is in no text that PostgreSQL takes
         text = "\0".join(values).replace("\\", r"\\").replace('"', r"\"").replace("\0", '","')
         return '{"' + text + '"}'
+    if kinds == {type(None)}:
+        return "{" + ",".join(["NULL"] * len(values)) + "}"
     return "{" + ",".join(map(str, values)) + "}" if kinds == {int} else list(values)
 
 

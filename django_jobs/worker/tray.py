@@ -1,0 +1,219 @@
+"""The tray of the worker threads that run the same queues: what one of them claimed for all, and what is to be settled.
+
+One thread at a time claims for all of them, before the tray is empty, and one at a time settles what all of them have done. So a
+job starts on whichever thread is free first, and the number of statements goes by the jobs and not by the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+
+from .run import Run
+
+MAX_BATCH = 512
+AHEAD_SECONDS = 0.05
+GATHER_SECONDS = 0.01
+PATIENCE_SECONDS = 0.1
+
+
+class Seat:
+    """A worker thread's place at a tray. Only the tray changes it, under its lock."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.abandoned = False
+
+
+class Duty:
+    """What one thread does for all. Another one may take it as well once that takes long: a stuck statement holds up nobody."""
+
+    def __init__(self) -> None:
+        self._taken_at: list[float] = []
+
+    def take(self, now: float) -> bool:
+        """Take the duty when it is free, or stuck in the hands of those who have it."""
+        if self._taken_at and now - self._taken_at[-1] < PATIENCE_SECONDS:
+            return False
+        self._taken_at.append(now)
+        return True
+
+    def give_back(self) -> None:
+        """End one holding of it."""
+        self._taken_at.pop(0)
+
+
+class Tray:
+    """Whether a claimed job starts or is handed back is decided here, under one lock, and nowhere else."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seats: set[Seat] = set()
+        self._waiting: deque[ClaimedJob] = deque()
+        self._completed: list[Completed] = []
+        self._outcomes: list[Outcome] = []
+        self._held: dict[str, int] = {}
+        self._claiming, self._settling = Duty(), Duty()
+        self._is_dry = True
+        self._ahead = 0
+        self._seconds_per_job = AHEAD_SECONDS / 4
+        self._last_taken = self._first_result = 0.0
+
+    def join(self, seat: Seat) -> None:
+        """Give a thread its place."""
+        with self._lock:
+            self._seats.add(seat)
+
+    def leave(self, seat: Seat) -> bool:
+        """Take a thread's place away; return whether it was the last one."""
+        with self._lock:
+            self._seats.discard(seat)
+            return not self._seats
+
+    # Claiming.
+
+    def take_claim(self) -> int:
+        """Take the duty to claim and return how many jobs; 0 when there are enough, or somebody claims already.
+
+        Enough for what all threads ran lately in 50 ms, so that none waits long here, and one for each thread that is free.
+        """
+        with self._lock:
+            self._ahead = min(MAX_BATCH, int(AHEAD_SECONDS / self._seconds_per_job * len(self._seats)))
+            if (self._waiting and not self.is_low) or not self._claiming.take(time.monotonic()):
+                return 0
+            return max(1, self._ahead, min(MAX_BATCH, sum(seat.run is None for seat in self._seats)))
+
+    @property
+    def is_low(self) -> bool:
+        """Whether to claim before the tray is empty, as long as the queue had as many as asked for."""
+        return not self._is_dry and len(self._waiting) * 2 <= self._ahead
+
+    def load(self, jobs: Iterable[ClaimedJob], *, is_dry: bool) -> None:
+        """Put a claimed batch on the tray, and end the duty to claim; `is_dry` says that the queue had fewer than asked for."""
+        with self._lock:
+            self._claiming.give_back()
+            self._is_dry = is_dry
+            if not self._waiting:
+                self._last_taken = time.monotonic()
+            for job in jobs:
+                self._waiting.append(job)
+                self._held[job.id] = job.fence
+
+    # Running.
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a job waits here for a thread."""
+        return bool(self._waiting)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether jobs wait here while every thread has been busy with a slow one."""
+        return bool(self._waiting) and time.monotonic() - self._last_taken > PATIENCE_SECONDS
+
+    def next_run(self, seat: Seat) -> Run | None:
+        """Start the next job; None when there is none."""
+        with self._lock:
+            if not self._waiting or seat.abandoned:
+                return None
+            seat.run = run = Run(self._waiting.popleft())
+            self._last_taken = run.started
+            return run
+
+    def finish(self, seat: Seat, result: Completed | Outcome | None) -> bool:
+        """Keep the result of the run that just ended; return False when the keeper gave the run up meanwhile."""
+        with self._lock:
+            run, seat.run = seat.run, None
+            if run is None or run.abandoned:
+                return False
+            if result is None:
+                self._held.pop(run.job.id, None)
+                return True
+            if not (self._completed or self._outcomes):
+                self._first_result = time.monotonic()
+            if isinstance(result, Completed):
+                self._completed.append(result)
+            else:
+                self._outcomes.append(result)
+            return True
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a job takes; one that is slow does not make us forget that the others are fast."""
+        self._seconds_per_job += (min(seconds, PATIENCE_SECONDS) - self._seconds_per_job) / 16
+
+    def hand_over(self, seat: Seat) -> None:
+        """Forget the current run: somebody else (the event loop) finishes it."""
+        with self._lock:
+            if seat.run is not None:
+                self._held.pop(seat.run.job.id, None)
+            seat.run = None
+
+    def give_up_run(self, seat: Seat) -> Run | None:
+        """Take the current run away from its thread, which will never be trusted again."""
+        with self._lock:
+            run = seat.run
+            if run is None or run.abandoned:
+                return None
+            run.abandoned = True
+            seat.abandoned = True
+            self._seats.discard(seat)
+            return run
+
+    def take_unstarted(self) -> list[ClaimedJob]:
+        """Take back the jobs that have not started; they will not start here."""
+        with self._lock:
+            jobs = list(self._waiting)
+            self._waiting.clear()
+            for job in jobs:
+                self._held.pop(job.id, None)
+            return jobs
+
+    # Settling.
+
+    def take_results(self, now: float, *, all_of_them: bool = False) -> tuple[list[Completed], list[Outcome]] | None:
+        """Take the duty to settle with the results; None when there is no need yet, or somebody settles already.
+
+        While jobs wait here, results are gathered: up to a batch, or for 10 ms. Their jobs are held until `settled`.
+        """
+        number = len(self._completed) + len(self._outcomes)
+        is_time = number >= MAX_BATCH or not self._waiting or now - self._first_result > GATHER_SECONDS
+        if not number or not (is_time or all_of_them):
+            return None
+        with self._lock:
+            if not (self._completed or self._outcomes) or not self._settling.take(now):
+                return None
+            completed, self._completed = self._completed, []
+            outcomes, self._outcomes = self._outcomes, []
+            return completed, outcomes
+
+    def settled(self, completed: Iterable[Completed], outcomes: Iterable[Outcome]) -> None:
+        """End the duty to settle, and let go of the jobs whose settle has been answered."""
+        with self._lock:
+            self._settling.give_back()
+            for done in completed:
+                self._let_go(done.id, done.fence)
+            for outcome in outcomes:
+                self._let_go(outcome.job.id, outcome.job.fence)
+
+    def let_go(self, job: ClaimedJob) -> None:
+        """Hold a job no longer that somebody else has settled."""
+        with self._lock:
+            self._let_go(job.id, job.fence)
+
+    def _let_go(self, job_id: str, fence: int) -> None:
+        if self._held.get(job_id) == fence:  # one that was claimed anew meanwhile has another fence
+            del self._held[job_id]
+
+    def held(self) -> dict[str, int]:
+        """Return the fence of each job that is held here."""
+        with self._lock:
+            return dict(self._held)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything that the keeper might have to look after."""
+        return bool(self._held)
