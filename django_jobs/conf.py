@@ -109,7 +109,7 @@ class JobsSettings:
 
     LEASE_SECONDS: a worker process silent for this long is taken for dead (seconds; it beats every quarter).
     SHUTDOWN_GRACE_SECONDS: how long a stopping worker lets its jobs finish (seconds).
-    POLL_INTERVAL: rest of an idle worker between two looks (seconds).
+    POLL_INTERVAL: rest of an idle worker between two looks (seconds); five times that after a minute without work.
     THREADS: worker threads of a process. ASYNC_CONCURRENCY: coroutine jobs of a process at once.
     PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES: of the encoded JSON (bytes).
     MAX_RETRIES, BASE_DELAY, MAX_DELAY: automatic retries, and the backoff between them (seconds).

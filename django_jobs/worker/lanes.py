@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FIRST_REST = 0.005
 DISCOVERY_SECONDS = 0.5
 NOTIFIED_POLL_SECONDS = 5.0
+LONG_IDLE_SECONDS = 60.0
+LONG_IDLE_POLLS = 5
 
 
 class Lanes:
@@ -31,7 +33,7 @@ class Lanes:
         self._waiting: deque[str] = deque()
         self._discovered_at = float("-inf")
         self.turn = process.wakeup.turn(self.kind)  # shared: else each thread's rests would have to grow apart
-        self.turn.rest = FIRST_REST
+        self._found_now()
 
     @property
     def kind(self) -> tuple[str, ...] | None:
@@ -67,21 +69,27 @@ class Lanes:
 
     def found_work(self) -> None:
         """Start over with short rests."""
-        self.turn.rest = FIRST_REST
+        self._found_now()
 
     def expect_work(self) -> None:
         """Start over with short rests, because somebody called; look at all queues anew."""
-        self.turn.rest = FIRST_REST
+        self._found_now()
         self._discovered_at = float("-inf")
 
+    def _found_now(self) -> None:
+        self.turn.rest = FIRST_REST
+        self.turn.found_at = time.monotonic()
+
     def rest(self, poll_interval: float | None) -> float:
-        """Return how long to rest, in seconds: longer each time, up to the poll interval.
+        """Return how long to rest, in seconds: longer each time, up to the poll interval, or five after a minute without work.
 
         A caller of many submits notifies only now and then, so a worker that was just awake looks again soon by itself.
         """
         longest = poll_interval if poll_interval is not None else get_settings().POLL_INTERVAL
         if self._process.is_notified:
             longest = max(longest, NOTIFIED_POLL_SECONDS)
+        elif time.monotonic() - self.turn.found_at > LONG_IDLE_SECONDS:
+            longest *= LONG_IDLE_POLLS
         rest, self.turn.rest = self.turn.rest, min(self.turn.rest * 2, longest)
         self._discovered_at = float("-inf")
         return min(rest, longest)

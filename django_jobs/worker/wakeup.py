@@ -55,7 +55,8 @@ class Turn:
     """One idle thread, the looker, sleeps for the poll interval; the others sleep until they are handed work."""
 
     def __init__(self) -> None:
-        self.rest = 0.0  # how long the next looker sleeps, in seconds; kept by `Lanes`
+        self.rest = 0.0  # how long the next looker sleeps, in seconds; kept by `Lanes`, like the next
+        self.found_at = 0.0
         self._condition = threading.Condition()
         self._called = False
         self._looking = False

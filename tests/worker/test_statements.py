@@ -12,6 +12,7 @@ from django.db.backends.signals import connection_created
 
 from django_jobs.lifecycle import processes
 from django_jobs.models import Job, WorkerProcess
+from django_jobs.worker import lanes
 from django_jobs.worker.heartbeat import Heartbeat
 from tests.support.databases import Database
 from tests.support.factories import JobFactory
@@ -72,6 +73,18 @@ def test_an_idle_process_asks_little(database: Database) -> None:
         assert len(seen) <= 2 * lasted + BURST, seen
     else:
         assert len(seen) - others <= 2 + lasted / POLL, "one look a poll interval, however many threads wait"
+
+
+def test_a_process_without_work_for_long_polls_less(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "LONG_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(lanes, "NOTIFIED_POLL_SECONDS", 5 * POLL)
+    with counted() as statements, running_process(threads=4):
+        wait_until(lambda: _polls(statements) >= 25, 20, "rests that have grown")
+        statements.seen.clear()
+        began = time.monotonic()
+        time.sleep(2)
+        lasted = time.monotonic() - began
+    assert 2 <= _polls(statements) <= 2 + lasted / (5 * POLL)
 
 
 def _polls(statements: Statements) -> int:

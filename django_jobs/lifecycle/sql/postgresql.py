@@ -38,10 +38,11 @@ _TYPES = {
 # Text sorts as the times do, and is not parsed for jobs whose handler never asks.
 _CLAIMED_CASTS = {"available_at": "::text", "created_at": "::text"}
 
+# A job starts when its row is taken: the statement may have arrived, and waited for the processor, before the dependency ended.
 # `= ANY(ARRAY(…))` takes each row by its primary key. Joined to what was picked, the planner reads the whole table for a batch as
 # long as it has some ten thousand rows, and a nested loop once claimed 200 rows for LIMIT 1 (docs/decisions.md).
 _CLAIM = f"""
-UPDATE {JOB} AS job SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
+UPDATE {JOB} AS job SET status = 'running', fence = fence + 1, worker_id = %s, started_at = CLOCK_TIMESTAMP(), updated_at = {NOW}
 WHERE id = ANY(ARRAY(
     SELECT id FROM {JOB}
     WHERE status = 'pending' AND pending_dependencies = 0 AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
