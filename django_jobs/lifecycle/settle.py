@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from django.db import DataError, IntegrityError, connections
+from django.db import DatabaseError, DataError, IntegrityError, connections
 
 from django_jobs import signals
 from django_jobs.models import (
@@ -22,24 +22,31 @@ from .events import announce, forget, tell_completed
 from .notify import announce_finished
 from .outcome import Completed, Outcome
 from .sql import dialect
-from .transactions import jobs_alias, run_transaction
+from .transactions import is_lock_timeout, jobs_alias, run_transaction
 from .wake import wake_dependents
 
 logger = logging.getLogger("django_jobs")
 REFUSED = (DataError, IntegrityError)
+LOCK_WAIT_SECONDS = 0.5
 
 
 def settle(
-    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
+    completed: Sequence[Completed],
+    outcomes: Sequence[Outcome],
+    process_id: str,
+    alias: str | None = None,
+    *,
+    lock_wait: float | None = None,
 ) -> set[str]:
     """Settle runs in one transaction and return the ids that were lost: somebody else had moved their fence.
 
     Dependents are woken in the same transaction. When the database refuses one member for good, the members are settled one
-    by one and the refused one is dead (`bad result`).
+    by one and the refused one is dead (`bad result`). With `lock_wait` it raises the database's error, and settles nothing, when
+    somebody else holds the lock of a row for longer than so many seconds.
     """
     using = alias or jobs_alias()
     try:
-        lost = run_transaction(lambda: _settle_all(completed, outcomes, process_id, using), using)
+        lost = run_transaction(lambda: _settle_all(completed, outcomes, process_id, using), using, lock_wait=lock_wait)
     except REFUSED as error:
         number = len(completed) + len(outcomes)
         logger.warning("the database refused a batch of %d results, settling one by one: %s", number, error)
@@ -52,10 +59,51 @@ def settle(
     return lost
 
 
+def settle_free(
+    completed: Sequence[Completed],
+    outcomes: Sequence[Outcome],
+    process_id: str,
+    alias: str | None = None,
+    *,
+    lock_wait: float = LOCK_WAIT_SECONDS,
+) -> tuple[list[Completed], list[Outcome]]:
+    """Settle the runs whose rows, and whose dependents' rows, nobody else has locked; return the others.
+
+    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch. The
+    batch is halved until those that are locked are alone.
+    """
+    try:
+        settle(completed, outcomes, process_id, alias, lock_wait=lock_wait)
+        return [], []
+    except DatabaseError as error:
+        if not is_lock_timeout(error):
+            raise
+    runs: list[Completed | Outcome] = [*completed, *outcomes]
+    if len(runs) == 1:
+        return list(completed), list(outcomes)
+    left_completed: list[Completed] = []
+    left_outcomes: list[Outcome] = []
+    for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
+        done = [run for run in half if isinstance(run, Completed)]
+        others = [run for run in half if not isinstance(run, Completed)]
+        one, other = settle_free(done, others, process_id, alias, lock_wait=0.0)
+        left_completed += one
+        left_outcomes += other
+    return left_completed, left_outcomes
+
+
 def settle_again(
     completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
 ) -> set[str]:
-    """Settle after an attempt whose reply was lost: what has moved since may well be our own commit.
+    """Settle after an attempt whose reply was lost: what has moved since may well be our own commit."""
+    undone, left = not_settled(completed, outcomes, process_id, alias)
+    return settle(undone, left, process_id, alias) if undone or left else set()
+
+
+def not_settled(
+    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
+) -> tuple[list[Completed], list[Outcome]]:
+    """Return the runs that are not on record as settled.
 
     A job that our settle completed has the next fence and is completed; one that we ended otherwise has the next fence and
     our attempt. Anything else is left to `settle`, which writes it or reports it lost.
@@ -77,7 +125,7 @@ def settle_again(
         .filter(job_id=outcome.job.id, number=outcome.job.attempt, worker_id=process_id, outcome=outcome.attempt)
         .exists()
     ]
-    return settle(undone, left, process_id, using) if undone or left else set()
+    return undone, left
 
 
 def settle_in_transaction(done: Completed, alias: str) -> bool:

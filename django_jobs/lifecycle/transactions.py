@@ -21,7 +21,8 @@ T = TypeVar("T")
 # PostgreSQL: serialization failure, deadlock, lock not available. MariaDB/MySQL: changed since read, lock wait, deadlock.
 LOCK_NOT_AVAILABLE = "55P03"
 RETRY_SQLSTATES = frozenset({"40001", "40P01", LOCK_NOT_AVAILABLE})
-RETRY_ERRNOS = frozenset({1020, 1205, 1213})
+LOCK_WAIT_TIMEOUT = 1205
+RETRY_ERRNOS = frozenset({1020, LOCK_WAIT_TIMEOUT, 1213})
 BUSY_SECONDS = 30.0
 TRIES = 50
 # What a server says while it goes down, comes up or refuses writes: the job of the loops is to wait, not to give up.
@@ -63,28 +64,36 @@ def database_now(alias: str | None = None) -> datetime:
     return dialect(connection).read_now(connection)
 
 
-def run_transaction(move: Callable[[], T], alias: str | None = None) -> T:
+def run_transaction(move: Callable[[], T], alias: str | None = None, *, lock_wait: float | None = None) -> T:
     """Run a move in a transaction of its own, again after a deadlock, a serialization error or a busy database.
 
     Inside a transaction of the caller the move just joins it: only the outermost transaction can be run again.
+    With `lock_wait` it waits no longer than so many seconds for a lock, and is not run again when that was too short.
     """
     using = alias or jobs_alias()
     connection = connections[using]
     if connection.in_atomic_block:
         with transaction.atomic(using=using):
             return move()
-    return retry_transient(lambda: _once(move, using))
+    return retry_transient(lambda: _once(move, using, lock_wait), for_locks=lock_wait is None)
 
 
-def _once(move: Callable[[], T], using: str) -> T:
+def _once(move: Callable[[], T], using: str, lock_wait: float | None) -> T:
+    from .sql import dialect
+
+    connection = connections[using]
     with immediate(using), transaction.atomic(using=using):
-        return move()
+        if lock_wait is None:
+            return move()
+        with dialect(connection).limited_lock_wait(connection, lock_wait):
+            return move()
 
 
-def retry_transient(statement: Callable[[], T]) -> T:
+def retry_transient(statement: Callable[[], T], *, for_locks: bool = True) -> T:
     """Call `statement` until it is not refused for a passing reason; at most 30 seconds, or 50 times.
 
-    A busy SQLite is waited for by time alone: how long each try takes is the site's option.
+    A busy SQLite is waited for by time alone: how long each try takes is the site's option. Unless `for_locks`, a lock that was
+    not to be had in time is no such reason.
     """
     started = time.monotonic()
     number = 0
@@ -94,7 +103,8 @@ def retry_transient(statement: Callable[[], T]) -> T:
             return statement()
         except DatabaseError as error:
             tried_enough = number >= TRIES and not _is_sqlite_busy(error)
-            if tried_enough or time.monotonic() - started > BUSY_SECONDS or not is_transient(error):
+            is_final = not is_transient(error) or (is_lock_timeout(error) and not for_locks)
+            if is_final or tried_enough or time.monotonic() - started > BUSY_SECONDS:
                 raise
             time.sleep(random.uniform(0.002, 0.01) * min(number, 10))  # noqa: S311  jitter, no secret
 
@@ -124,6 +134,11 @@ def errno(error: BaseException) -> int:
     """Return the error number of a MariaDB or MySQL error, or 0."""
     code = error.args[0] if error.args else 0
     return code if isinstance(code, int) else 0
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Say whether a lock was not to be had in the time that the server was told to wait."""
+    return sqlstate(error) == LOCK_NOT_AVAILABLE or errno(error) == LOCK_WAIT_TIMEOUT
 
 
 def is_transient(error: BaseException) -> bool:
@@ -163,6 +178,7 @@ __all__ = [
     "database_now",
     "immediate",
     "is_away",
+    "is_lock_timeout",
     "is_transient",
     "jobs_alias",
     "jobs_connection",

@@ -207,10 +207,16 @@ class Coroutines:
                 with self._lock:
                     completed, self._completed = self._completed, []
                     outcomes, self._outcomes = self._outcomes, []
-                settle_results(self._process, completed, outcomes)
+                aside = settle_results(self._process, completed, outcomes)
+                locked = {done.id for done in aside[0]} | {outcome.job.id for outcome in aside[1]}
                 with self._lock:
                     for job_id in [done.id for done in completed] + [outcome.job.id for outcome in outcomes]:
-                        self._runs.pop(job_id, None)
+                        if job_id not in locked:
+                            self._runs.pop(job_id, None)
+                    if locked:  # again with the next ones; the wait for their locks is pause enough
+                        self._completed += aside[0]
+                        self._outcomes += aside[1]
+                        self._work.set()
                     if self._stopped and not self._completed and not self._outcomes:
                         return
         finally:

@@ -18,7 +18,7 @@ from django_jobs.lifecycle.transactions import jobs_alias
 
 from .executor import judge
 from .run import Run
-from .settler import settle_results, settle_tray
+from .settler import settle_aside, settle_results, settle_tray
 from .tray import Tray
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Keeper(threading.Thread):
         if tray.is_stuck:
             release_unstarted(tray.take_unstarted())
         settle_tray(self._process, tray, time.monotonic())
+        settle_aside(self._process, tray)
         return tray.is_busy
 
     def _write_progress(self, run: Run) -> None:
@@ -139,4 +140,4 @@ class Keeper(threading.Thread):
     def _settle_timed_out(self, run: Run, handler: Handler, handlers: Registry) -> None:
         error = TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
         run.timed_out = True
-        settle_results(self._process, [], [judge(run, handler, handlers, error)])
+        settle_results(self._process, [], [judge(run, handler, handlers, error)], lock_wait=None)

@@ -24,7 +24,7 @@ from .executor import execute, no_handler
 from .isolation import Isolation
 from .lanes import FIRST_REST, Lanes, queue_names
 from .run import Run
-from .settler import settle_tray
+from .settler import settle_rest, settle_tray
 from .tidy import Tidy
 from .tray import Seat, Tray
 
@@ -227,7 +227,7 @@ class Worker(threading.Thread):
             try:
                 if is_last or self.process.is_stopping:
                     release_unstarted(self.tray.take_unstarted())
-                settle_tray(self.process, self.tray, time.monotonic(), all_of_them=True)
+                settle_rest(self.process, self.tray)
             except Error as error:
                 if not (is_away(error) or is_transient(error)):
                     raise

@@ -19,6 +19,7 @@ MAX_BATCH = 512
 AHEAD_SECONDS = 0.05
 GATHER_SECONDS = 0.01
 PATIENCE_SECONDS = 0.1
+ASIDE_SECONDS = 1.0
 
 
 class Seat:
@@ -39,8 +40,12 @@ class Duty:
         """Take the duty when it is free, or stuck in the hands of those who have it."""
         if self._taken_at and now - self._taken_at[-1] < PATIENCE_SECONDS:
             return False
-        self._taken_at.append(now)
+        self.add(now)
         return True
+
+    def add(self, now: float | None = None) -> None:
+        """Take the duty whoever else has it."""
+        self._taken_at.append(time.monotonic() if now is None else now)
 
     def give_back(self) -> None:
         """End one holding of it."""
@@ -56,12 +61,13 @@ class Tray:
         self._waiting: deque[ClaimedJob] = deque()
         self._completed: list[Completed] = []
         self._outcomes: list[Outcome] = []
+        self._aside: tuple[list[Completed], list[Outcome]] = ([], [])
         self._held: dict[str, int] = {}
         self._claiming, self._settling = Duty(), Duty()
         self._is_dry = True
         self._ahead = 0
         self._seconds_per_job = AHEAD_SECONDS / 4
-        self._last_taken = self._first_result = 0.0
+        self._last_taken = self._first_result = self._aside_until = 0.0
 
     def join(self, seat: Seat) -> None:
         """Give a thread its place."""
@@ -174,30 +180,67 @@ class Tray:
 
     # Settling.
 
-    def take_results(self, now: float, *, all_of_them: bool = False) -> tuple[list[Completed], list[Outcome]] | None:
+    def take_results(self, now: float) -> tuple[list[Completed], list[Outcome]] | None:
         """Take the duty to settle with the results; None when there is no need yet, or somebody settles already.
 
         While jobs wait here, results are gathered: up to a batch, or for 10 ms. Their jobs are held until `settled`.
         """
         number = len(self._completed) + len(self._outcomes)
         is_time = number >= MAX_BATCH or not self._waiting or now - self._first_result > GATHER_SECONDS
-        if not number or not (is_time or all_of_them):
+        if not number or not is_time:
             return None
         with self._lock:
             if not (self._completed or self._outcomes) or not self._settling.take(now):
                 return None
-            completed, self._completed = self._completed, []
-            outcomes, self._outcomes = self._outcomes, []
+            return self._take_all()
+
+    def take_aside(self) -> tuple[list[Completed], list[Outcome]] | None:
+        """Take the results that were put aside a second ago; None without any."""
+        now = time.monotonic()
+        with self._lock:
+            if not any(self._aside) or now < self._aside_until or not self._settling.take(now):
+                return None
+            aside, self._aside = self._aside, ([], [])
+            return aside
+
+    def take_rest(self) -> tuple[list[Completed], list[Outcome]] | None:
+        """Take whatever is left to settle, whoever else is settling; None when nothing is."""
+        with self._lock:
+            completed, outcomes = self._take_all()
+            aside, self._aside = self._aside, ([], [])
+            completed += aside[0]
+            outcomes += aside[1]
+            if not (completed or outcomes):
+                return None
+            self._settling.add()
             return completed, outcomes
 
-    def settled(self, completed: Iterable[Completed], outcomes: Iterable[Outcome]) -> None:
-        """End the duty to settle, and let go of the jobs whose settle has been answered."""
+    def _take_all(self) -> tuple[list[Completed], list[Outcome]]:
+        completed, self._completed = self._completed, []
+        outcomes, self._outcomes = self._outcomes, []
+        return completed, outcomes
+
+    def settled(
+        self,
+        completed: Iterable[Completed],
+        outcomes: Iterable[Outcome],
+        *,
+        aside: tuple[list[Completed], list[Outcome]],
+    ) -> None:
+        """End the duty to settle, and let go of the jobs whose settle has been answered; put aside those that are locked."""
+        locked = {done.id for done in aside[0]} | {outcome.job.id for outcome in aside[1]}
         with self._lock:
             self._settling.give_back()
             for done in completed:
-                self._let_go(done.id, done.fence)
+                if done.id not in locked:
+                    self._let_go(done.id, done.fence)
             for outcome in outcomes:
-                self._let_go(outcome.job.id, outcome.job.fence)
+                if outcome.job.id not in locked:
+                    self._let_go(outcome.job.id, outcome.job.fence)
+            if locked:
+                self._aside[0].extend(aside[0])
+                self._aside[1].extend(aside[1])
+                self._aside_until = time.monotonic() + ASIDE_SECONDS
 
     def let_go(self, job: ClaimedJob) -> None:
         """Hold a job no longer that somebody else has settled."""

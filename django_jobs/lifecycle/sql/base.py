@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -172,6 +173,11 @@ class Dialect(ABC):
     def name_session(self, connection: BaseDatabaseWrapper, process_id: str) -> int | None:
         """Mark this connection as one of the process's, and return its session number where that is needed."""
         return None
+
+    @contextmanager
+    def limited_lock_wait(self, connection: BaseDatabaseWrapper, seconds: float) -> Iterator[None]:
+        """Have statements of the open transaction wait for a row's lock no longer than so many seconds, where rows are locked."""
+        yield
 
     def silence_options(self, lease: float) -> dict[str, Any]:
         """Return the driver's options by which a connection gives up a silent server before a lease (seconds) is over."""

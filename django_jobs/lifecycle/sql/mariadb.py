@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from django.db import DatabaseError, IntegrityError, transaction
+from django.db import DatabaseError, Error, IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .base import (
@@ -188,6 +190,20 @@ class MariaDB(Dialect):
             cursor.execute("SELECT GET_LOCK(%s, 0)", (_lock_name(process_id, session),))
             cursor.fetchone()
         return session
+
+    @contextmanager
+    def limited_lock_wait(self, connection: BaseDatabaseWrapper, seconds: float) -> Iterator[None]:
+        """Wait whole seconds; MariaDB knows 0, MySQL waits for one at least."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SET @django_jobs_wait = @@SESSION.innodb_lock_wait_timeout,"
+                f" SESSION innodb_lock_wait_timeout = {math.ceil(seconds) if seconds >= 0.5 else 0}"
+            )
+        try:
+            yield
+        finally:
+            with suppress(Error), connection.cursor() as cursor:  # a broken connection has nothing to restore
+                cursor.execute("SET SESSION innodb_lock_wait_timeout = @django_jobs_wait")
 
     def silence_options(self, lease: float) -> dict[str, Any]:
         return {"connect_timeout": connect_timeout(lease)}

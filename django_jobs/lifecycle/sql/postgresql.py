@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -140,6 +141,12 @@ class PostgreSQL(Dialect):
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('application_name', %s, false)", (session_name(process_id),))
         return None
+
+    @contextmanager
+    def limited_lock_wait(self, connection: BaseDatabaseWrapper, seconds: float) -> Iterator[None]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {max(1, int(seconds * 1000))}")
+        yield
 
     def silence_options(self, lease: float) -> dict[str, Any]:
         idle, interval, user_timeout = _silence(lease)

@@ -1,0 +1,76 @@
+"""A row that somebody else has locked holds up its own job alone, not those that ended at the same time."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+from django_jobs.models import Attempt, Job
+from tests.support.waiting import wait_until
+
+from .conftest import Bench
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.databases("postgresql", "mariadb")]
+JOBS = 40
+
+
+class Locked:
+    """A transaction of the site that has locked a row, in a thread of its own, until the block ends."""
+
+    def __init__(self, job_id: str) -> None:
+        self._held, self._release = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold, args=(job_id,), daemon=True)
+
+    def _hold(self, job_id: str) -> None:
+        with transaction.atomic():
+            Job.objects.select_for_update().get(pk=job_id)
+            self._held.set()
+            self._release.wait(60)
+        connections.close_all()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        assert self._held.wait(20)
+
+    def __exit__(self, *error: object) -> None:
+        self._release.set()
+        self._thread.join(20)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("locked", ["j5", "dependent of j5"])
+def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async: bool, fails: bool) -> None:
+    gate = threading.Event()
+
+    def end(payload: dict[str, Any]) -> None:
+        if fails and payload["number"] == 5:
+            raise ValueError("no")
+
+    def wait(payload: dict[str, Any]) -> None:
+        gate.wait(30)
+        end(payload)
+
+    async def await_it(payload: dict[str, Any]) -> None:
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
+        end(payload)
+
+    bench.handle("t.wait", await_it if is_async else wait, max_retries=0)
+    jobs = [bench.submit("t.wait", {"number": number}, job_id=f"j{number}") for number in range(JOBS)]
+    dependent = bench.submit("t.wait", {"number": -1}, job_id="dependent of j5", depends_on=[jobs[5]])
+    process = bench.start(threads=8)
+    wait_until(lambda: Job.objects.get(pk="j5").status == "running", 20, "the job to run")
+    with Locked(locked):
+        gate.set()
+        wait_until(lambda: Job.objects.filter(status="completed").count() == JOBS - 1, 20, "the other jobs to end")
+        assert Job.objects.get(pk="j5").status == "running"
+        assert process.held().keys() == {"j5"}
+        more = bench.submit("t.wait", {"number": 7})
+        assert more.wait(20).status == "completed"
+    assert jobs[5].wait(20).status == ("dead" if fails else "completed")
+    assert dependent.wait(20).status == ("failed" if fails else "completed")
+    wait_until(process.has_nothing_to_do, 20, "the process to be at rest")
+    assert Attempt.objects.count() == fails
