@@ -48,6 +48,7 @@ class Coroutines:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seats: threading.Semaphore | None = None
         self._runs: dict[str, Entry] = {}
+        self._starting: list[Entry] = []
         self._completed: list[Completed] = []
         self._outcomes: list[Outcome] = []
         self._work = threading.Event()
@@ -70,8 +71,11 @@ class Coroutines:
         assert self._seats is not None
         self._seats.acquire()
         with self._lock:
-            self._runs[run.job.id] = Entry(run, handler, handlers)
-        loop.call_soon_threadsafe(self._launch, run, handler, handlers)
+            self._runs[run.job.id] = entry = Entry(run, handler, handlers)
+            is_awake = bool(self._starting)
+            self._starting.append(entry)
+        if not is_awake:  # waking the loop is a system call
+            loop.call_soon_threadsafe(self._launch)
 
     def cancel(self, requested: dict[str, int]) -> None:
         """Cancel the coroutines of jobs, given as id and fence, that somebody asked to cancel."""
@@ -140,12 +144,13 @@ class Coroutines:
             self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
 
-    def _launch(self, run: Run, handler: Handler, handlers: Registry) -> None:
+    def _launch(self) -> None:
+        """Start the coroutines that were handed over since; this runs on the loop."""
         assert self._loop is not None
-        task = self._loop.create_task(self._execute(run, handler, handlers))
         with self._lock:
-            if run.job.id in self._runs:
-                self._runs[run.job.id].task = task
+            entries, self._starting = self._starting, []
+            for entry in entries:
+                entry.task = self._loop.create_task(self._execute(entry.run, entry.handler, entry.handlers))
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
         result: Completed | Outcome | None = None
