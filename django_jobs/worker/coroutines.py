@@ -100,19 +100,26 @@ class Coroutines:
         with self._lock:
             return any(entry.run.deadline is not None for entry in self._runs.values())
 
-    def take_overdue(self, grace: float) -> list[Entry]:
-        """Take away the runs that go on `grace` seconds past their timeout: the loop is blocked, or they ignore their end."""
+    def overdue(self, grace: float) -> list[Entry]:
+        """Return the runs that go on `grace` seconds past their timeout: the loop is blocked, or they ignore their end."""
         before = time.monotonic() - grace
         with self._lock:
-            overdue = [
+            return [
                 entry
                 for entry in self._runs.values()
                 if entry.run.deadline is not None and entry.run.deadline < before and not entry.has_ended
             ]
-            for entry in overdue:
-                entry.run.abandoned = True
-                del self._runs[entry.run.job.id]
-        return overdue
+
+    def give_up_run(self, run: Run, outcome: Outcome) -> bool:
+        """Take a run away from the loop, and settle it with this outcome; return False when it has ended meanwhile."""
+        with self._lock:
+            entry = self._runs.get(run.job.id)
+            if entry is None or entry.run is not run or entry.has_ended or run.abandoned:
+                return False
+            run.abandoned = entry.has_ended = True
+            self._outcomes.append(outcome)
+        self._work.set()
+        return True
 
     def stop(self) -> None:
         """Settle what is done and end both threads."""
@@ -187,16 +194,17 @@ class Coroutines:
     def _done(self, run: Run, result: Completed | Outcome | None) -> None:
         """Keep a result for the settler; this runs on the loop."""
         with self._lock:
-            if run.job.id in self._runs:
-                self._runs[run.job.id].has_ended = True
-            if run.abandoned:
+            entry = self._runs.get(run.job.id)
+            if entry is not None and entry.run is run:
+                entry.has_ended = True
+            if run.abandoned:  # whoever gave it up has settled it, or hands it back
                 result = None
-            if isinstance(result, Completed):
+            elif isinstance(result, Completed):
                 self._completed.append(result)
             elif result is not None:
                 self._outcomes.append(result)
-            if result is None:
-                self._runs.pop(run.job.id, None)
+            elif entry is not None and entry.run is run:
+                del self._runs[run.job.id]
         assert self._seats is not None
         self._seats.release()
         self._process.count(result)

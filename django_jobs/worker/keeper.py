@@ -13,12 +13,12 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle import processes, progress
-from django_jobs.lifecycle.release import release_unstarted
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.transactions import jobs_alias
 
 from .executor import judge
 from .run import Run
-from .settler import settle_aside, settle_results, settle_tray
+from .settler import release_tray, try_to_settle
 from .tray import Tray
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Keeper(threading.Thread):
                 self._watching.clear()
                 try:
                     busy = [self.look_after(worker) for worker in self._process.workers()]
-                    busy += [self.look_after_tray(tray) for tray in self._process.trays()]
+                    busy += [self.look_after_tray(tray) for tray in self._process.trays() if not tray.is_guest]
                     busy.append(self.look_after_coroutines())
                 except Exception as error:  # without its keeper a process neither times out nor releases
                     self._stopped.wait(self._process.trouble.after(error))
@@ -84,9 +84,8 @@ class Keeper(threading.Thread):
     def look_after_tray(self, tray: Tray) -> bool:
         """Release what waits behind slow jobs, settle what is done; return whether there is anything to look after."""
         if tray.is_stuck:
-            release_unstarted(tray.take_unstarted())
-        settle_tray(self._process, tray, time.monotonic())
-        settle_aside(self._process, tray)
+            release_tray(tray)
+        try_to_settle(self._process, tray)
         return tray.is_busy
 
     def _write_progress(self, run: Run) -> None:
@@ -108,7 +107,8 @@ class Keeper(threading.Thread):
         grace = get_settings().TIMEOUT_GRACE_SECONDS
         if run.deadline is None or time.monotonic() <= run.deadline + grace:
             return
-        if worker.tray.give_up_run(worker.seat) is None:
+        handler = worker.handlers.find(run.job.job_type)
+        if handler is None or not worker.tray.give_up_run(worker.seat, _timed_out(run, handler, worker.handlers)):
             return
         logger.error(
             "job %s (%s) ignored its timeout for %s seconds; its thread is given up and the process will be recycled",
@@ -116,16 +116,15 @@ class Keeper(threading.Thread):
             run.job.job_type,
             grace,
         )
-        handler = worker.handlers.find(run.job.job_type)
-        if handler is not None:
-            self._settle_timed_out(run, handler, worker.handlers)
-        worker.tray.let_go(run.job)
         self._process.recycle()
 
     def look_after_coroutines(self) -> bool:
         """Give up coroutines that their loop does not end, and recycle the process; return whether any has a timeout."""
         grace = get_settings().TIMEOUT_GRACE_SECONDS
-        for entry in self._process.coroutines.take_overdue(grace):
+        for entry in self._process.coroutines.overdue(grace):
+            outcome = _timed_out(entry.run, entry.handler, entry.handlers)
+            if not self._process.coroutines.give_up_run(entry.run, outcome):
+                continue
             logger.error(
                 "job %s (%s) still runs %s seconds after its timeout: it, or another one, blocks the event loop; the process"
                 " will be recycled",
@@ -133,11 +132,10 @@ class Keeper(threading.Thread):
                 entry.run.job.job_type,
                 grace,
             )
-            self._settle_timed_out(entry.run, entry.handler, entry.handlers)
             self._process.recycle()
         return self._process.coroutines.has_deadlines
 
-    def _settle_timed_out(self, run: Run, handler: Handler, handlers: Registry) -> None:
-        error = TimedOut(f"timed out after {run.job.timeout_seconds} seconds")
-        run.timed_out = True
-        settle_results(self._process, [], [judge(run, handler, handlers, error)], lock_wait=None)
+
+def _timed_out(run: Run, handler: Handler, handlers: Registry) -> Outcome:
+    run.timed_out = True
+    return judge(run, handler, handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds"))

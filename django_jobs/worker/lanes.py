@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import Registry
 from django_jobs.lifecycle.processes import queues_with_work
 from django_jobs.names import queue_problem
 from django_jobs.text import shown
@@ -26,8 +27,9 @@ LONG_IDLE_POLLS = 5
 class Lanes:
     """The queues of one worker thread; `names` of None means every queue."""
 
-    def __init__(self, names: list[str] | None, process: Process) -> None:
+    def __init__(self, names: list[str] | None, process: Process, handlers: Registry) -> None:
         self._names = names
+        self._handlers = handlers
         self._single = names[0] if names is not None and len(names) == 1 else None
         self._process = process
         self._waiting: deque[str] = deque()
@@ -36,9 +38,9 @@ class Lanes:
         self._found_now()
 
     @property
-    def kind(self) -> tuple[str, ...] | None:
-        """What tells threads of other queues from those of the same."""
-        return None if self._names is None else tuple(sorted(self._names))
+    def kind(self) -> tuple[object, ...]:
+        """What tells threads of other queues or handlers from those of the same."""
+        return (id(self._handlers), self._names is None, *sorted(self._names or ()))
 
     def next_queue(self) -> str | None:
         """Return the queue to claim from now, or None when no queue has work."""

@@ -76,9 +76,10 @@ class Process:
         self._poll_interval = poll_interval
         self._max_jobs = max_jobs
         self.max_rss = max_rss if max_rss is not None else get_settings().MAX_RSS_MB
-        self._numbers = itertools.count(1)
+        self.numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._workers: list[Worker] = []
+        self._trays: list[Tray] = []
         self._looking: set[Worker] = set()
         self._found_nothing = False
         self._lent: dict[str, ClaimedJob] = {}
@@ -105,18 +106,16 @@ class Process:
         """How many jobs run now."""
         return sum(worker.seat.run is not None for worker in self.workers()) + self.coroutines.running
 
-    def next_number(self) -> int:
-        """Return the number of a new worker thread."""
-        return next(self._numbers)
-
     def workers(self) -> list[Worker]:
         """Return the worker threads that live."""
         with self._lock:
             return list(self._workers)
 
-    def trays(self) -> set[Tray]:
-        """Return the trays of the worker threads."""
-        return {worker.tray for worker in self.workers()}
+    def trays(self) -> list[Tray]:
+        """Return the trays of the worker threads, and those that nobody uses any more but hold something."""
+        with self._lock:
+            self._trays = [tray for tray in self._trays if tray.is_used]
+            return list(self._trays)
 
     def held(self) -> dict[str, int]:
         """Return the fence of each job that this process holds."""
@@ -158,9 +157,12 @@ class Process:
         self.start()
         with self._lock:
             for other in self._workers if shares else ():
-                if other.is_alive() and other.lanes.kind == worker.lanes.kind and other.handlers is worker.handlers:
+                if other.is_alive() and other.lanes.kind == worker.lanes.kind:
                     worker.tray = other.tray
+            worker.tray.is_guest = not shares
             worker.tray.join(worker.seat)
+            if worker.tray not in self._trays:
+                self._trays.append(worker.tray)
             self._workers.append(worker)
 
     def left(self, worker: Worker) -> None:
@@ -230,13 +232,16 @@ class Process:
     def _join(self, deadline: float) -> bool:
         while time.monotonic() < deadline and not self._hurried.is_set():
             alive = [worker for worker in self.workers() if worker.is_alive() and not worker.seat.abandoned]
-            if not alive and not self.coroutines.running:
+            if not alive and not self._has_work_in_hand():
                 return True
             if alive:
                 alive[0].join(0.05)
             else:
                 time.sleep(0.02)
-        return not self.running
+        return not self._has_work_in_hand()
+
+    def _has_work_in_hand(self) -> bool:
+        return self.coroutines.running > 0 or any(tray.is_busy for tray in self.trays())
 
     def _close(self, ended: bool) -> None:
         self._stop_listening()

@@ -10,14 +10,14 @@ from django.db import Error
 
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.outcome import Completed, Outcome
+from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.settle import LOCK_WAIT_SECONDS, not_settled, settle, settle_free
 from django_jobs.models import JobStatus
 
+from .tray import Results, Tray
+
 if TYPE_CHECKING:
     from .process import Process
-    from .tray import Tray
-
-Results = tuple[list[Completed], list[Outcome]]
 
 
 def settle_tray(process: Process, tray: Tray, now: float) -> float:
@@ -28,16 +28,25 @@ def settle_tray(process: Process, tray: Tray, now: float) -> float:
     return now
 
 
-def settle_aside(process: Process, tray: Tray) -> None:
-    """Try again to settle the runs whose rows were locked, once a second."""
-    if (results := tray.take_aside()) is not None:
-        tray.settled(*results, aside=settle_results(process, *results, lock_wait=0.0))
-
-
 def settle_rest(process: Process, tray: Tray) -> None:
     """Settle all that is left at a tray, however long it takes."""
     while (results := tray.take_rest()) is not None:
         tray.settled(*results, aside=settle_results(process, *results, lock_wait=None))
+
+
+def try_to_settle(process: Process, tray: Tray) -> None:
+    """Settle what was done at a tray, and what was put aside a second ago, with one try: the keeper has more to do."""
+    if (results := tray.take_results(time.monotonic())) is not None:
+        tray.settled(*results, aside=_try(process, *results, LOCK_WAIT_SECONDS))
+    if (results := tray.take_aside()) is not None:
+        tray.settled(*results, aside=_try(process, *results, 0.0))
+
+
+def release_tray(tray: Tray) -> None:
+    """Hand back what waits at a tray, and what could not be handed back before."""
+    if jobs := tray.take_unstarted():
+        release_unstarted(jobs)
+        tray.released(jobs)
 
 
 def settle_results(
@@ -49,32 +58,51 @@ def settle_results(
 ) -> Results:
     """Settle results of a process until the database has answered, or the lease is lost.
 
-    Returns those that were put aside because somebody else has locked their rows for longer than `lock_wait` seconds; None
-    waits as long as it takes.
+    Returns those that are to be put aside because somebody else has locked their rows for longer than `lock_wait` seconds;
+    None waits as long as it takes.
     """
-    aside: Results = ([], [])
-    if process.is_lost or not (completed or outcomes):
-        return aside
-    left = list(completed), list(outcomes)
     is_again = False
-    while not process.is_lost:
+    while not process.is_lost and (completed or outcomes):
         try:
-            if is_again:
-                left = not_settled(*left, process.id)
-            if not (left[0] or left[1]):
-                break
-            if lock_wait is None:
-                settle(*left, process.id)
-            else:
-                aside = settle_free(*left, process.id, lock_wait=lock_wait)
+            return _settle(process, completed, outcomes, lock_wait, is_again)
         except Error as error:
             # The reply may have been lost after the commit, so the next try reads back what it finds moved.
             is_again = True
             time.sleep(process.trouble.after(error))
             processes.discard_connection()
-        else:
-            process.trouble.over()
-            break
+    return [], []
+
+
+def _try(process: Process, completed: Sequence[Completed], outcomes: Sequence[Outcome], lock_wait: float) -> Results:
+    """Settle results with one try, and return those that are to be put aside: locked, or all while the database is away."""
+    if process.is_lost:
+        return [], []
+    try:
+        return _settle(process, completed, outcomes, lock_wait, is_again=True)
+    except Error as error:
+        process.trouble.after(error)
+        processes.discard_connection()
+        return list(completed), list(outcomes)
+
+
+def _settle(
+    process: Process,
+    completed: Sequence[Completed],
+    outcomes: Sequence[Outcome],
+    lock_wait: float | None,
+    is_again: bool,
+) -> Results:
+    left: Results = (list(completed), list(outcomes))
+    if is_again:
+        left = not_settled(*left, process.id)
+    aside: Results = ([], [])
+    if not any(left):
+        pass
+    elif lock_wait is None:
+        settle(*left, process.id)
+    else:
+        aside = settle_free(*left, process.id, lock_wait=lock_wait)
+    process.trouble.over()
     delays = [outcome.delay for outcome in outcomes if outcome.status == JobStatus.SCHEDULED]
     if delays:
         process.maintenance.expect_due(min(delays))

@@ -15,7 +15,6 @@ from django_jobs.handlers import Handler, Registry, make_handler, registry
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
-from django_jobs.lifecycle.release import release_unstarted
 from django_jobs.lifecycle.transactions import is_away, is_transient
 from django_jobs.text import shown
 from django_jobs.values import is_integer, is_seconds
@@ -24,7 +23,7 @@ from .executor import execute, no_handler
 from .isolation import Isolation
 from .lanes import FIRST_REST, Lanes, queue_names
 from .run import Run
-from .settler import settle_rest, settle_tray
+from .settler import release_tray, settle_rest, settle_tray
 from .tidy import Tidy
 from .tray import Seat, Tray
 
@@ -56,13 +55,13 @@ class Worker(threading.Thread):
         if poll_interval is not None and not is_seconds(poll_interval):
             raise InvalidJob(f"poll_interval={shown(poll_interval)}: give a positive number of seconds")
         self.process = process or embedded()
-        self.worker_id = f"{self.process.id}/{self.process.next_number()}"
+        self.worker_id = f"{self.process.id}/{next(self.process.numbers)}"
         super().__init__(name=f"worker {self.worker_id}", daemon=True)
         self.seat = Seat()
         self.tray = Tray()  # until `start`, which gives it the one it shares
         self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)
         self.poll_interval = poll_interval
-        self.lanes = Lanes(names, self.process)
+        self.lanes = Lanes(names, self.process, self.handlers)
         self._stopping = threading.Event()
         self._isolation = Isolation(self.process)
         self._connection: BaseDatabaseWrapper | None = None
@@ -77,7 +76,7 @@ class Worker(threading.Thread):
     @property
     def is_stopping(self) -> bool:
         """Whether no further job is started."""
-        return self._stopping.is_set() or self.process.is_stopping
+        return self._stopping.is_set() or self.process.is_stopping or self.seat.abandoned
 
     @property
     def is_isolated(self) -> bool:
@@ -133,6 +132,7 @@ class Worker(threading.Thread):
             self.tray.load(jobs, is_dry=len(jobs) < wanted)
             self.process.has_looked(self, found=bool(jobs))
         if jobs:
+            self.process.keeper.watch()
             self.process.trouble.over()
             self.lanes.found_work()
             self.process.wakeup.call()
@@ -147,13 +147,14 @@ class Worker(threading.Thread):
         self._tidy.begin()
         try:
             self._prepare()
-            self.tray.take_claim()
             jobs = claim(queue, 1, self.process.id)
             self.tray.load(jobs, is_dry=True)
             self._run_jobs()
-            release_unstarted(self.tray.take_unstarted())  # the process stops
+            settle_rest(self.process, self.tray)
+            release_tray(self.tray)  # the process stops
             return jobs[0].id if jobs else None
         finally:
+            self.tray.leave(self.seat)
             self._tidy.close()
             self.process.left(self)
 
@@ -224,13 +225,14 @@ class Worker(threading.Thread):
         """Hand back what has not started, settle what has, and close what is this thread's own."""
         is_last = self.tray.leave(self.seat)
         if not self.seat.abandoned:
-            try:
-                if is_last or self.process.is_stopping:
-                    release_unstarted(self.tray.take_unstarted())
-                settle_rest(self.process, self.tray)
-            except Error as error:
-                if not (is_away(error) or is_transient(error)):
-                    raise
+            settle_tray(self.process, self.tray, time.monotonic())
+            if is_last or self.process.is_stopping:
+                try:
+                    release_tray(self.tray)
+                except Error as error:  # the end of the process hands them back
+                    if not (is_away(error) or is_transient(error)):
+                        raise
+            settle_rest(self.process, self.tray)
         self._tidy.close()
         connections.close_all()
         self.process.left(self)

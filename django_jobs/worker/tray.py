@@ -19,7 +19,10 @@ MAX_BATCH = 512
 AHEAD_SECONDS = 0.05
 GATHER_SECONDS = 0.01
 PATIENCE_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 0.5
+SLOW_SECONDS = 1.0
 ASIDE_SECONDS = 1.0
+Results = tuple[list[Completed], list[Outcome]]
 
 
 class Seat:
@@ -34,34 +37,32 @@ class Duty:
     """What one thread does for all. Another one may take it as well once that takes long: a stuck statement holds up nobody."""
 
     def __init__(self) -> None:
-        self._taken_at: list[float] = []
+        self._taken_at: dict[int, float] = {}
 
-    def take(self, now: float) -> bool:
-        """Take the duty when it is free, or stuck in the hands of those who have it."""
-        if self._taken_at and now - self._taken_at[-1] < PATIENCE_SECONDS:
+    def take(self, now: float, *, is_urgent: bool = False) -> bool:
+        """Take the duty when it is free, or stuck in the hands of those who have it, or if need be whoever has it."""
+        if self._taken_at and not is_urgent and now - max(self._taken_at.values()) < PATIENCE_SECONDS:
             return False
-        self.add(now)
+        self._taken_at[threading.get_ident()] = now
         return True
 
-    def add(self, now: float | None = None) -> None:
-        """Take the duty whoever else has it."""
-        self._taken_at.append(time.monotonic() if now is None else now)
-
     def give_back(self) -> None:
-        """End one holding of it."""
-        self._taken_at.pop(0)
+        """Have it no longer; for the thread that took it."""
+        self._taken_at.pop(threading.get_ident(), None)
 
 
 class Tray:
     """Whether a claimed job starts or is handed back is decided here, under one lock, and nowhere else."""
 
     def __init__(self) -> None:
+        self.is_guest = False  # of a script that runs its one job, and settles it, by itself
         self._lock = threading.Lock()
         self._seats: set[Seat] = set()
-        self._waiting: deque[ClaimedJob] = deque()
+        self._waiting: deque[tuple[ClaimedJob, float]] = deque()  # with the time of its claim
+        self._handed_back: list[ClaimedJob] = []
         self._completed: list[Completed] = []
         self._outcomes: list[Outcome] = []
-        self._aside: tuple[list[Completed], list[Outcome]] = ([], [])
+        self._aside: Results = ([], [])
         self._held: dict[str, int] = {}
         self._claiming, self._settling = Duty(), Duty()
         self._is_dry = True
@@ -103,10 +104,11 @@ class Tray:
         with self._lock:
             self._claiming.give_back()
             self._is_dry = is_dry
+            now = time.monotonic()
             if not self._waiting:
-                self._last_taken = time.monotonic()
+                self._last_taken = now
             for job in jobs:
-                self._waiting.append(job)
+                self._waiting.append((job, now))
                 self._held[job.id] = job.fence
 
     # Running.
@@ -118,15 +120,20 @@ class Tray:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether jobs wait here while every thread has been busy with a slow one."""
-        return bool(self._waiting) and time.monotonic() - self._last_taken > PATIENCE_SECONDS
+        """Whether jobs wait here for long, or while every thread is busy with a slow one, or are still to be released."""
+        now = time.monotonic()
+        with self._lock:
+            return bool(self._handed_back) or (
+                bool(self._waiting)
+                and (now - self._last_taken > PATIENCE_SECONDS or now - self._waiting[0][1] > LONGEST_WAIT_SECONDS)
+            )
 
     def next_run(self, seat: Seat) -> Run | None:
         """Start the next job; None when there is none."""
         with self._lock:
             if not self._waiting or seat.abandoned:
                 return None
-            seat.run = run = Run(self._waiting.popleft())
+            seat.run = run = Run(self._waiting.popleft()[0])
             self._last_taken = run.started
             return run
 
@@ -137,50 +144,63 @@ class Tray:
             if run is None or run.abandoned:
                 return False
             if result is None:
-                self._held.pop(run.job.id, None)
-                return True
-            if not (self._completed or self._outcomes):
-                self._first_result = time.monotonic()
-            if isinstance(result, Completed):
-                self._completed.append(result)
+                self._let_go(run.job.id, run.job.fence)
             else:
-                self._outcomes.append(result)
+                self._keep(result)
             return True
+
+    def _keep(self, result: Completed | Outcome) -> None:
+        if not (self._completed or self._outcomes):
+            self._first_result = time.monotonic()
+        if isinstance(result, Completed):
+            self._completed.append(result)
+        else:
+            self._outcomes.append(result)
 
     def took(self, seconds: float) -> None:
         """Learn how long a job takes; one that is slow does not make us forget that the others are fast."""
-        self._seconds_per_job += (min(seconds, PATIENCE_SECONDS) - self._seconds_per_job) / 16
+        self._seconds_per_job += (min(seconds, SLOW_SECONDS) - self._seconds_per_job) / 16
 
     def hand_over(self, seat: Seat) -> None:
         """Forget the current run: somebody else (the event loop) finishes it."""
         with self._lock:
             if seat.run is not None:
-                self._held.pop(seat.run.job.id, None)
+                self._let_go(seat.run.job.id, seat.run.job.fence)
             seat.run = None
 
-    def give_up_run(self, seat: Seat) -> Run | None:
-        """Take the current run away from its thread, which will never be trusted again."""
+    def give_up_run(self, seat: Seat, outcome: Outcome | None = None) -> bool:
+        """Take the current run, of which `outcome` comes, away from its thread, which will never be trusted again.
+
+        Returns False when there is none any more.
+        """
         with self._lock:
             run = seat.run
-            if run is None or run.abandoned:
-                return None
+            if run is None or run.abandoned or (outcome is not None and outcome.job != run.job):
+                return False
             run.abandoned = True
             seat.abandoned = True
             self._seats.discard(seat)
-            return run
+            if outcome is not None:
+                self._keep(outcome)
+            return True
 
     def take_unstarted(self) -> list[ClaimedJob]:
-        """Take back the jobs that have not started; they will not start here."""
+        """Take back the jobs that have not started; they will not start here, and are held until `released`."""
         with self._lock:
-            jobs = list(self._waiting)
+            self._handed_back += [job for job, _ in self._waiting]
             self._waiting.clear()
+            return list(self._handed_back)
+
+    def released(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Let go of jobs whose release has been answered."""
+        with self._lock:
             for job in jobs:
-                self._held.pop(job.id, None)
-            return jobs
+                self._let_go(job.id, job.fence)
+            self._handed_back = [job for job in self._handed_back if self._held.get(job.id) == job.fence]
 
     # Settling.
 
-    def take_results(self, now: float) -> tuple[list[Completed], list[Outcome]] | None:
+    def take_results(self, now: float) -> Results | None:
         """Take the duty to settle with the results; None when there is no need yet, or somebody settles already.
 
         While jobs wait here, results are gathered: up to a batch, or for 10 ms. Their jobs are held until `settled`.
@@ -194,7 +214,7 @@ class Tray:
                 return None
             return self._take_all()
 
-    def take_aside(self) -> tuple[list[Completed], list[Outcome]] | None:
+    def take_aside(self) -> Results | None:
         """Take the results that were put aside a second ago; None without any."""
         now = time.monotonic()
         with self._lock:
@@ -203,7 +223,7 @@ class Tray:
             aside, self._aside = self._aside, ([], [])
             return aside
 
-    def take_rest(self) -> tuple[list[Completed], list[Outcome]] | None:
+    def take_rest(self) -> Results | None:
         """Take whatever is left to settle, whoever else is settling; None when nothing is."""
         with self._lock:
             completed, outcomes = self._take_all()
@@ -212,10 +232,10 @@ class Tray:
             outcomes += aside[1]
             if not (completed or outcomes):
                 return None
-            self._settling.add()
+            self._settling.take(time.monotonic(), is_urgent=True)
             return completed, outcomes
 
-    def _take_all(self) -> tuple[list[Completed], list[Outcome]]:
+    def _take_all(self) -> Results:
         completed, self._completed = self._completed, []
         outcomes, self._outcomes = self._outcomes, []
         return completed, outcomes
@@ -225,9 +245,9 @@ class Tray:
         completed: Iterable[Completed],
         outcomes: Iterable[Outcome],
         *,
-        aside: tuple[list[Completed], list[Outcome]],
+        aside: Results,
     ) -> None:
-        """End the duty to settle, and let go of the jobs whose settle has been answered; put aside those that are locked."""
+        """End the duty to settle, and let go of the jobs whose settle has been answered; keep the others aside."""
         locked = {done.id for done in aside[0]} | {outcome.job.id for outcome in aside[1]}
         with self._lock:
             self._settling.give_back()
@@ -238,14 +258,10 @@ class Tray:
                 if outcome.job.id not in locked:
                     self._let_go(outcome.job.id, outcome.job.fence)
             if locked:
+                if not any(self._aside):
+                    self._aside_until = time.monotonic() + ASIDE_SECONDS
                 self._aside[0].extend(aside[0])
                 self._aside[1].extend(aside[1])
-                self._aside_until = time.monotonic() + ASIDE_SECONDS
-
-    def let_go(self, job: ClaimedJob) -> None:
-        """Hold a job no longer that somebody else has settled."""
-        with self._lock:
-            self._let_go(job.id, job.fence)
 
     def _let_go(self, job_id: str, fence: int) -> None:
         if self._held.get(job_id) == fence:  # one that was claimed anew meanwhile has another fence
@@ -260,3 +276,8 @@ class Tray:
     def is_busy(self) -> bool:
         """Whether there is anything that the keeper might have to look after."""
         return bool(self._held)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether somebody sits here, or something is held."""
+        return bool(self._seats or self._held)

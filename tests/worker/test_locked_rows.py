@@ -8,6 +8,8 @@ import pytest
 from django.db import connections, transaction
 
 from django_jobs.models import Attempt, Job
+from django_jobs.queue import JobQueue
+from django_jobs.worker.embedded import embedded
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
@@ -67,10 +69,27 @@ def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async
         gate.set()
         wait_until(lambda: Job.objects.filter(status="completed").count() == JOBS - 1, 20, "the other jobs to end")
         assert Job.objects.get(pk="j5").status == "running"
-        assert process.held().keys() == {"j5"}
+        wait_until(lambda: process.held().keys() == {"j5"}, 20, "the others to be let go")
         more = bench.submit("t.wait", {"number": 7})
         assert more.wait(20).status == "completed"
     assert jobs[5].wait(20).status == ("dead" if fails else "completed")
     assert dependent.wait(20).status == ("failed" if fails else "completed")
     wait_until(process.has_nothing_to_do, 20, "the process to be at rest")
     assert Attempt.objects.count() == fails
+
+
+def test_a_script_waits_for_the_row_of_its_own_job() -> None:
+    queue = JobQueue("default")
+    lock = Locked("mine")
+    starts: list[int] = []
+
+    def end_behind_a_lock(payload: dict[str, Any]) -> None:
+        starts.append(1)
+        lock.__enter__()
+        threading.Timer(1.2, lock.__exit__).start()  # longer than a settle waits before it puts a row aside
+
+    queue.register_handler("t.mine", end_behind_a_lock)
+    queue.enqueue("t.mine", {}, job_id="mine")
+    assert queue.process_next() == "mine"
+    assert queue.get_job("mine").status == "completed"
+    assert (len(starts), embedded().held()) == (1, {})
