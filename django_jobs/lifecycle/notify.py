@@ -131,14 +131,14 @@ class Subscription:
         with self._connection.cursor() as cursor:
             cursor.execute(f"LISTEN {WORK_CHANNEL}; LISTEN {PROCESS_CHANNEL}")
 
-    def wait(self, seconds: float) -> Iterator[bool]:
-        """Yield, for `seconds` or until the first batch, True for a request to this process and False for new work."""
+    def wait(self, seconds: float) -> Iterator[str | None]:
+        """Yield, for `seconds` or until the first batch, the queue of new work, and None for a request to this process."""
         with self._connection.wrap_database_errors:
             for told in self._connection.connection.notifies(timeout=seconds, stop_after=1):
                 if told.channel == WORK_CHANNEL:
-                    yield False
+                    yield str(told.payload)
                 elif told.payload == self._process_id:
-                    yield True
+                    yield None
 
     def close(self) -> None:
         """Close the connection."""

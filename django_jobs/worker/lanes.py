@@ -35,6 +35,7 @@ class Lanes:
         self._waiting: deque[str] = deque()
         self._discovered_at = float("-inf")
         self.turn = process.wakeup.turn(self.kind)  # shared: else each thread's rests would have to grow apart
+        self.turn.names = names
         self._found_now()
 
     @property
@@ -74,9 +75,14 @@ class Lanes:
         self._found_now()
 
     def expect_work(self) -> None:
-        """Start over with short rests, because somebody called; look at all queues anew."""
+        """Start over with short rests, because somebody called; look at the queues named by the call, or at all anew."""
         self._found_now()
-        self._discovered_at = float("-inf")
+        named = self.turn.take_named()
+        for queue in named:
+            if queue not in self._waiting:
+                self._waiting.appendleft(queue)
+        # Who called by a queue's name saves us the question.
+        self._discovered_at = time.monotonic() if named else float("-inf")
 
     def _found_now(self) -> None:
         self.turn.rest = FIRST_REST

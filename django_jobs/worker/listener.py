@@ -69,14 +69,13 @@ class Listener(threading.Thread):
         started = time.monotonic()
         proven = False
         while not self._stopped.is_set():
-            for is_for_us in subscription.wait(WAIT_SECONDS):
-                if is_for_us:
-                    if not proven:
-                        proven = self.is_healthy = True
-                    else:
-                        self._process.maintenance.look_at_requests()
+            for queue in subscription.wait(WAIT_SECONDS):
+                if queue is not None:
+                    self._process.wakeup.call(queue)
+                elif not proven:
+                    proven = self.is_healthy = True
                 else:
-                    self._process.wakeup.call()
+                    self._process.maintenance.look_at_requests()
             if not proven and time.monotonic() - started > PROOF_SECONDS:
                 logger.info("notifications do not arrive (a transaction-pooling proxy?): polling instead")
                 return

@@ -144,7 +144,7 @@ class Process:
             # First, because it is what may fail; the caller then starts the process again.
             processes.register(self.id, queues=self.queues or [], threads=self._threads)
             self._started = True
-        self._stop_listening = listen_in_process(lambda queue: self.wakeup.call())
+        self._stop_listening = listen_in_process(self.wakeup.call)
         self.heartbeat.start()
         self.keeper.start()
         self.maintenance.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 
 class Wakeup:
@@ -15,11 +15,11 @@ class Wakeup:
         self._closed = False
         self.calls_seen = 0
 
-    def call(self) -> None:
-        """Let one idle thread of each kind look at once; calls that come before it looked count as one."""
+    def call(self, queue: str | None = None) -> None:
+        """Let one idle thread of each kind look at once, at a queue if it is known which; calls before it looked count as one."""
         self.calls_seen += 1
         for turn in self._all():
-            turn.call()
+            turn.call(queue)
 
     def call_all(self) -> None:
         """Wake every thread, so that those that are to stop see it."""
@@ -57,15 +57,27 @@ class Turn:
     def __init__(self) -> None:
         self.rest = 0.0  # how long the next looker sleeps, in seconds; kept by `Lanes`, like the next
         self.found_at = 0.0
+        self.names: Collection[str] | None = None  # None: all queues
+        self._named: set[str] = set()
         self._condition = threading.Condition()
         self._called = False
         self._looking = False
         self._resting = 0
 
-    def call(self) -> None:
+    def call(self, queue: str | None = None) -> None:
         with self._condition:
+            if queue is not None:
+                if self.names is not None and queue not in self.names:
+                    return
+                self._named.add(queue)
             self._called = True
             self._condition.notify()
+
+    def take_named(self) -> set[str]:
+        """Return the queues that calls have named since, and forget them."""
+        with self._condition:
+            named, self._named = self._named, set()
+            return named
 
     def pass_on(self) -> None:
         """Call when somebody rests; costs nothing when nobody does."""
