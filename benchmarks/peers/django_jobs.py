@@ -1,7 +1,7 @@
 """django_jobs: `manage.py runworkers --threads N`, one worker command per process, default settings.
 
-No-op jobs run in 4 threads, the default (measured 1, 2, 4 and 8: while one waits for the database, another runs jobs); I/O
-jobs in one thread for each job at a time, coroutines with ASYNC_CONCURRENCY at that number and the same 4 threads. Bulk submit is
+No-op jobs run in 2 threads (measured 1, 2, 3, 4 and 8: while one waits for the database, another runs jobs; more take turns);
+I/O jobs in one thread for each job at a time, coroutines with ASYNC_CONCURRENCY at that number and the same 2 threads. Bulk submit is
 `submit_many`.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 from benchmarks.peers.django_peer import DjangoPeer
 
-THREADS = os.environ.get("BENCH_DJANGO_JOBS_THREADS", "4")
+THREADS = os.environ.get("BENCH_DJANGO_JOBS_THREADS", "2")
 
 
 class Adapter(DjangoPeer):
     name = "django_jobs"
     packages = ("Django",)
     stores = ("postgresql", "sqlite", "mariadb")
-    settings = f"runworkers --threads {THREADS}, default settings, CONN_MAX_AGE=None"
+    settings = f"runworkers --threads {THREADS}, else default settings, CONN_MAX_AGE=None"
     bulk = "submit_many"
 
     def submit(self, job: str, count: int) -> None:
