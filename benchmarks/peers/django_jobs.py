@@ -1,8 +1,8 @@
 """django_jobs: `manage.py runworkers --threads N`, one worker command per process, default settings.
 
 No-op jobs run in 2 threads (measured 1, 2, 3, 4 and 8: while one waits for the database, another runs jobs; more take turns);
-I/O jobs in one thread for each job at a time, coroutines with ASYNC_CONCURRENCY at that number and the same 2 threads. Bulk submit is
-`submit_many`.
+I/O jobs in one thread for each job at a time, coroutines with ASYNC_CONCURRENCY at that number and the same 2 threads. Bulk
+submit is `submit_many`.
 """
 
 import os
