@@ -41,9 +41,10 @@ class Locked:
         self._thread.join(20)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize("locked", ["j5", "dependent of j5"])
+@pytest.mark.parametrize(
+    ("locked", "is_async", "fails"),
+    [("j5", False, True), ("dependent of j5", False, False), ("j5", True, False), ("dependent of j5", True, True)],
+)
 def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async: bool, fails: bool) -> None:
     gate = threading.Event()
 
