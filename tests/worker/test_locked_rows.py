@@ -9,7 +9,7 @@ from django.db import connections, transaction
 
 from django_jobs.models import Attempt, Job
 from django_jobs.queue import JobQueue
-from django_jobs.worker.embedded import embedded
+from django_jobs.worker.embedded import embedded, stop_embedded
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
@@ -91,6 +91,9 @@ def test_a_script_waits_for_the_row_of_its_own_job() -> None:
 
     queue.register_handler("t.mine", end_behind_a_lock)
     queue.enqueue("t.mine", {}, job_id="mine")
-    assert queue.process_next() == "mine"
-    assert queue.get_job("mine").status == "completed"
-    assert (len(starts), embedded().held()) == (1, {})
+    try:
+        assert queue.process_next() == "mine"
+        assert queue.get_job("mine").status == "completed"
+        assert (len(starts), embedded().held()) == (1, {})
+    finally:
+        stop_embedded()
