@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from django.db import DatabaseError
+
 from django_jobs.models import Job, JobStatus
 from django_jobs.payloads import scrub
 
-from .transactions import jobs_alias, retry_transient
+from .transactions import LOCK_WAIT_SECONDS, is_lock_timeout, jobs_alias, retry_transient, run_transaction
 
 MAX_MESSAGE = 200
 
@@ -22,10 +24,23 @@ class Dependency(NamedTuple):
 
 
 def report_progress(job_id: str, fence: int, fraction: float, message: str, alias: str | None = None) -> bool:
-    """Write how far a run is; return False, having written nothing, when its fence has moved."""
-    held = Job.objects.using(alias or jobs_alias()).filter(pk=job_id, fence=fence, status=JobStatus.RUNNING)
+    """Write how far a run is; return False, having written nothing, when its fence has moved.
+
+    A row that somebody else has locked for long is left as it is: progress is not worth waiting for.
+    """
+    using = alias or jobs_alias()
+    held = Job.objects.using(using).filter(pk=job_id, fence=fence, status=JobStatus.RUNNING)
     text = scrub(message)[:MAX_MESSAGE]
-    return retry_transient(lambda: held.update(progress=fraction, progress_message=text)) == 1
+
+    def move() -> int:
+        return held.update(progress=fraction, progress_message=text)
+
+    try:
+        return run_transaction(move, using, lock_wait=LOCK_WAIT_SECONDS) == 1
+    except DatabaseError as error:
+        if is_lock_timeout(error):
+            return True
+        raise
 
 
 class Standing(NamedTuple):

@@ -14,10 +14,15 @@ from .claim import as_claimed
 from .notify import announce_work
 from .outcome import ClaimedJob
 from .processes import leave
-from .transactions import DbNow, jobs_alias, run_transaction
+from .transactions import DbNow, do_for_free, jobs_alias, run_transaction
 
 
-def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None) -> int:
+def release_free(jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
+    """Make claimed jobs that have not started pending again, if nobody else has locked their rows; return the others."""
+    return do_for_free(lambda some, lock_wait: release_unstarted(some, lock_wait=lock_wait), jobs)
+
+
+def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None, *, lock_wait: float | None = None) -> int:
     """Make claimed jobs that have not started pending again; return how many still were ours."""
     using = alias or jobs_alias()
 
@@ -29,7 +34,7 @@ def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None) -> i
         cancel_as_asked([job.id for job in jobs], using)
         return released
 
-    released = run_transaction(move, using) if jobs else 0
+    released = run_transaction(move, using, lock_wait=lock_wait) if jobs else 0
     for queue in {job.queue for job in jobs}:
         announce_work(queue, using)
     return released

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from django.db import DatabaseError, DataError, IntegrityError, connections
+from django.db import DataError, IntegrityError, connections
 
 from django_jobs import signals
 from django_jobs.models import (
@@ -22,33 +22,33 @@ from .events import announce, forget, tell_completed
 from .notify import announce_finished
 from .outcome import Completed, Outcome
 from .sql import dialect
-from .transactions import is_lock_timeout, jobs_alias, run_transaction
+from .transactions import do_for_free, jobs_alias, run_transaction
 from .wake import wake_dependents
 
 logger = logging.getLogger("django_jobs")
 REFUSED = (DataError, IntegrityError)
-LOCK_WAIT_SECONDS = 0.5
 
 
 def settle(
-    completed: Sequence[Completed],
-    outcomes: Sequence[Outcome],
-    process_id: str,
-    alias: str | None = None,
-    *,
-    lock_wait: float | None = None,
+    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
 ) -> set[str]:
     """Settle runs in one transaction and return the ids that were lost: somebody else had moved their fence.
 
     Dependents are woken in the same transaction. When the database refuses one member for good, the members are settled one
-    by one and the refused one is dead (`bad result`). With `lock_wait` it raises the database's error, and settles nothing, when
-    somebody else holds the lock of a row for longer than so many seconds.
+    by one and the refused one is dead (`bad result`).
     """
-    using = alias or jobs_alias()
+    return _settle_batch(completed, outcomes, process_id, alias or jobs_alias(), None)
+
+
+def _settle_batch(
+    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, using: str, lock_wait: float | None
+) -> set[str]:
     try:
         lost = run_transaction(lambda: _settle_all(completed, outcomes, process_id, using), using, lock_wait=lock_wait)
     except REFUSED as error:
         number = len(completed) + len(outcomes)
+        if lock_wait is not None and number > 1:
+            raise
         logger.warning("the database refused a batch of %d results, settling one by one: %s", number, error)
         lost = _settle_apart(completed, outcomes, process_id, using)
     announce_finished(using)
@@ -60,36 +60,29 @@ def settle(
 
 
 def settle_free(
-    completed: Sequence[Completed],
-    outcomes: Sequence[Outcome],
-    process_id: str,
-    alias: str | None = None,
-    *,
-    lock_wait: float = LOCK_WAIT_SECONDS,
+    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
 ) -> tuple[list[Completed], list[Outcome]]:
     """Settle the runs whose rows, and whose dependents' rows, nobody else has locked; return the others.
 
-    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch. The
-    batch is halved until those that are locked are alone.
+    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch.
     """
-    try:
-        settle(completed, outcomes, process_id, alias, lock_wait=lock_wait)
-        return [], []
-    except DatabaseError as error:
-        if not is_lock_timeout(error):
-            raise
-    runs: list[Completed | Outcome] = [*completed, *outcomes]
-    if len(runs) == 1:
-        return list(completed), list(outcomes)
-    left_completed: list[Completed] = []
-    left_outcomes: list[Outcome] = []
-    for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
-        done = [run for run in half if isinstance(run, Completed)]
-        others = [run for run in half if not isinstance(run, Completed)]
-        one, other = settle_free(done, others, process_id, alias, lock_wait=0.0)
-        left_completed += one
-        left_outcomes += other
-    return left_completed, left_outcomes
+
+    def move(runs: Sequence[Completed | Outcome], lock_wait: float) -> None:
+        _settle_batch(*_sorted_out(runs), process_id, alias or jobs_alias(), lock_wait)
+
+    # A single run that the database refuses ends as `bad result`.
+    return _sorted_out(do_for_free(move, [*completed, *outcomes], also=REFUSED))
+
+
+def _sorted_out(runs: Iterable[Completed | Outcome]) -> tuple[list[Completed], list[Outcome]]:
+    completed: list[Completed] = []
+    outcomes: list[Outcome] = []
+    for run in runs:
+        if isinstance(run, Completed):
+            completed.append(run)
+        else:
+            outcomes.append(run)
+    return completed, outcomes
 
 
 def settle_again(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -24,6 +24,8 @@ RETRY_SQLSTATES = frozenset({"40001", "40P01", LOCK_NOT_AVAILABLE})
 LOCK_WAIT_TIMEOUT = 1205
 RETRY_ERRNOS = frozenset({1020, LOCK_WAIT_TIMEOUT, 1213})
 BUSY_SECONDS = 30.0
+LOCK_WAIT_SECONDS = 0.5
+HALVING_SECONDS = 2.0
 TRIES = 50
 # What a server says while it goes down, comes up or refuses writes: the job of the loops is to wait, not to give up.
 AWAY_SQLSTATES = ("08", "57P", "25006", "53")
@@ -125,6 +127,35 @@ def immediate(using: str) -> Iterator[None]:
         connection.transaction_mode = before  # type: ignore[attr-defined]
 
 
+def do_for_free(
+    move: Callable[[Sequence[T], float], object], items: Sequence[T], also: tuple[type[Exception], ...] = ()
+) -> list[T]:
+    """Do a move for those items whose rows nobody else has locked, and return the others.
+
+    `move(items, lock_wait)` is called for all of them, then for halves until what is locked is alone; it waits for half a second
+    the first time and not at all afterwards. Errors of the types in `also` are halved as well, down to one item, whose own it is.
+    What was not tried after two seconds is returned, too.
+    """
+    deadline = time.monotonic() + HALVING_SECONDS
+
+    def do(some: Sequence[T], lock_wait: float) -> list[T]:
+        if time.monotonic() > deadline:
+            return list(some)
+        try:
+            move(some, lock_wait)
+            return []
+        except DatabaseError as error:
+            locked = is_lock_timeout(error)
+            if not locked and (len(some) == 1 or not isinstance(error, also)):
+                raise
+        if len(some) == 1:
+            return list(some)
+        middle = len(some) // 2
+        return do(some[:middle], 0.0) + do(some[middle:], 0.0)
+
+    return do(items, LOCK_WAIT_SECONDS)
+
+
 def sqlstate(error: BaseException) -> str:
     """Return the SQLSTATE of a PostgreSQL error, or an empty string."""
     return getattr(error.__cause__, "sqlstate", None) or ""
@@ -176,6 +207,7 @@ def is_away(error: BaseException) -> bool:
 __all__ = [
     "DbNow",
     "database_now",
+    "do_for_free",
     "immediate",
     "is_away",
     "is_lock_timeout",

@@ -21,6 +21,7 @@ from .context import Context
 from .executor import as_completed, failure
 from .run import Run
 from .settler import settle_results
+from .tray import runs_of
 
 if TYPE_CHECKING:
     from .process import Process
@@ -207,7 +208,8 @@ class Coroutines:
                 del self._runs[run.job.id]
         assert self._seats is not None
         self._seats.release()
-        self._process.count(result)
+        if not run.abandoned:
+            self._process.count(result)
         self._work.set()
 
     def _settle_loop(self) -> None:
@@ -221,11 +223,12 @@ class Coroutines:
                     completed, self._completed = self._completed, []
                     outcomes, self._outcomes = self._outcomes, []
                 aside = settle_results(self._process, completed, outcomes)
-                locked = {done.id for done in aside[0]} | {outcome.job.id for outcome in aside[1]}
+                locked = runs_of(*aside)
                 with self._lock:
-                    for job_id in [done.id for done in completed] + [outcome.job.id for outcome in outcomes]:
-                        if job_id not in locked:
-                            self._runs.pop(job_id, None)
+                    for job_id, fence in runs_of(completed, outcomes) - locked:
+                        entry = self._runs.get(job_id)
+                        if entry is not None and entry.run.job.fence == fence:  # it may be back already
+                            del self._runs[job_id]
                     if locked:  # again with the next ones; the wait for their locks is pause enough
                         self._completed += aside[0]
                         self._outcomes += aside[1]

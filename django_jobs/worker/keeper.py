@@ -57,7 +57,7 @@ class Keeper(threading.Thread):
                 self._watching.clear()
                 try:
                     busy = [self.look_after(worker) for worker in self._process.workers()]
-                    busy += [self.look_after_tray(tray) for tray in self._process.trays() if not tray.is_guest]
+                    busy += [self.look_after_tray(tray) for tray in self._process.trays()]
                     busy.append(self.look_after_coroutines())
                 except Exception as error:  # without its keeper a process neither times out nor releases
                     self._stopped.wait(self._process.trouble.after(error))
@@ -108,8 +108,12 @@ class Keeper(threading.Thread):
         if run.deadline is None or time.monotonic() <= run.deadline + grace:
             return
         handler = worker.handlers.find(run.job.job_type)
-        if handler is None or not worker.tray.give_up_run(worker.seat, _timed_out(run, handler, worker.handlers)):
+        if handler is None:
             return
+        outcome = _timed_out(run, handler, worker.handlers)
+        if not worker.tray.give_up_run(worker.seat, outcome):
+            return
+        self._process.count(outcome)
         logger.error(
             "job %s (%s) ignored its timeout for %s seconds; its thread is given up and the process will be recycled",
             run.job.id,
@@ -125,6 +129,7 @@ class Keeper(threading.Thread):
             outcome = _timed_out(entry.run, entry.handler, entry.handlers)
             if not self._process.coroutines.give_up_run(entry.run, outcome):
                 continue
+            self._process.count(outcome)
             logger.error(
                 "job %s (%s) still runs %s seconds after its timeout: it, or another one, blocks the event loop; the process"
                 " will be recycled",

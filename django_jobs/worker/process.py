@@ -159,7 +159,6 @@ class Process:
             for other in self._workers if shares else ():
                 if other.is_alive() and other.lanes.kind == worker.lanes.kind:
                     worker.tray = other.tray
-            worker.tray.is_guest = not shares
             worker.tray.join(worker.seat)
             if worker.tray not in self._trays:
                 self._trays.append(worker.tray)

@@ -10,8 +10,8 @@ from django.db import Error
 
 from django_jobs.lifecycle import processes
 from django_jobs.lifecycle.outcome import Completed, Outcome
-from django_jobs.lifecycle.release import release_unstarted
-from django_jobs.lifecycle.settle import LOCK_WAIT_SECONDS, not_settled, settle, settle_free
+from django_jobs.lifecycle.release import release_free
+from django_jobs.lifecycle.settle import not_settled, settle, settle_free
 from django_jobs.models import JobStatus
 
 from .tray import Results, Tray
@@ -31,22 +31,24 @@ def settle_tray(process: Process, tray: Tray, now: float) -> float:
 def settle_rest(process: Process, tray: Tray) -> None:
     """Settle all that is left at a tray, however long it takes."""
     while (results := tray.take_rest()) is not None:
-        tray.settled(*results, aside=settle_results(process, *results, lock_wait=None))
+        aside = settle_results(process, *results, is_again=True)
+        settle_results(process, *aside, waits=True, is_again=True)
+        tray.settled(*results, aside=([], []))
 
 
 def try_to_settle(process: Process, tray: Tray) -> None:
     """Settle what was done at a tray, and what was put aside a second ago, with one try: the keeper has more to do."""
     if (results := tray.take_results(time.monotonic())) is not None:
-        tray.settled(*results, aside=_try(process, *results, LOCK_WAIT_SECONDS))
+        tray.settled(*results, aside=_try(process, *results))
     if (results := tray.take_aside()) is not None:
-        tray.settled(*results, aside=_try(process, *results, 0.0))
+        tray.settled(*results, aside=_try(process, *results))
 
 
 def release_tray(tray: Tray) -> None:
-    """Hand back what waits at a tray, and what could not be handed back before."""
+    """Hand back what waits at a tray, and what could not be handed back before; locked rows are left for the next time."""
     if jobs := tray.take_unstarted():
-        release_unstarted(jobs)
-        tray.released(jobs)
+        locked = {job.id for job in release_free(jobs)}
+        tray.released(job for job in jobs if job.id not in locked)
 
 
 def settle_results(
@@ -54,17 +56,16 @@ def settle_results(
     completed: Sequence[Completed],
     outcomes: Sequence[Outcome],
     *,
-    lock_wait: float | None = LOCK_WAIT_SECONDS,
+    waits: bool = False,
+    is_again: bool = False,
 ) -> Results:
     """Settle results of a process until the database has answered, or the lease is lost.
 
-    Returns those that are to be put aside because somebody else has locked their rows for longer than `lock_wait` seconds;
-    None waits as long as it takes.
+    Returns those that are to be put aside because somebody else has locked their rows, unless it `waits` for them.
     """
-    is_again = False
     while not process.is_lost and (completed or outcomes):
         try:
-            return _settle(process, completed, outcomes, lock_wait, is_again)
+            return _settle(process, completed, outcomes, waits, is_again)
         except Error as error:
             # The reply may have been lost after the commit, so the next try reads back what it finds moved.
             is_again = True
@@ -73,12 +74,12 @@ def settle_results(
     return [], []
 
 
-def _try(process: Process, completed: Sequence[Completed], outcomes: Sequence[Outcome], lock_wait: float) -> Results:
+def _try(process: Process, completed: Sequence[Completed], outcomes: Sequence[Outcome]) -> Results:
     """Settle results with one try, and return those that are to be put aside: locked, or all while the database is away."""
     if process.is_lost:
         return [], []
     try:
-        return _settle(process, completed, outcomes, lock_wait, is_again=True)
+        return _settle(process, completed, outcomes, waits=False, is_again=True)
     except Error as error:
         process.trouble.after(error)
         processes.discard_connection()
@@ -89,7 +90,7 @@ def _settle(
     process: Process,
     completed: Sequence[Completed],
     outcomes: Sequence[Outcome],
-    lock_wait: float | None,
+    waits: bool,
     is_again: bool,
 ) -> Results:
     left: Results = (list(completed), list(outcomes))
@@ -98,10 +99,10 @@ def _settle(
     aside: Results = ([], [])
     if not any(left):
         pass
-    elif lock_wait is None:
+    elif waits:
         settle(*left, process.id)
     else:
-        aside = settle_free(*left, process.id, lock_wait=lock_wait)
+        aside = settle_free(*left, process.id)
     process.trouble.over()
     delays = [outcome.delay for outcome in outcomes if outcome.status == JobStatus.SCHEDULED]
     if delays:

@@ -30,6 +30,8 @@ from .tray import Seat, Tray
 if TYPE_CHECKING:
     from .process import Process
 
+GUEST_SECONDS = 0.002
+
 
 class Worker(threading.Thread):
     """Runs jobs of its queues until it is stopped. Every method but `stop` runs in this thread.
@@ -150,11 +152,15 @@ class Worker(threading.Thread):
             jobs = claim(queue, 1, self.process.id)
             self.tray.load(jobs, is_dry=True)
             self._run_jobs()
-            settle_rest(self.process, self.tray)
             release_tray(self.tray)  # the process stops
+            settle_rest(self.process, self.tray)
+            while self.tray.is_busy and not (self.seat.abandoned or self.process.is_lost or self.process.is_stopping):
+                time.sleep(GUEST_SECONDS)  # the keeper has some of it in hand
+                settle_rest(self.process, self.tray)
             return jobs[0].id if jobs else None
         finally:
             self.tray.leave(self.seat)
+            self.process.keeper.watch()
             self._tidy.close()
             self.process.left(self)
 

@@ -25,6 +25,11 @@ ASIDE_SECONDS = 1.0
 Results = tuple[list[Completed], list[Outcome]]
 
 
+def runs_of(completed: Iterable[Completed], outcomes: Iterable[Outcome]) -> set[tuple[str, int]]:
+    """Return the job and the fence of each result."""
+    return {(done.id, done.fence) for done in completed} | {(one.job.id, one.job.fence) for one in outcomes}
+
+
 class Seat:
     """A worker thread's place at a tray. Only the tray changes it, under its lock."""
 
@@ -55,7 +60,6 @@ class Tray:
     """Whether a claimed job starts or is handed back is decided here, under one lock, and nowhere else."""
 
     def __init__(self) -> None:
-        self.is_guest = False  # of a script that runs its one job, and settles it, by itself
         self._lock = threading.Lock()
         self._seats: set[Seat] = set()
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()  # with the time of its claim
@@ -248,15 +252,11 @@ class Tray:
         aside: Results,
     ) -> None:
         """End the duty to settle, and let go of the jobs whose settle has been answered; keep the others aside."""
-        locked = {done.id for done in aside[0]} | {outcome.job.id for outcome in aside[1]}
+        locked = runs_of(*aside)
         with self._lock:
             self._settling.give_back()
-            for done in completed:
-                if done.id not in locked:
-                    self._let_go(done.id, done.fence)
-            for outcome in outcomes:
-                if outcome.job.id not in locked:
-                    self._let_go(outcome.job.id, outcome.job.fence)
+            for job_id, fence in runs_of(completed, outcomes) - locked:
+                self._let_go(job_id, fence)
             if locked:
                 if not any(self._aside):
                     self._aside_until = time.monotonic() + ASIDE_SECONDS

@@ -8,8 +8,11 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
 
+from django_jobs import Retry
 from django_jobs.models import DeadLetter, Job
+from django_jobs.signals import job_retried
 from django_jobs.worker.process import EXIT_RECYCLE
+from tests.support.waiting import wait_until
 
 from .conftest import Bench
 
@@ -68,3 +71,39 @@ def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
     finally:
         release.set()
         process.stop(grace=10)
+
+
+def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench) -> None:
+    runs: list[int] = []
+    release, told = threading.Event(), threading.Event()
+
+    async def again(payload: dict[str, Any]) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise Retry(after=0)
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+
+    async def other(payload: dict[str, Any]) -> None:
+        pass
+
+    def slowly(**kwargs: Any) -> None:
+        told.set()
+        wait_until(lambda: len(runs) == 2, 20, "the job to run again while this is still told")
+
+    bench.handle("t.again", again)
+    bench.handle("t.other", other)
+    job_retried.connect(slowly)
+    try:
+        job = bench.submit("t.again")
+        process = bench.start(threads=2)
+        assert told.wait(20)
+        # Settled in the round after the one that was held up.
+        assert bench.submit("t.other").wait(20).status == "completed"
+        wait_until(lambda: process.held().keys() == {job.pk}, 20, "the job to be the only one that is held")
+        release.set()
+        assert job.wait(20).status == "completed"
+    finally:
+        release.set()
+        job_retried.disconnect(slowly)
+    assert len(runs) == 2

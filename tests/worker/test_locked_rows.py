@@ -5,40 +5,15 @@ import threading
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
 
 from django_jobs.models import Attempt, Job
-from django_jobs.queue import JobQueue
-from django_jobs.worker.embedded import embedded, stop_embedded
+from tests.support.locked import Locked
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.databases("postgresql", "mariadb")]
 JOBS = 40
-
-
-class Locked:
-    """A transaction of the site that has locked a row, in a thread of its own, until the block ends."""
-
-    def __init__(self, job_id: str) -> None:
-        self._held, self._release = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._hold, args=(job_id,), daemon=True)
-
-    def _hold(self, job_id: str) -> None:
-        with transaction.atomic():
-            Job.objects.select_for_update().get(pk=job_id)
-            self._held.set()
-            self._release.wait(60)
-        connections.close_all()
-
-    def __enter__(self) -> None:
-        self._thread.start()
-        assert self._held.wait(20)
-
-    def __exit__(self, *error: object) -> None:
-        self._release.set()
-        self._thread.join(20)
 
 
 @pytest.mark.parametrize(
@@ -77,23 +52,3 @@ def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async
     assert dependent.wait(20).status == ("failed" if fails else "completed")
     wait_until(process.has_nothing_to_do, 20, "the process to be at rest")
     assert Attempt.objects.count() == fails
-
-
-def test_a_script_waits_for_the_row_of_its_own_job() -> None:
-    queue = JobQueue("default")
-    lock = Locked("mine")
-    starts: list[int] = []
-
-    def end_behind_a_lock(payload: dict[str, Any]) -> None:
-        starts.append(1)
-        lock.__enter__()
-        threading.Timer(1.2, lock.__exit__).start()  # longer than a settle waits before it puts a row aside
-
-    queue.register_handler("t.mine", end_behind_a_lock)
-    queue.enqueue("t.mine", {}, job_id="mine")
-    try:
-        assert queue.process_next() == "mine"
-        assert queue.get_job("mine").status == "completed"
-        assert (len(starts), embedded().held()) == (1, {})
-    finally:
-        stop_embedded()

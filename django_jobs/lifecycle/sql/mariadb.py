@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from django.db import DatabaseError, Error, IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .base import (
@@ -38,10 +38,12 @@ SELECT {", ".join(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (django_jobs_job_read
 WHERE queue = %s AND status = 'pending' AND pending_dependencies = 0 AND {LIVE_PROCESS.format(now=NOW)}
 ORDER BY `rank`, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
 
+# By primary key even in a tiny table: a scan would wait for the locks of rows that are none of ours.
 _COMPLETE = f"""
 UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
     id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]', result LONGTEXT PATH '$[2]')) AS done
-STRAIGHT_JOIN {JOB} AS job ON job.id = CONVERT(done.id USING utf8mb4) COLLATE {{collation}} AND job.fence = done.fence
+STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
+    ON job.id = CONVERT(done.id USING utf8mb4) COLLATE {{collation}} AND job.fence = done.fence
 SET {COMPLETED.format(job="job", now=NOW).replace("fence =", "job.fence =")}, job.result = done.result"""
 
 
@@ -50,7 +52,8 @@ _END = f"""
 UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
     id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]', status VARCHAR(10) PATH '$[2]', delay DOUBLE PATH '$[3]',
     spent INT PATH '$[4]', crashes INT PATH '$[5]', error LONGTEXT PATH '$[6]')) AS ended
-STRAIGHT_JOIN {JOB} AS job ON job.id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}} AND job.fence = ended.fence
+STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
+    ON job.id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}} AND job.fence = ended.fence
 SET {ENDED.format(prefix="job.", job="job", now=NOW, due=_DUE)}"""
 
 
@@ -194,16 +197,18 @@ class MariaDB(Dialect):
     @contextmanager
     def limited_lock_wait(self, connection: BaseDatabaseWrapper, seconds: float) -> Iterator[None]:
         """Wait whole seconds; MariaDB knows 0, MySQL waits for one at least."""
+        least = 0 if connection.mysql_is_mariadb else 1  # type: ignore[attr-defined]
         with connection.cursor() as cursor:
             cursor.execute(
                 "SET @django_jobs_wait = @@SESSION.innodb_lock_wait_timeout,"
-                f" SESSION innodb_lock_wait_timeout = {math.ceil(seconds) if seconds >= 0.5 else 0}"
+                f" SESSION innodb_lock_wait_timeout = {max(math.ceil(seconds - 0.4), least)}"
             )
         try:
             yield
         finally:
-            with suppress(Error), connection.cursor() as cursor:  # a broken connection has nothing to restore
-                cursor.execute("SET SESSION innodb_lock_wait_timeout = @django_jobs_wait")
+            with suppress(Exception):  # a broken connection has nothing to restore
+                # The driver's own cursor: Django's refuses to speak in a transaction that is to be rolled back.
+                connection.connection.cursor().execute("SET SESSION innodb_lock_wait_timeout = @django_jobs_wait")
 
     def silence_options(self, lease: float) -> dict[str, Any]:
         return {"connect_timeout": connect_timeout(lease)}
