@@ -39,16 +39,25 @@ def main(orders_fd: int, answers_fd: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.write(answers_fd, b"ready\n")
+    answer = "ready"
     while True:
+        try:
+            os.write(answers_fd, answer.encode() + b"\n")
+        except BrokenPipeError:  # seen before the end of the other pipe
+            _leave()
         order = json.loads(orders.get())
-        os.write(answers_fd, _run(order["id"], order["fence"], order["process_id"]).encode() + b"\n")
+        answer = _run(order["id"], order["fence"], order["process_id"])
 
 
 def _read(lifeline: IO[str], orders: queue.Queue[str]) -> None:
-    """Pass orders on. The end of the pipe means that the worker died: take our whole group with us."""
+    """Pass orders on, until the end of the pipe says that the worker died."""
     for line in lifeline:
         orders.put(line)
+    _leave()
+
+
+def _leave() -> None:
+    """End, and take every process that a handler has started with us."""
     os.killpg(0, signal.SIGKILL)
 
 
