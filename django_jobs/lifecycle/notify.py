@@ -29,7 +29,7 @@ _cascaders: list[Callable[[], None]] = []
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
     """Call `listener(queue)` after each submit of this process; return what ends that."""
     _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+    return lambda: _listeners.remove(listener) if listener in _listeners else None
 
 
 def cascade_in_process(listener: Callable[[], None]) -> Callable[[], None]:

@@ -6,6 +6,8 @@ import atexit
 import os
 import threading
 
+from django.db import connections
+
 from django_jobs.lifecycle import processes
 
 from .process import Process
@@ -19,8 +21,7 @@ def embedded() -> Process:
     global _embedded
     with _embedded_lock:
         if _embedded is not None and _embedded_pid == os.getpid() and _is_over(_embedded):
-            if not _embedded.is_stopping or _embedded.is_lost:
-                _embedded.stop(graceful=False)  # its loops would go on for ever
+            _end(_embedded)
             _embedded = None
         if _embedded is None or _embedded.is_stopping or _embedded_pid != os.getpid():
             _renew()
@@ -31,8 +32,25 @@ def embedded() -> Process:
 def stop_embedded(grace: float = 5.0) -> None:
     """Stop the worker process of this script, if there is one; the next `embedded()` makes another."""
     with _embedded_lock:
-        if _embedded is not None and _embedded_pid == os.getpid() and not _embedded.is_stopping:
+        if _embedded is not None and _embedded_pid == os.getpid() and not _embedded.has_ended:
             _embedded.stop(grace=grace)
+
+
+def _end(process: Process) -> None:
+    """End the loops of a process that is over, which would go on for ever; what it still runs may finish."""
+    if process.has_ended:
+        return
+    if process.is_lost or not process.is_stopping:
+        process.stop(graceful=False)
+    else:  # recycled, because a thread ignored its timeout
+        threading.Thread(target=_stop, args=(process,), name=f"end of {process.id}", daemon=True).start()
+
+
+def _stop(process: Process) -> None:
+    try:
+        process.stop()
+    finally:
+        connections.close_all()
 
 
 def _is_over(process: Process) -> bool:
@@ -50,5 +68,5 @@ def _renew() -> None:
 
 
 def _leave(process: Process, pid: int) -> None:
-    if os.getpid() == pid and not process.is_stopping:
+    if os.getpid() == pid and not process.has_ended:
         process.stop(grace=5.0)

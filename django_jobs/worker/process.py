@@ -87,7 +87,7 @@ class Process:
         self._stopping = threading.Event()
         self._hurried = threading.Event()
         self._stop_listening: Callable[[], None] = lambda: None
-        self.is_lost = False
+        self.is_lost = self.has_ended = False
 
     # What the parts ask.
 
@@ -243,6 +243,7 @@ class Process:
         return self.coroutines.running > 0 or any(tray.is_busy for tray in self.trays())
 
     def _close(self, ended: bool) -> None:
+        self.has_ended = True
         self._stop_listening()
         self.coroutines.stop()
         self.maintenance.stop()

@@ -37,7 +37,7 @@ class Bench:
         """Start a process; it is stopped at the end of the test."""
         process = self.make(threads, **options)
         process.start()
-        self._stack.callback(lambda: process.is_stopping or process.stop(grace=10))
+        self._stack.callback(lambda: process.has_ended or process.stop(grace=10))
         return process
 
     def run(self, *jobs: Job, threads: int = 1, timeout: float = 20) -> list[str]:

@@ -73,6 +73,11 @@ def test_a_script_that_is_stuck_in_its_job_does_not_hold_up_the_timeout(queue: J
     thread = threading.Thread(target=lambda: (queue.process_next(), connections.close_all()), daemon=True)
     thread.start()
     wait_until(lambda: queue.get_job("stuck").status == "dead", 7, "the job to be given up")
+    (loop,) = [one for one in threading.enumerate() if one.name.startswith("maintenance ")]
+    embedded()
+    wait_until(
+        lambda: not loop.is_alive(), 20, "the process that is over to end, now that another one has taken its place"
+    )
     release.set()
     thread.join(20)
     assert queue.get_job("stuck").status == "dead"
