@@ -181,7 +181,8 @@ class Schedule(models.Model):
             try:
                 self.next_run_at = self.checked().timing.first(now)
             except InvalidJob:
-                self.next_run_at = now  # its tick disables it, and says why
+                # Its tick disables it, and says why: at once, also on SQLite, whose clock counts milliseconds.
+                self.next_run_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 class ScheduleTick(models.Model):
