@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -68,3 +69,11 @@ class Outcome:
     fingerprint: str = ""
     seconds: float = 0.0
     started_at: datetime | None = None
+
+
+Results = tuple[list[Completed], list[Outcome]]
+
+
+def runs_of(completed: Iterable[Completed], outcomes: Iterable[Outcome]) -> set[tuple[str, int]]:
+    """Return the job and the fence of each result."""
+    return {(done.id, done.fence) for done in completed} | {(one.job.id, one.job.fence) for one in outcomes}

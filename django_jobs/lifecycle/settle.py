@@ -20,7 +20,7 @@ from django_jobs.models import (
 from .ended import settle_ended
 from .events import announce, forget, tell_completed
 from .notify import announce_finished
-from .outcome import Completed, Outcome
+from .outcome import Completed, Outcome, Results
 from .sql import dialect
 from .transactions import do_for_free, jobs_alias, run_transaction
 from .wake import wake_dependents
@@ -61,7 +61,7 @@ def _settle_batch(
 
 def settle_free(
     completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
-) -> tuple[list[Completed], list[Outcome]]:
+) -> Results:
     """Settle the runs whose rows, and whose dependents' rows, nobody else has locked; return the others.
 
     A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch.
@@ -74,7 +74,7 @@ def settle_free(
     return _sorted_out(do_for_free(move, [*completed, *outcomes], also=REFUSED))
 
 
-def _sorted_out(runs: Iterable[Completed | Outcome]) -> tuple[list[Completed], list[Outcome]]:
+def _sorted_out(runs: Iterable[Completed | Outcome]) -> Results:
     completed: list[Completed] = []
     outcomes: list[Outcome] = []
     for run in runs:
@@ -95,7 +95,7 @@ def settle_again(
 
 def not_settled(
     completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
-) -> tuple[list[Completed], list[Outcome]]:
+) -> Results:
     """Return the runs that are not on record as settled.
 
     A job that our settle completed has the next fence and is completed; one that we ended otherwise has the next fence and

@@ -14,14 +14,13 @@ from django.db import Error, connections
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome, runs_of
 from django_jobs.lifecycle.trace import traced
 
 from .context import Context
 from .executor import as_completed, failure
 from .run import Run
 from .settler import settle_results
-from .tray import runs_of
 
 if TYPE_CHECKING:
     from .process import Process

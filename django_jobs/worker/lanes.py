@@ -36,7 +36,7 @@ class Lanes:
         self._discovered_at = float("-inf")
         self.turn = process.wakeup.turn(self.kind)  # shared: else each thread's rests would have to grow apart
         self.turn.names = names
-        self._found_now()
+        self.found_work()
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -72,21 +72,18 @@ class Lanes:
 
     def found_work(self) -> None:
         """Start over with short rests."""
-        self._found_now()
+        self.turn.rest = FIRST_REST
+        self.turn.found_at = time.monotonic()
 
     def expect_work(self) -> None:
         """Start over with short rests, because somebody called; look at the queues named by the call, or at all anew."""
-        self._found_now()
+        self.found_work()
         named = self.turn.take_named()
         for queue in named:
             if queue not in self._waiting:
                 self._waiting.appendleft(queue)
         # Who called by a queue's name saves us the question.
         self._discovered_at = time.monotonic() if named else float("-inf")
-
-    def _found_now(self) -> None:
-        self.turn.rest = FIRST_REST
-        self.turn.found_at = time.monotonic()
 
     def rest(self, poll_interval: float | None) -> float:
         """Return how long to rest, in seconds: longer each time, up to the poll interval, or five after a minute without work.

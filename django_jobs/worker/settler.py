@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from django.db import Error
 
 from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.outcome import Completed, Outcome
+from django_jobs.lifecycle.outcome import Completed, Outcome, Results
 from django_jobs.lifecycle.release import release_free
 from django_jobs.lifecycle.settle import not_settled, settle, settle_free
 from django_jobs.models import JobStatus
 
-from .tray import Results, Tray
+from .tray import Tray
 
 if TYPE_CHECKING:
     from .process import Process
@@ -97,11 +97,9 @@ def _settle(
     if is_again:
         left = not_settled(*left, process.id)
     aside: Results = ([], [])
-    if not any(left):
-        pass
-    elif waits:
+    if any(left) and waits:
         settle(*left, process.id)
-    else:
+    elif any(left):
         aside = settle_free(*left, process.id)
     process.trouble.over()
     delays = [outcome.delay for outcome in outcomes if outcome.status == JobStatus.SCHEDULED]

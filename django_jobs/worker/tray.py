@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome, Results, runs_of
 
 from .run import Run
 
@@ -22,12 +22,6 @@ PATIENCE_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 0.5
 SLOW_SECONDS = 1.0
 ASIDE_SECONDS = 1.0
-Results = tuple[list[Completed], list[Outcome]]
-
-
-def runs_of(completed: Iterable[Completed], outcomes: Iterable[Outcome]) -> set[tuple[str, int]]:
-    """Return the job and the fence of each result."""
-    return {(done.id, done.fence) for done in completed} | {(one.job.id, one.job.fence) for one in outcomes}
 
 
 class Seat:
