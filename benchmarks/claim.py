@@ -22,22 +22,21 @@ def measure(peer: Peer, backlog: int, batch: int, claims: int) -> dict[str, Any]
     peer.prepare()
     fill(peer, "backlog", backlog)
     stores.settle(peer.store)
-    from django_jobs.lifecycle import processes
+    from django_jobs.lifecycle import leases
     from django_jobs.lifecycle.claim import claim
-    from django_jobs.lifecycle.outcome import Completed
-    from django_jobs.lifecycle.settle import settle
+    from django_jobs.lifecycle.settle import Outcome, settle
 
-    processes.register(PROCESS, queues=[], threads=1)
+    leases.register(PROCESS, queues=[], threads=1)
     seconds = []
     for number in range(WARM_UP + claims):
         peer.submit("tick", batch)
         started = time.perf_counter()
         jobs = claim("default", batch, PROCESS)
         seconds.append(time.perf_counter() - started)
-        if len(jobs) != batch or settle([Completed(job.id, job.fence, None) for job in jobs], [], PROCESS):
+        if len(jobs) != batch or settle([Outcome.completed(job) for job in jobs], PROCESS):
             raise RuntimeError(f"{len(jobs)} of {batch} jobs claimed, or their settle was lost")
         if number % 200 == 0:
-            processes.beat(PROCESS)
+            leases.beat(PROCESS)
     cuts = statistics.quantiles([1000 * each for each in seconds[WARM_UP:]], n=100, method="inclusive")
     return {"p99 ms": cuts[98], "p50 ms": cuts[49]}
 

@@ -42,16 +42,16 @@ def measure(
     """Return the rate, the fairness and the costs of the drain."""
     peer.prepare()
     growth.fill(peer, "finished", finished)
-    from django_jobs.lifecycle import processes
+    from django_jobs.lifecycle import queues
 
-    processes.pause("default")
+    queues.pause("default")
     peer.submit(job, jobs)
     stores.settle(peer.store)
     with workers_on_hosts(peer, hosts, workers, _environment(peer, through)) as running:
         wait_until_registered(running, workers)
         before, client, watch = server(peer.store), cpu_seconds(running.pids()), Watch(stores.run_dir(), workers)
         started = now = time.monotonic()
-        processes.resume("default")
+        queues.resume("default")
         while (done := watch.look()) < jobs and now - started < limit:
             if running.all_ended():
                 raise running.complaint(f"stalled at {done} of {jobs} jobs")

@@ -1,8 +1,8 @@
 """A durable background-job queue that is just a Django app. The public names; safe to import before apps are loaded."""
 
-from .api import asubmit, asubmit_many, job, schedule, submit, submit_many
-from .exceptions import Cancelled, Fail, Retry, Snooze
-from .newjob import NewJob
+from django_jobs.api import asubmit, asubmit_many, job, schedule, submit, submit_many
+from django_jobs.exceptions import Cancelled, Fail, Retry, Snooze
+from django_jobs.submission import NewJob
 
 __all__ = [
     "Cancelled",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, cas
 
 from asgiref.sync import sync_to_async
 
-from .handlers import make_handler, registry
-from .newjob import NewJob, SubmitOptions
-from .schedules import declare
+from django_jobs.handlers import make_handler, registry
+from django_jobs.scheduling.spec import declare
+from django_jobs.submission import NewJob, SubmitOptions
 
 if TYPE_CHECKING:
-    from .models import Job
+    from django_jobs.models import Job
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -125,9 +125,9 @@ def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: U
 
     Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
     """
-    from .lifecycle import submit as lifecycle
+    from django_jobs.lifecycle import submit
 
-    return lifecycle.submit(job_type, payload, options=options)
+    return submit.submit(job_type, payload, options=options)
 
 
 async def asubmit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
@@ -141,9 +141,9 @@ def submit_many(new_jobs: Iterable[NewJob]) -> list[Job]:
     Jobs may depend on each other by `job_id`, forward references included. Raises InvalidJob that names the index of each bad
     item, and CycleError with the path of a circle.
     """
-    from .lifecycle import submit as lifecycle
+    from django_jobs.lifecycle import submit
 
-    return lifecycle.submit_many(new_jobs)
+    return submit.submit_many(new_jobs)
 
 
 async def asubmit_many(new_jobs: Iterable[NewJob]) -> list[Job]:

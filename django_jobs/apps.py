@@ -18,17 +18,18 @@ class DjangoJobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, logs, shell  # noqa: F401  registering is what importing the first two does
+        from django_jobs import checks, shell  # noqa: F401  importing checks and logs registers them
+        from django_jobs.monitoring import logs  # noqa: F401
 
         shell.follow_setting()
         if find_spec("opentelemetry") and find_spec("opentelemetry.trace"):
-            from . import tracing
+            from django_jobs.monitoring import tracing
 
             tracing.connect()
         autodiscover_modules("jobs")
         post_migrate.connect(_write_declared_schedules, sender=self)
         if _is_a_task_backend():
-            from .taskapi import receivers
+            from django_jobs.task_backend import receivers
 
             receivers.connect()
             autodiscover_modules("tasks")
@@ -36,7 +37,7 @@ class DjangoJobsConfig(AppConfig):
 
 def _write_declared_schedules(*, using: str, **kwargs: Any) -> None:
     """Write the schedules that the code declares, after each `migrate` of the jobs' database."""
-    from .lifecycle.schedule_rows import sync_after_migrate
+    from django_jobs.scheduling.store import sync_after_migrate
 
     sync_after_migrate(using)
 

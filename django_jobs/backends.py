@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from django.core.checks import CheckMessage
 from django.utils import timezone
 
-from . import compat
-from .compat import BaseTaskBackend, task_enqueued
-from .names import queue_problem
-from .taskapi import receivers
-from .taskapi.checks import check_backend
-from .taskapi.options import TaskRefused
-from .taskapi.run import register
-from .taskapi.task import JobsTask, task
+from django_jobs import compat
+from django_jobs.compat import BaseTaskBackend, task_enqueued
+from django_jobs.names import queue_problem
+from django_jobs.task_backend import receivers
+from django_jobs.task_backend.checks import check_backend
+from django_jobs.task_backend.options import TaskRefused
+from django_jobs.task_backend.run import register
+from django_jobs.task_backend.task import JobsTask, task
 
 if TYPE_CHECKING:
-    from .compat import Task, TaskResult
+    from django_jobs.compat import Task, TaskResult
 
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[..., Any]
@@ -93,7 +93,7 @@ class JobsBackend(TakesOurOptions):
         Raises InvalidTask for a task, and TypeError or ValueError for arguments, that cannot be stored; nothing is
         written then. With a `unique_key` that a live job holds, the result of that job is returned.
         """
-        from .taskapi.enqueue import enqueue
+        from django_jobs.task_backend.enqueue import enqueue
 
         self.validate_task(task)
         result, is_new = enqueue(task, args, kwargs, self.alias, self.options)
@@ -103,7 +103,7 @@ class JobsBackend(TakesOurOptions):
 
     def get_result(self, result_id: str) -> AnyResult:
         """Return the result of a task by id; raise TaskResultDoesNotExist when there is none."""
-        from .taskapi.results import find_result
+        from django_jobs.task_backend.results import find_result
 
         return find_result(result_id, self.alias)
 

@@ -1,4 +1,4 @@
-"""System checks: what would bite later is named by `manage.py check`, each with its mend."""
+"""System checks: `manage.py check` names what would cause trouble later, and how to correct it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.db import connections, router
+from django.db import router
 
-from django_jobs.conf import NAME, parse
+from django_jobs.conf import NAME, JobsSettings, parse
+from django_jobs.db.connections import jobs_alias, jobs_connection
+from django_jobs.db.server import OLDEST, journal_mode, max_connections, missing_migrations, product_and_version
 from django_jobs.handlers import registry
 from django_jobs.names import did_you_mean
 
@@ -21,7 +23,7 @@ SQLITE_OPTIONS = (
 )
 SQLITE_TIMEOUT = 10.0
 POOL_DEFAULT = 4  # psycopg_pool's
-BESIDE_THREADS = 4  # connections of a worker process besides one a thread: heartbeat, maintenance, keeper, settler
+BESIDE_THREADS = 4  # connections of a worker process besides one a thread: heartbeat, maintenance, watchdog, settler
 SHORT_LEASE = 10.0
 MOST_TYPES = 20
 _IDS = {"shape": "django_jobs.E001", "key": "django_jobs.E002", "value": "django_jobs.E003"}
@@ -45,8 +47,8 @@ def check_use_tz(**kwargs: Any) -> list[CheckMessage]:
 
 @register("django_jobs")
 def check_database_time_zone(**kwargs: Any) -> list[CheckMessage]:
-    """Report E005 when the jobs database keeps local times: its clock, which decides what is due, is asked in UTC."""
-    alias = _alias()
+    """Report E005 when the jobs' database keeps local times: its clock, which decides what is due, is read in UTC."""
+    alias = jobs_alias()
     zone = settings.DATABASES[alias].get("TIME_ZONE")
     if zone in (None, "UTC"):
         return []
@@ -57,8 +59,8 @@ def check_database_time_zone(**kwargs: Any) -> list[CheckMessage]:
 
 @register("django_jobs")
 def check_router(**kwargs: Any) -> Iterator[CheckMessage]:
-    """Report E007 and E008 for routers that tear the tables apart or do not create them, W008 for users elsewhere."""
-    alias = _alias()
+    """Report E007, E008 for routers that split the tables over databases or do not create them, W008 for users elsewhere."""
+    alias = jobs_alias()
     models = list(apps.get_app_config("django_jobs").get_models())
     elsewhere = sorted({model.__name__ for model in models if router.db_for_write(model) != alias})
     if elsewhere:
@@ -79,21 +81,22 @@ def check_router(**kwargs: Any) -> Iterator[CheckMessage]:
 @register("django_jobs")
 def check_database_options(**kwargs: Any) -> Iterator[CheckMessage]:
     """Report E006 for a database we have no statements for; W001, W002, W004, W005 for its options."""
-    alias = _alias()
-    connection = connections[alias]
+    connection = jobs_connection()
+    alias = connection.alias
     options = connection.settings_dict.get("OPTIONS") or {}
     if connection.vendor not in ("sqlite", "postgresql", "mysql"):
         message = f"The jobs are in the database {alias!r}, whose engine django_jobs cannot use: {connection.vendor}."
         hint = "Route django_jobs to PostgreSQL, MariaDB, MySQL or SQLite."
         yield Error(message, hint=hint, id="django_jobs.E006")
     if connection.vendor == "sqlite":
-        yield from _check_sqlite_options(alias, options)
+        yield from _check_sqlite_options(options)
     else:
-        yield from _check_server_options(alias, options)
+        yield from _check_server_options(options)
 
 
-def _check_sqlite_options(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
-    if connections[alias].is_in_memory_db():  # type: ignore[attr-defined]
+def _check_sqlite_options(options: dict[str, Any]) -> Iterator[CheckMessage]:
+    alias = jobs_alias()
+    if jobs_connection().is_in_memory_db():  # type: ignore[attr-defined]
         return
     hint = f"Set DATABASES[{alias!r}]['OPTIONS'] = {SQLITE_OPTIONS}."
     if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
@@ -107,7 +110,8 @@ def _check_sqlite_options(alias: str, options: dict[str, Any]) -> Iterator[Check
         yield Warning(message, hint=hint, id="django_jobs.W002")
 
 
-def _check_server_options(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
+def _check_server_options(options: dict[str, Any]) -> Iterator[CheckMessage]:
+    alias = jobs_alias()
     level = options.get("isolation_level")
     # psycopg's IsolationLevel.READ_COMMITTED is 2; None is PostgreSQL's default, and Django's on MariaDB and MySQL.
     if level is not None and level != 2 and str(level).lower().replace("_", " ") != "read committed":
@@ -131,22 +135,21 @@ def _check_server_options(alias: str, options: dict[str, Any]) -> Iterator[Check
 
 @register("django_jobs")
 def check_lease(**kwargs: Any) -> list[CheckMessage]:
-    """Report W007 for a lease that a process may well miss though it lives."""
-    parsed, _ = parse(getattr(settings, NAME, {}))
-    if parsed.LEASE_SECONDS >= SHORT_LEASE:
+    """Report W007 for a lease so short that a healthy process may miss it."""
+    seconds = _settings().LEASE_SECONDS
+    if seconds >= SHORT_LEASE:
         return []
     message = (
-        f"LEASE_SECONDS is {parsed.LEASE_SECONDS:g}: a worker that cannot reach the database for that long, with a heartbeat"
-        f" every {parsed.LEASE_SECONDS / 4:g} s, gives its jobs up and exits."
+        f"LEASE_SECONDS is {seconds:g}: a worker that cannot reach the database for that long, with a heartbeat"
+        f" every {seconds / 4:g} s, gives its jobs up and exits."
     )
     return [Warning(message, hint="Use 30 to 60 seconds in production.", id="django_jobs.W007")]
 
 
 @register("django_jobs", Tags.security)
 def check_shell_jobs(**kwargs: Any) -> list[CheckMessage]:
-    """Report W009 when whoever may submit a job may run any command."""
-    parsed, _ = parse(getattr(settings, NAME, {}))
-    if not parsed.SHELL_JOBS or settings.DEBUG:
+    """Report W009 when everybody who may submit a job may run any command."""
+    if not _settings().SHELL_JOBS or settings.DEBUG:
         return []
     message = "SHELL_JOBS is on: whoever may submit a job may run any command as the worker's user."
     hint = "Set it to False, or silence this check when only trusted people can submit jobs."
@@ -156,40 +159,35 @@ def check_shell_jobs(**kwargs: Any) -> list[CheckMessage]:
 @register("django_jobs", Tags.database)
 def check_database(databases: Sequence[str] | None = None, **kwargs: Any) -> Iterator[CheckMessage]:
     """Ask the jobs' database itself (`check --database`, `migrate`): E009 too old, W003 no WAL, W006 connections, W010 types."""
-    alias = _alias()
+    alias = jobs_alias()
     if alias not in (databases or ()):
         return
-    from django_jobs.lifecycle import facts
-
-    product, version = facts.product_and_version(alias)
-    name, oldest = facts.OLDEST.get(product, (product, ()))
+    product, version = product_and_version()
+    name, oldest = OLDEST.get(product, (product, ()))
     if version < oldest:
         message = f"The database {alias!r} is {name} {_dotted(version)}; django_jobs needs {_dotted(oldest)}."
         yield Error(message, hint=f"Upgrade {name}.", id="django_jobs.E009")
         return
-    if product == "sqlite" and facts.journal_mode(alias) not in ("wal", "memory"):
+    if product == "sqlite" and journal_mode() not in ("wal", "memory"):
         message = "The SQLite database is not in WAL mode: readers and workers block each other."
         hint = f"Set DATABASES[{alias!r}]['OPTIONS'] = {SQLITE_OPTIONS}."
         yield Warning(message, hint=hint, id="django_jobs.W003")
-    most = facts.max_connections(alias)
+    most = max_connections()
     if most is not None and most < _wanted_connections():
         message = f"One worker process holds up to {_wanted_connections()} connections, and the server takes {most}."
         yield Warning(message, hint="Raise the server's max_connections, or lower THREADS.", id="django_jobs.W006")
-    yield from _check_job_types(alias)
+    yield from _check_job_types()
 
 
-def _check_job_types(alias: str) -> Iterator[CheckMessage]:
+def _check_job_types() -> Iterator[CheckMessage]:
     """Report W010 for types that live jobs or enabled schedules have and this code does not know."""
-    from django_jobs.lifecycle.readiness import missing_migrations
-    from django_jobs.models import Job, Schedule
-
-    if missing_migrations(alias):
+    if missing_migrations():
         return
     known = registry.job_types()
-    live = Job.objects.using(alias).live().order_by().values_list("job_type", flat=True).distinct()
-    scheduled = (
-        Schedule.objects.using(alias).filter(enabled=True).order_by().values_list("job_type", flat=True).distinct()
-    )
+    from django_jobs.models import Job, Schedule  # this module is imported before the apps are loaded
+
+    live = Job.objects.live().order_by().values_list("job_type", flat=True).distinct()
+    scheduled = Schedule.objects.filter(enabled=True).order_by().values_list("job_type", flat=True).distinct()
     for what, types in (("Unfinished jobs have", live), ("An enabled schedule has", scheduled)):
         for job_type in sorted(set(types) - set(known))[:MOST_TYPES]:
             message = f"{what} the type {job_type!r}, which has no handler.{did_you_mean(job_type, known)}"
@@ -197,13 +195,13 @@ def _check_job_types(alias: str) -> Iterator[CheckMessage]:
             yield Warning(message, hint=hint, id="django_jobs.W010")
 
 
-def _alias() -> str:
-    return router.db_for_write(apps.get_model("django_jobs", "Job"))
+def _settings() -> JobsSettings:
+    """Return the settings, with the defaults for those that are wrong."""
+    return parse(getattr(settings, NAME, {}))[0]
 
 
 def _wanted_connections() -> int:
-    parsed, _ = parse(getattr(settings, NAME, {}))
-    return parsed.THREADS + BESIDE_THREADS
+    return _settings().THREADS + BESIDE_THREADS
 
 
 def _dotted(version: Sequence[int]) -> str:

@@ -1,8 +1,8 @@
-"""The one setting, DJANGO_JOBS: a dict, read once into a frozen dataclass that every part of the library asks."""
+"""The setting DJANGO_JOBS: a dict, checked and read once into a frozen dataclass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import MappingProxyType
@@ -13,74 +13,31 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from django_jobs.names import did_you_mean, queue_problem
+from django_jobs.rules import RULES, Refused, Rule, flag, integer, number, optional, seconds
 from django_jobs.text import shown
-from django_jobs.values import LONGEST_SECONDS, MAX_RETRIES_ALLOWED, is_integer, is_number
 
 NAME = "DJANGO_JOBS"
 _MANY = 1_000_000
 _LARGEST = 2**31 - 1
 
-# A rule returns the value as it is kept, or raises _Refused with what the value must be.
-Rule = Callable[[Any], Any]
-
-
-class _Refused(Exception):
-    """Says what a value must be; never leaves this file."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing wrong with the setting; `kind` is "shape", "key" or "value"."""
+    """A problem of the setting; `kind` is "shape", "key" or "value"."""
 
     kind: str
     message: str
     hint: str
 
 
-def _integer(low: int, high: int = _MANY) -> Rule:
-    def rule(value: Any) -> Any:
-        if not is_integer(value, low, high):
-            raise _Refused(f"an integer from {low} to {high}")
-        return value
-
-    return rule
-
-
-def _number(low: float, high: float = LONGEST_SECONDS, unit: str = "seconds") -> Rule:
-    def rule(value: Any) -> Any:
-        if not is_number(value, low, high):
-            raise _Refused(f"a number of {unit} from {low:g} to {high}")
-        return value
-
-    return rule
-
-
-def _optional(inner: Rule) -> Rule:
-    def rule(value: Any) -> Any:
-        try:
-            return None if value is None else inner(value)
-        except _Refused as refused:
-            raise _Refused(f"{refused}, or None") from None
-
-    return rule
-
-
-def _flag(value: Any) -> Any:
-    if not isinstance(value, bool):
-        raise _Refused("True or False")
-    return value
-
-
-def _words(value: Any) -> Any:
+def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(word, str) for word in value):
-        raise _Refused("a list or tuple of strings")
+        raise Refused("a list or tuple of strings")
     return tuple(value)
 
 
 _mapping_default = MappingProxyType[str, Any]({})
-_days = _optional(_number(0, 36_500, "days"))
-_retries = _integer(0, MAX_RETRIES_ALLOWED)
-_timeout = _number(0.001)
+_days = optional(number(0, 36_500, "days"))
 RETENTION_DEFAULT: Mapping[str, float | None] = MappingProxyType(
     {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30}
 )
@@ -92,76 +49,76 @@ def _key(default: Any, rule: Rule | None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueSettings:
-    """What DJANGO_JOBS["QUEUES"][name] says of one queue; None stands for what it does not say. Times in seconds."""
+    """DJANGO_JOBS["QUEUES"][name]: the settings of one queue, None where the site's hold. Times in seconds."""
 
-    default_priority: int | None = _key(None, _optional(_integer(1, 10)))
-    max_workers: int | None = _key(None, _optional(_integer(1)))
-    max_retries: int | None = _key(None, _optional(_retries))
-    base_delay: float | None = _key(None, _optional(_number(0)))
-    max_delay: float | None = _key(None, _optional(_number(0)))
-    timeout_seconds: float | None = _key(None, _optional(_timeout))
-    dead_letter: bool | None = _key(None, _optional(_flag))
+    default_priority: int | None = _key(None, optional(RULES["priority"]))
+    max_workers: int | None = _key(None, optional(integer(1, _MANY)))
+    max_retries: int | None = _key(None, optional(RULES["max_retries"]))
+    base_delay: float | None = _key(None, optional(RULES["base_delay"]))
+    max_delay: float | None = _key(None, optional(RULES["max_delay"]))
+    timeout_seconds: float | None = _key(None, optional(RULES["timeout_seconds"]))
+    dead_letter: bool | None = _key(None, optional(RULES["dead_letter"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsSettings:
     """The settings of the library, every default filled in.
 
-    LEASE_SECONDS: a worker process silent for this long is taken for dead (seconds; it beats every quarter).
+    LEASE_SECONDS: a worker process silent for this long counts as dead (seconds; its heartbeat comes every quarter).
     SHUTDOWN_GRACE_SECONDS: how long a stopping worker lets its jobs finish (seconds).
-    POLL_INTERVAL: rest of an idle worker between two looks (seconds); five times that after a minute without work.
+    POLL_INTERVAL: rest of an idle worker between two polls (seconds); five times that after a minute without work.
     THREADS: worker threads of a process. ASYNC_CONCURRENCY: coroutine jobs of a process at once.
     PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES: of the encoded JSON (bytes).
     MAX_RETRIES, BASE_DELAY, MAX_DELAY: automatic retries, and the backoff between them (seconds).
     TIMEOUT_SECONDS: longest run of a handler (seconds; None: no limit). TIMEOUT_GRACE_SECONDS: what a handler gets to
     stop in after that (seconds). MAX_CRASHES: starts of a job that kills its process. PRIORITY: 1 to 10, higher first.
     SHELL_JOBS: allow jobs that run a shell command. QUEUES: `QueueSettings` by queue name.
-    RETENTION: days that finished jobs are kept, by final status (None: for ever; dead: from the letter's closing on).
+    RETENTION: days that finished jobs are kept, by final status (None: for ever; dead: since its dead letter was closed).
     REDACT: payload keys whose values the admin masks. NOTIFY: wake workers by LISTEN/NOTIFY on PostgreSQL.
     MAX_RSS_MB, MAX_JOBS: a worker process past this much memory (MiB) or this many jobs is replaced (None: never).
     PROCESS_MEMORY_MB: memory limit of a job with isolation="process" (MiB; None: no limit).
     """
 
-    LEASE_SECONDS: float = _key(60.0, _number(1))
-    SHUTDOWN_GRACE_SECONDS: float = _key(25.0, _number(0))
-    POLL_INTERVAL: float = _key(0.1, _number(0.001))
-    THREADS: int = _key(4, _integer(1, 1_000))
-    ASYNC_CONCURRENCY: int = _key(1000, _integer(1))
-    PAYLOAD_MAX_BYTES: int = _key(262_144, _integer(2, _LARGEST))
-    RESULT_MAX_BYTES: int = _key(262_144, _integer(2, _LARGEST))
-    MAX_RETRIES: int = _key(3, _retries)
-    BASE_DELAY: float = _key(1.0, _number(0))
-    MAX_DELAY: float = _key(3600.0, _number(0))
-    TIMEOUT_SECONDS: float | None = _key(None, _optional(_timeout))
-    TIMEOUT_GRACE_SECONDS: float = _key(5.0, _number(0))
-    MAX_CRASHES: int = _key(3, _integer(1, 100))
-    PRIORITY: int = _key(5, _integer(1, 10))
-    SHELL_JOBS: bool = _key(False, _flag)
+    LEASE_SECONDS: float = _key(60.0, seconds(1))
+    SHUTDOWN_GRACE_SECONDS: float = _key(25.0, seconds())
+    POLL_INTERVAL: float = _key(0.1, seconds(0.001))
+    THREADS: int = _key(4, integer(1, 1_000))
+    ASYNC_CONCURRENCY: int = _key(1000, integer(1, _MANY))
+    PAYLOAD_MAX_BYTES: int = _key(262_144, integer(2, _LARGEST))
+    RESULT_MAX_BYTES: int = _key(262_144, integer(2, _LARGEST))
+    MAX_RETRIES: int = _key(3, RULES["max_retries"])
+    BASE_DELAY: float = _key(1.0, RULES["base_delay"])
+    MAX_DELAY: float = _key(3600.0, RULES["max_delay"])
+    TIMEOUT_SECONDS: float | None = _key(None, optional(RULES["timeout_seconds"]))
+    TIMEOUT_GRACE_SECONDS: float = _key(5.0, seconds())
+    MAX_CRASHES: int = _key(3, RULES["max_crashes"])
+    PRIORITY: int = _key(5, RULES["priority"])
+    SHELL_JOBS: bool = _key(False, flag)
     QUEUES: Mapping[str, QueueSettings] = _key(_mapping_default, None)
     RETENTION: Mapping[str, float | None] = _key(RETENTION_DEFAULT, None)
     REDACT: tuple[str, ...] = _key(("password", "token", "secret", "authorization", "api_key"), _words)
-    NOTIFY: bool = _key(True, _flag)
-    MAX_RSS_MB: int | None = _key(None, _optional(_integer(1)))
-    MAX_JOBS: int | None = _key(None, _optional(_integer(1, _LARGEST)))
-    PROCESS_MEMORY_MB: int | None = _key(None, _optional(_integer(1)))
+    NOTIFY: bool = _key(True, flag)
+    MAX_RSS_MB: int | None = _key(None, optional(integer(1, _MANY)))
+    MAX_JOBS: int | None = _key(None, optional(integer(1, _LARGEST)))
+    PROCESS_MEMORY_MB: int | None = _key(None, optional(integer(1, _MANY)))
 
 
 def parse(raw: Any) -> tuple[JobsSettings, list[Problem]]:
-    """Read the setting's value; what has a problem keeps its default."""
+    """Return the settings and the problems of the setting's value; a key that has a problem keeps its default."""
     problems: list[Problem] = []
     values = _parse_keys(NAME, raw, _rules(JobsSettings), problems)
     if "QUEUES" in values:
         values["QUEUES"] = _parse_queues(values["QUEUES"], problems)
     if "RETENTION" in values:
         rules = dict.fromkeys(RETENTION_DEFAULT, _days)
-        said = _parse_keys(f"{NAME}['RETENTION']", values["RETENTION"], rules, problems)
-        values["RETENTION"] = MappingProxyType({**RETENTION_DEFAULT, **said})
+        given = _parse_keys(f"{NAME}['RETENTION']", values["RETENTION"], rules, problems)
+        values["RETENTION"] = MappingProxyType({**RETENTION_DEFAULT, **given})
     return JobsSettings(**values), problems
 
 
 @cache
 def get_settings() -> JobsSettings:
-    """Return the settings, read once; raise ImproperlyConfigured with all that is wrong with them."""
+    """Return the settings, which are read once; raise ImproperlyConfigured with every problem."""
     parsed, problems = parse(getattr(settings, NAME, {}))
     if problems:
         raise ImproperlyConfigured(" ".join(f"{problem.message} {problem.hint}" for problem in problems))
@@ -169,11 +126,11 @@ def get_settings() -> JobsSettings:
 
 
 def _rules(kind: type[JobsSettings] | type[QueueSettings]) -> dict[str, Rule | None]:
-    return {one.name: one.metadata["rule"] for one in fields(kind)}
+    return {key.name: key.metadata["rule"] for key in fields(kind)}
 
 
 def _parse_keys(where: str, raw: Any, rules: Mapping[str, Rule | None], problems: list[Problem]) -> dict[str, Any]:
-    """Return the good items of a dict, each passed through its rule (None: checked by the caller)."""
+    """Return the valid items of a dict, each as its rule keeps it (a rule of None: the caller checks the value)."""
     if not isinstance(raw, Mapping):
         hint = f"Its keys may be: {', '.join(rules)}."
         problems.append(Problem(kind="shape", message=f"{where} must be a dict, not {shown(raw)}.", hint=hint))
@@ -187,14 +144,14 @@ def _parse_keys(where: str, raw: Any, rules: Mapping[str, Rule | None], problems
         rule = rules[key]
         try:
             values[key] = rule(value) if rule else value
-        except _Refused as refused:
-            message = f"{where}[{key!r}] must be {refused}, not {shown(value)}."
+        except Refused as refused:
+            message = f"{where}[{key!r}] must be {refused.words}, not {shown(value)}.{refused.hint}"
             problems.append(Problem(kind="value", message=message, hint="Correct it, or leave it out for the default."))
     return values
 
 
 def _like(key: Any, rules: Mapping[str, Rule | None]) -> Any:
-    """Return a key in the case that the known ones have, so that `threads` is like `THREADS`."""
+    """Return a key in the case of the known keys, so that `threads` is like `THREADS`."""
     if not isinstance(key, str):
         return key
     return key.upper() if next(iter(rules)).isupper() else key.lower()
@@ -211,14 +168,13 @@ def _parse_queues(raw: Any, problems: list[Problem]) -> Mapping[str, QueueSettin
         problem = queue_problem(name)
         if problem:
             problems.append(Problem(kind="value", message=f"{where}: {problem}.", hint="Give the queue another name."))
-        said = _parse_keys(f"{where}[{shown(name)}]", options, _rules(QueueSettings), problems)
-        queues[name] = QueueSettings(**said)
+        queues[name] = QueueSettings(**_parse_keys(f"{where}[{shown(name)}]", options, _rules(QueueSettings), problems))
     return MappingProxyType(queues)
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _clear_cache(*, setting: str, **kwargs: Any) -> None:
     if setting == NAME:
         get_settings.cache_clear()
 
 
-setting_changed.connect(_forget, dispatch_uid="django_jobs.conf")
+setting_changed.connect(_clear_cache, dispatch_uid="django_jobs.conf")

@@ -1,18 +1,18 @@
-"""What the library raises, and what a handler raises to steer its job."""
+"""The errors of the library, and the exceptions with which a handler steers its job."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from django_jobs.values import LONGEST_SECONDS, seconds_of
+from django_jobs.numbers import LONGEST_SECONDS, seconds_of
 
 
 class JobsError(Exception):
-    """The family of all errors of this library."""
+    """The base of all errors of this library."""
 
 
 class InvalidJob(JobsError, ValueError):
-    """A call that was refused; nothing was written. `problems` names all that is wrong with it at once."""
+    """A call was refused, and nothing was written; `problems` lists every reason."""
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems
@@ -23,7 +23,7 @@ class InvalidJob(JobsError, ValueError):
 
 
 class CycleError(InvalidJob):
-    """Jobs that would depend on each other in a circle; the message shows the path."""
+    """Jobs would depend on each other in a circle; the message shows the path."""
 
 
 class JobNotFound(JobsError, KeyError):
@@ -37,12 +37,19 @@ class JobNotFound(JobsError, KeyError):
         return f"there is no job {self.job_id!r}"
 
 
+class ScheduleNotFound(JobNotFound):
+    """There is no schedule of this name."""
+
+    def __str__(self) -> str:
+        return f"there is no schedule {self.job_id!r}"
+
+
 class HandlerNotFound(JobsError):
     """No handler is registered for a job type in this process."""
 
 
 class LeaseLost(JobsError):
-    """The job was taken away from this worker: whatever it would still write is dropped."""
+    """The job's lease was lost to another worker: what this one would still write is dropped."""
 
 
 class TimedOut(JobsError, TimeoutError):
@@ -50,7 +57,7 @@ class TimedOut(JobsError, TimeoutError):
 
 
 class Steering(JobsError):
-    """What a handler raises to say how its job goes on; `reason` is free text for the operator."""
+    """A handler raises a subclass to decide how its job goes on; `reason` is free text for the operator."""
 
     reason = ""
 

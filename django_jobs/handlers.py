@@ -1,26 +1,24 @@
-"""The registry of handlers: which function runs which job type, and by which rules. Touches no database."""
+"""The registry of handlers: which function runs which job type, with which options. Touches no database."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
-from .conf import JobsSettings, get_settings
-from .exceptions import HandlerNotFound, InvalidJob
-from .names import did_you_mean, job_type_problem, queue_problem
-from .retry import RetryPolicy
-from .text import shown
-from .values import MAX_RETRIES_ALLOWED, is_integer, is_seconds
+from django_jobs.conf import JobsSettings, get_settings
+from django_jobs.exceptions import HandlerNotFound, InvalidJob
+from django_jobs.names import did_you_mean, job_type_problem
+from django_jobs.retry import RetryPolicy
+from django_jobs.rules import RULES, check_options
 
 HandlerFunction = Callable[..., Any]
-ISOLATIONS = ("thread", "process")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handler:
-    """A function registered for a job type; options that were not given are None and come from the settings."""
+    """A function registered for a job type, with the options of `@job`; None where the queue's or the site's hold."""
 
     job_type: str
     function: HandlerFunction
@@ -37,12 +35,17 @@ class Handler:
     takes_context: bool = False
     dead_letter: bool | None = None
     max_crashes: int | None = None
-    is_async: bool = field(default=False)
+    is_async: bool = False
+
+
+_OPTION_RULES = {
+    field.name: RULES[field.name] for field in fields(Handler) if field.name not in ("job_type", "function", "is_async")
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What holds for the jobs of one handler in one queue, with every default filled in."""
+    """The options that hold for the jobs of a handler in a queue, with every default filled in."""
 
     priority: int
     max_retries: int
@@ -66,7 +69,7 @@ class Rules:
 
 
 class Registry:
-    """Handlers by job type. A registry with a `parent` looks there for what it does not hold itself."""
+    """Handlers by job type. A registry with a `parent` also has the parent's handlers, behind its own."""
 
     def __init__(self, parent: Registry | None = None) -> None:
         self._handlers: dict[str, Handler] = {}
@@ -123,7 +126,7 @@ class Registry:
         return inherited | {handler.queue for handler in self._handlers.values() if handler.queue}
 
     def rules(self, handler: Handler | None, queue: str) -> Rules:
-        """Return what holds for a handler's jobs in a queue: the handler's word, then the queue's, then the site's."""
+        """Return the options that hold for a handler's jobs in a queue: the handler's, else the queue's, else the site's."""
         settings = get_settings()
         if settings is not self._rules_settings:
             self._rules.clear()
@@ -136,14 +139,15 @@ class Registry:
 
 
 def make_rules(handler: Handler | None, queue: str, settings: JobsSettings) -> Rules:
-    """Work out the rules of a handler (None: a type without one) in a queue."""
-    lane = settings.QUEUES.get(queue)
+    """Return the options that hold for the jobs of a handler (None: a job type without one) in a queue."""
+    queue_settings = settings.QUEUES.get(queue)
 
-    def first(name: str, default: Any, lane_name: str | None = None) -> Any:
-        said = getattr(handler, name, None) if handler else None
-        if said is None and lane is not None:
-            said = getattr(lane, lane_name or name, None)
-        return default if said is None else said
+    def first(name: str, default: Any, queue_key: str | None = None) -> Any:
+        for source, key in ((handler, name), (queue_settings, queue_key or name)):
+            value = getattr(source, key, None)
+            if value is not None:
+                return value
+        return default
 
     return Rules(
         priority=first("priority", settings.PRIORITY, "default_priority"),
@@ -152,14 +156,14 @@ def make_rules(handler: Handler | None, queue: str, settings: JobsSettings) -> R
         base_delay=first("base_delay", settings.BASE_DELAY),
         max_delay=first("max_delay", settings.MAX_DELAY),
         dead_letter=first("dead_letter", True),
-        max_crashes=first("max_crashes", settings.MAX_CRASHES, "-"),
+        max_crashes=first("max_crashes", settings.MAX_CRASHES),
         retry_on=handler.retry_on if handler else None,
         fail_on=handler.fail_on if handler else (),
     )
 
 
 def unknown_job_type(job_type: str, known: list[str]) -> str:
-    """Say that a job type has no handler, and which one may have been meant."""
+    """Return the message for a job type without a handler, with the known one that may have been meant."""
     return (
         f"job type {job_type!r} has no handler in this process."
         f"{did_you_mean(job_type, known)} Handlers are found in each installed app's jobs.py."
@@ -167,72 +171,34 @@ def unknown_job_type(job_type: str, known: list[str]) -> str:
 
 
 def handler_problem(job_type: Any, handlers: Registry) -> str | None:
-    """Return what is wrong with a name that may be a job type but has no handler; None for all others."""
+    """Return the message for a valid job type that has no handler; None for one that has, and for an invalid name."""
     if job_type_problem(job_type) or handlers.find(job_type) is not None:
         return None
     return unknown_job_type(job_type, handlers.job_types())
 
 
 def make_handler(function: HandlerFunction, job_type: str | None, options: dict[str, Any]) -> Handler:
-    """Build a handler from a function and the options of `@job`; raise InvalidJob with all that is wrong."""
-    known = [name for name in Handler.__dataclass_fields__ if name not in ("job_type", "function", "is_async")]
-    problems = [f"unknown option {name!r} of @job.{did_you_mean(name, known)}" for name in options if name not in known]
+    """Return a handler made of a function and the options of `@job`; raise InvalidJob with every problem."""
+    problems: list[str] = []
     if not callable(function):
         problems.append(f"a handler is a function, not {type(function).__name__}")
     name = job_type if job_type is not None else f"{function.__module__}.{function.__qualname__}"
-    for problem in (job_type_problem(name), queue_problem(options["queue"]) if options.get("queue") else None):
-        if problem:
-            problems.append(problem)
-    problems += _option_problems(options)
+    if problem := job_type_problem(name):
+        problems.append(problem)
+    kept = check_options(options, _OPTION_RULES, problems)
     if problems:
         raise InvalidJob(*problems)
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__ is a coroutine handler too
     )
-    chosen = {key: value for key, value in options.items() if value is not None}
-    for key in ("retry_on", "fail_on"):
-        if isinstance(chosen.get(key), type):
-            chosen[key] = (chosen[key],)
-    if is_async and chosen.get("atomic"):
+    if is_async and kept.get("atomic"):
         raise InvalidJob("an async def handler cannot be atomic: Django's transactions belong to one thread")
-    return Handler(job_type=name, function=function, is_async=is_async, **chosen)
+    return Handler(job_type=name, function=function, is_async=is_async, **kept)
 
 
-def _option_problems(options: dict[str, Any]) -> Iterator[str]:
-    for name, check, rule in _OPTION_RULES:
-        value = options.get(name)
-        if value is not None and not check(value):
-            yield f"{name}={shown(value)}: {rule}"
-
-
-def _is_exceptions(value: Any) -> bool:
-    types = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(one, type) and issubclass(one, BaseException) for one in types)
-
-
-_OPTION_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("priority", lambda value: is_integer(value, 1, 10), "a priority is an integer from 1 to 10; higher runs first"),
-    (
-        "max_retries",
-        lambda value: is_integer(value, 0, MAX_RETRIES_ALLOWED),
-        f"retries are an integer from 0 to {MAX_RETRIES_ALLOWED}",
-    ),
-    ("max_crashes", lambda value: is_integer(value, 1, 100), "crashes allowed are an integer from 1 to 100"),
-    ("timeout_seconds", is_seconds, "a timeout is a positive number of seconds"),
-    ("base_delay", is_seconds, "a delay is a positive number of seconds"),
-    ("max_delay", is_seconds, "a delay is a positive number of seconds"),
-    ("retry_on", _is_exceptions, "give an exception class or a tuple of them"),
-    ("fail_on", _is_exceptions, "give an exception class or a tuple of them"),
-    ("isolation", lambda value: value in ISOLATIONS, "isolation is 'thread' or 'process'"),
-    ("atomic", lambda value: isinstance(value, bool), "give True or False"),
-    ("takes_context", lambda value: isinstance(value, bool), "give True or False"),
-    ("dead_letter", lambda value: isinstance(value, bool), "give True or False"),
-)
-
-
-def _same_place(one: HandlerFunction, other: HandlerFunction) -> bool:
-    """Say whether two functions are one function imported twice, as autoreload and tests do."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+def _same_place(function: HandlerFunction, other: HandlerFunction) -> bool:
+    """Return whether two functions are the same function, imported twice as autoreload and tests do."""
+    return (function.__module__, function.__qualname__) == (other.__module__, other.__qualname__)
 
 
 registry = Registry()

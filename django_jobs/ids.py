@@ -20,13 +20,13 @@ def new_id() -> str:
     """Return a new id of 36 characters, greater than every id this process made before.
 
     48 bits of Unix milliseconds, then 74 bits that start at random in each millisecond and count up within it
-    (RFC 9562, section 6.2, method 2). A clock that goes back is waited out by counting on.
+    (RFC 9562, section 6.2, method 2). While the clock is behind the last id's millisecond, the counter goes on.
     """
     global _last
     milliseconds = time.time_ns() // 1_000_000
     with _lock:
         if milliseconds > _last >> _COUNTER_BITS:
-            # The top bit starts at zero: room to count, however often a millisecond is asked for.
+            # The top bit starts at zero, which leaves room to count within the millisecond.
             _last = milliseconds << _COUNTER_BITS | int.from_bytes(os.urandom(10), "big") >> 7
         else:
             _last += 1
@@ -37,12 +37,12 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _start_anew() -> None:
-    """Forget the counter in a forked child, which would otherwise count on beside its parent."""
+def _reset_in_child() -> None:
+    """Reset the counter in a forked child, which would otherwise make the same ids as its parent."""
     global _last, _lock
     _lock = threading.Lock()
     _last = 0
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_start_anew)
+    os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,11 +1,10 @@
-"""The rules for names: job types, queues, ids and unique keys; each check returns a problem, or None."""
+"""The rules for names: job types, queues, ids, unique keys and schedules; each check returns a problem, or None."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from django_jobs.text import shown
 
@@ -21,27 +20,27 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def job_type_problem(value: object) -> str | None:
-    """Say what is wrong with a job type: letters, digits and `_ - . : /`, at most 200."""
+    """Return what is wrong with a job type: letters, digits and `_ - . : /`, at most 200."""
     return _name_problem(value, "job_type", MAX_JOB_TYPE, _JOB_TYPE, "_ - . : /")
 
 
 def queue_problem(value: object) -> str | None:
-    """Say what is wrong with a queue's name: letters, digits and `_ - . :`, at most 64."""
+    """Return what is wrong with a queue's name: letters, digits and `_ - . :`, at most 64."""
     return _name_problem(value, "queue", MAX_QUEUE, _QUEUE, "_ - . :")
 
 
 def id_problem(value: object) -> str | None:
-    """Say what is wrong with a job's id: at most 64 characters, no surrounding blanks, all printable."""
+    """Return what is wrong with a job's id: at most 64 characters, no surrounding blanks, all printable."""
     return _text_problem(value, "job_id", MAX_ID)
 
 
 def unique_key_problem(value: object) -> str | None:
-    """Say what is wrong with a unique key: at most 200 characters, no surrounding blanks, all printable."""
+    """Return what is wrong with a unique key: at most 200 characters, no surrounding blanks, all printable."""
     return _text_problem(value, "unique_key", MAX_UNIQUE_KEY)
 
 
 def schedule_name_problem(value: object) -> str | None:
-    """Say what is wrong with a schedule's name: at most 200 characters, no surrounding blanks, all printable."""
+    """Return what is wrong with a schedule's name: at most 200 characters, no surrounding blanks, all printable."""
     return _text_problem(value, "schedule", MAX_SCHEDULE)
 
 
@@ -54,18 +53,9 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 
 def _name_problem(value: object, subject: str, longest: int, pattern: re.Pattern[str], marks: str) -> str | None:
-    if type(value) is str and len(value) <= longest and _is_good(value, pattern):
+    if isinstance(value, str) and len(value) <= longest and pattern.fullmatch(value):
         return None
-    problem = _text_problem(value, subject, longest)
-    if problem is None and isinstance(value, str) and not pattern.fullmatch(value):
-        return f"{subject} {shown(value)}: use letters, digits and {marks}"
-    return problem
-
-
-@lru_cache(maxsize=1024)
-def _is_good(value: str, pattern: re.Pattern[str]) -> bool:
-    """Say whether a name fits its pattern; a site has few names, and each is checked at every submit."""
-    return pattern.fullmatch(value) is not None
+    return _text_problem(value, subject, longest) or f"{subject} {shown(value)}: use letters, digits and {marks}"
 
 
 def _text_problem(value: object, subject: str, longest: int) -> str | None:

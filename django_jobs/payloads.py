@@ -1,36 +1,21 @@
-"""The one strict JSON validator: what it lets through, every database gives back as it was."""
+"""Strict JSON: payloads, metadata and results that every database gives back as they were, and JSON text from outside."""
 
 from __future__ import annotations
 
 import json
-import json.encoder
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob
-from django_jobs.text import describe_exception, fingerprint, format_traceback, scrub, shown
-
-__all__ = [
-    "LARGEST_INTEGER",
-    "MAX_DEPTH",
-    "JobsJSONDecoder",
-    "decode",
-    "describe_exception",
-    "encode_payload",
-    "encode_result",
-    "fingerprint",
-    "format_traceback",
-    "scrub",
-]
+from django_jobs.text import UNSTORABLE, describe_exception, shown
 
 MAX_DEPTH = 64
 LARGEST_INTEGER = 2**63 - 1
 _MAX_PROBLEMS = 20
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]{0,39}", re.ASCII)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _HINTS = {
     "datetime": "use isoformat()",
     "date": "use isoformat()",
@@ -56,44 +41,92 @@ def encode_payload(value: object, *, where: str = "payload") -> str:
 
 def encode_result(value: object, *, where: str = "result") -> str:
     """Return any JSON value as compact text; raise InvalidJob with every problem, each under its path from `where`."""
+    if value is None:
+        return "null"  # what most handlers return: 0.1 µs instead of 1.6, of about 25 for a job that is drained
     return _encode(value, where, get_settings().RESULT_MAX_BYTES, "RESULT_MAX_BYTES")
 
 
 def decode(text: str) -> Any:
-    """Return the value of stored JSON text; raise json.JSONDecodeError for other text.
-
-    PostgreSQL writes a large float out in digits: what is beyond 2**63-1 was a float and becomes one again.
-    """
-    decoder = _with_long_integers if _LONG_INTEGER.search(text) else _ordinary
-    try:
-        value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]
-    except StopIteration:
-        end = -1
-    # All but text with blanks around it, and what is no JSON: half the time of `decode`, which looks for both first.
-    return value if end == len(text) else decoder.decode(text)
+    """Return the value of stored JSON text; raise json.JSONDecodeError for other text."""
+    # Not by `_decoder.decode`, which looks for white space with two regular expressions: 1.3 µs instead of 0.8 for one key,
+    # and a job of submit_many, which takes about 17 µs in all, decodes twice.
+    text = text.strip(" \t\n\r")
+    value, end = _decoder.raw_decode(text)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
 
 
 class JobsJSONDecoder(json.JSONDecoder):
-    """Decode like `decode()`; for Django's `JSONField(decoder=...)`, which makes one for every value it reads."""
+    """Decode like `decode()`, for Django's `JSONField(decoder=...)`."""
 
     def __init__(self) -> None:
-        # Not the base class's: it would build a scanner for each value, which costs more than the decoding.
-        self.scan_once = _with_long_integers.scan_once  # type: ignore[attr-defined]
+        # Django makes a decoder for every value that it reads. The base class's __init__ would build a scanner each time:
+        # 2.4 µs beside 1.4 µs for the decoding of a small payload, three times for every job that the ORM reads.
+        pass
 
     def decode(self, s: str, *args: Any) -> Any:
         """Return the value of JSON text; raise json.JSONDecodeError for other text."""
         return decode(s)
 
 
+def _to_integer_or_float(digits: str) -> int | float:
+    """Return an integer of JSON text, or the float it was: PostgreSQL writes a large float out in digits."""
+    value = int(digits) if len(digits) <= 20 else float(digits)
+    return value if -LARGEST_INTEGER <= value <= LARGEST_INTEGER else float(value)
+
+
+def read_json(text: str | bytes, where: str) -> Any:
+    """Return the value of JSON text from outside; raise InvalidJob, prefixed with `where`, for other text or a repeated key.
+
+    What JSON allows and a payload does not (huge numbers, say) is left to `encode_payload`, which names the path.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except _RepeatedKey as error:
+        raise InvalidJob(f"{where}: the key {shown(error.args[0])} stands there twice") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise InvalidJob(f"{where}: this is not JSON: {error.msg} ({place}): {shown(error.doc)}") from None
+    except UnicodeDecodeError:
+        raise InvalidJob(f"{where}: this is not UTF-8 text") from None
+    except RecursionError:
+        raise InvalidJob(f"{where}: nested too deep to be read") from None
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise InvalidJob(f"{where}: {shown(str(error))}") from None
+
+
+class _RepeatedKey(Exception):
+    """An object has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return read
+
+
+def canonical(value: Any) -> str:
+    """Return checked JSON as compact text with sorted keys: equal values give equal text."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+# Made once: `json.dumps` and `json.loads` would make one for each value.
+_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+_decoder = json.JSONDecoder(parse_int=_to_integer_or_float)
+
+
 def _encode(value: object, where: str, max_bytes: int, setting: str) -> str:
     if _is_plain(value, max_bytes):
-        text = _to_text(value)
-        # This finds every NUL; text that only looks like one takes the slow way, and passes there.
+        text = _encoder.encode(value)
+        # This finds every NUL; text that only looks like a NUL is copied below, and accepted there.
         if "\\u0000" not in text and _fits(text, max_bytes):
             return text
     copy = _Copy(where, max_bytes)
     value = copy.of(value)
-    text = "" if copy.problems else _to_text(value)
+    text = "" if copy.problems else _encoder.encode(value)
     if copy.too_large or not _fits(text, max_bytes):
         copy.problems.append(
             f"{where}: larger than {max_bytes:,} bytes encoded ({setting}); keep large data elsewhere and pass its key"
@@ -104,9 +137,7 @@ def _encode(value: object, where: str, max_bytes: int, setting: str) -> str:
 
 
 def _fits(text: str, max_bytes: int) -> bool:
-    """Say whether text has at most so many bytes in UTF-8; False for text that has a lone surrogate."""
-    if text.isascii():
-        return len(text) <= max_bytes
+    """Return whether text has at most so many bytes in UTF-8; False for text that has a lone surrogate."""
     try:
         return len(text.encode()) <= max_bytes
     except UnicodeEncodeError:
@@ -114,11 +145,13 @@ def _fits(text: str, max_bytes: int) -> bool:
 
 
 def _is_plain(value: object, budget: int) -> bool:
-    """Say whether a value can be encoded as it is: exact types, safe numbers, string keys, not too deep or large.
+    """Return whether a value can be encoded without a copy: exact types, safe numbers, string keys, not too deep or large.
 
-    The fast way for nearly every value. It goes level by level, so that neither depth nor a cycle can hurt; `budget` is
-    spent on each node and character, so that a small value which repeats itself a billion times is found out early.
+    It walks level by level, so that neither depth nor a cycle can hurt; `budget` is spent on each node and character, so
+    that a small value which repeats itself a billion times is found early.
     """
+    # A second walk beside `_Copy`, which would do alone: encoding takes 1.6 times as long with `_Copy` for one integer, and
+    # 2.5 to 3 times for seven keys (9 → 23 µs, of a submit of about 100 µs) or 1 KB (46 → 141 µs). Python 3.11, medians.
     level: Iterable[Any] = (value,)
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
@@ -151,25 +184,25 @@ def _is_plain(value: object, budget: int) -> bool:
     return False
 
 
-class _Enough(Exception):
-    """Ends the walk: the value is too large, or has more problems than anybody reads."""
+class _StopCopying(Exception):
+    """The value is too large, or has more problems than anybody reads."""
 
 
 class _Copy:
-    """The slow way: copies a value into plain types and notes every problem with its path."""
+    """Copies a value into plain types and notes every problem with its path, for the values that are not plain."""
 
     def __init__(self, where: str, budget: int) -> None:
         self.problems: list[str] = []
         self.too_large = False
         self._where = where
         self._budget = budget
-        self._path: list[object] = []  # keys and indexes, from the top to where we are
-        self._parents: dict[int, int] = {}  # the ids of the containers around us, with their depth
+        self._path: list[object] = []  # the keys and indexes that lead to the current value
+        self._parents: dict[int, int] = {}  # the ids of the containers around the current value, with their depth
 
     def of(self, value: object) -> Any:
         try:
             return self._any(value)
-        except _Enough:
+        except _StopCopying:
             return None
 
     def _any(self, value: object) -> Any:
@@ -191,7 +224,7 @@ class _Copy:
     def _string(self, value: str) -> str:
         value = str.__str__(value)
         self._spend(len(value))
-        found = _UNSTORABLE.search(value)
+        found = UNSTORABLE.search(value)
         if found:
             what = "a NUL character" if found[0] == "\x00" else f"a lone surrogate ({shown(found[0])})"
             self._refuse(f"{what} cannot be stored ({shown(value)})")
@@ -220,7 +253,7 @@ class _Copy:
         self._path.append(None)
         try:
             return self._object(value) if isinstance(value, dict) else self._array(value)
-        except _Enough:
+        except _StopCopying:
             raise
         except Exception as error:  # a container of the site's own, whose methods may do anything
             del self._path[depth:]
@@ -260,36 +293,15 @@ class _Copy:
     def _refuse(self, problem: str) -> Any:
         if len(self.problems) == _MAX_PROBLEMS:
             self.problems.append("and more")
-            raise _Enough
+            raise _StopCopying
         self.problems.append(f"{self._place(len(self._path))}: {problem}")
 
     def _spend(self, characters: int) -> None:
         self._budget -= characters
         if self._budget < 0:
             self.too_large = True
-            raise _Enough
+            raise _StopCopying
 
 
 def _kind(value: object) -> str:
     return type(value).__name__
-
-
-def _make_encoder() -> Callable[[Any], str]:
-    """Return the encoding function, made once: `JSONEncoder.encode` makes one for each value."""
-    encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
-    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-    if make is None:  # an interpreter without the C accelerator
-        return encoder.encode
-    encode = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
-    return lambda value: "".join(encode(value, 0))
-
-
-def _to_integer_or_float(token: str) -> int | float:
-    value = int(token) if len(token) <= 20 else float(token)
-    return value if -LARGEST_INTEGER <= value <= LARGEST_INTEGER else float(value)
-
-
-_to_text = _make_encoder()
-_LONG_INTEGER = re.compile(r"\d{19}", re.ASCII)
-_ordinary = json.JSONDecoder()
-_with_long_integers = json.JSONDecoder(parse_int=_to_integer_or_float)

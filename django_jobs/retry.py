@@ -1,4 +1,4 @@
-"""The retry policy: what comes of a failed attempt. Pure decisions that neither write nor sleep."""
+"""The retry policy: what follows a failed attempt. Pure decisions that neither write nor sleep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from django_jobs.exceptions import Cancelled, Fail, Retry, Snooze, TimedOut
 
-# Reasons of a dead letter that follow from the failure itself; the others are known where they happen.
+# The reasons of a dead letter that this module decides on.
 RETRIES_EXHAUSTED = "retries exhausted"
 FAILED_BY_HANDLER = "failed by handler"
 TIMEOUT = "timeout"
@@ -19,7 +19,7 @@ _LARGEST_EXPONENT = 1_000  # 2.0 ** 1024 overflows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How often and how late a job is tried again; delays in seconds.
+    """How often and after which delay a job is tried again; delays in seconds.
 
     `retry_on` None retries after every exception, else only after those; `fail_on` wins over it.
     """
@@ -33,9 +33,9 @@ class RetryPolicy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryDecision:
-    """What comes of a failure: "retry" after `delay_seconds`, or "dead" with the dead letter's reason.
+    """What follows a failure: "retry" after `delay_seconds`, or "dead" with the dead letter's reason.
 
-    `retry_count` is what the row has afterwards.
+    `retry_count` is the row's new value.
     """
 
     action: Literal["retry", "dead"]
@@ -59,10 +59,10 @@ def backoff_delay(
 def decide(
     policy: RetryPolicy, *, retry_count: int, exception: BaseException, random: Callable[[], float] = _random.random
 ) -> RetryDecision:
-    """Decide what comes of a failed attempt.
+    """Return what follows a failed attempt.
 
     `retry_count` is the row's: the retries spent before this failure. `Retry(after)` is granted as long as retries are
-    left, whatever `retry_on` and `fail_on` say. Raises TypeError for `Snooze` and `Cancelled`, which are no failures.
+    left, whatever `retry_on` and `fail_on` are. Raises TypeError for `Snooze` and `Cancelled`, which are no failures.
     """
     if isinstance(exception, Snooze | Cancelled):
         raise TypeError(f"{type(exception).__name__} is no failure: there is nothing to decide")

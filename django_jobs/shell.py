@@ -1,4 +1,9 @@
-"""The built-in job type `shell`: run a command in a process group of its own. Off unless SHELL_JOBS is set."""
+"""The built-in job type `shell`: run a command in a process group of its own. Off unless SHELL_JOBS is set.
+
+The command runs beside the worker thread and not in a child of `isolation="process"`: it is a process that can be killed already,
+and a child would cost an interpreter with the whole site (some 40 MB, a start of 0.3 s, a connection) for each command that runs,
+to do nothing but wait. What both have in common, the group and its end, is `worker/child/group.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +22,11 @@ from django_jobs import conf
 from django_jobs.exceptions import Fail, InvalidJob, JobsError, TimedOut
 from django_jobs.handlers import make_handler, registry
 from django_jobs.payloads import encode_result
+from django_jobs.worker.child.group import LOOK_SECONDS, ProcessGroup
 
 SHELL = "shell"
 TAIL_BYTES = 64 * 1024
 ERROR_CHARACTERS = 1_900  # of the tail; errors of jobs are cut at their end, and here the end is what matters
-LOOK_SECONDS = 0.1
 REST_SECONDS = 1.0
 # The guard, a member of the group, kills all of it when the pipe ends, which is when the worker process dies.
 _SCRIPT = """exec 3<&0 0</dev/null
@@ -44,17 +49,16 @@ def run_command(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(command, str) or not command.strip():
         raise Fail('the payload of a shell job is {"command": "…"}')
     deadline = context.take_over_deadline()
-    with _Group(command) as group:
-        while not group.has_ended(LOOK_SECONDS):
+    with _Command(command) as running:
+        while not running.wait(LOOK_SECONDS):
             context.check_cancelled()
             if deadline is not None and time.monotonic() > deadline:
-                group.end()
-                raise TimedOut(f"the command passed its timeout and was ended{group.last_words()}")
-    if group.exit_code:
-        code = group.exit_code
+                running.end(conf.get_settings().TIMEOUT_GRACE_SECONDS)
+                raise TimedOut(f"the command passed its timeout and was ended{running.last_words()}")
+    if code := running.popen.returncode:
         how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-        raise CommandFailed(f"{how}{group.last_words()}")
-    return group.result()
+        raise CommandFailed(f"{how}{running.last_words()}")
+    return running.result()
 
 
 class _Tail:
@@ -73,24 +77,22 @@ class _Tail:
         return bytes(self._bytes[-TAIL_BYTES:]).decode("utf-8", "replace").replace("\x00", "\ufffd")
 
 
-class _Group:
-    """A command and every process it starts, as long as these stay in its process group."""
+class _Command(ProcessGroup):
+    """A command, and the tails of what it writes."""
 
     def __init__(self, command: str) -> None:
         ending, self._alive = os.pipe()
-        self._popen = subprocess.Popen(  # noqa: S603  running commands is what a shell job is for
+        super().__init__(
             ["/bin/sh", "-c", _SCRIPT, "sh", command],
             stdin=ending,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,
         )
         os.close(ending)
-        self.exit_code: int | None = None
         self._stdout, self._stderr = _Tail(), _Tail()
         self._selector = selectors.DefaultSelector()
-        for pipe, tail in ((self._popen.stdout, self._stdout), (self._popen.stderr, self._stderr)):
+        for pipe, tail in ((self.popen.stdout, self._stdout), (self.popen.stderr, self._stderr)):
             assert pipe is not None
             self._selector.register(pipe, selectors.EVENT_READ, tail)
 
@@ -99,35 +101,42 @@ class _Group:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
-            if self.exit_code is None:
-                self.end()
+            if self.popen.returncode is None:
+                self.end(conf.get_settings().TIMEOUT_GRACE_SECONDS)
         finally:
-            self._signal(signal.SIGKILL)
-            self._popen.wait()
+            super().end(0.0)
             os.close(self._alive)
             self._selector.close()
-            for pipe in (self._popen.stdout, self._popen.stderr):
+            for pipe in (self.popen.stdout, self.popen.stderr):
                 assert pipe is not None
                 pipe.close()
 
-    def has_ended(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> bool:
         """Read for at most so many seconds; return whether the command has ended and all it wrote is read."""
         if self._selector.get_map():
             self._read(seconds)
-        else:  # it closed its output, and may run on
-            try:
-                self._popen.wait(seconds)
-            except subprocess.TimeoutExpired:
-                return False
-        self.exit_code = self._popen.poll()
-        if self.exit_code is None:
+            self.popen.poll()
+        elif not super().wait(seconds):  # it closed its output, and may run on
             return False
-        self._signal(signal.SIGKILL)  # what it left behind would keep the pipes open
-        # A daemon that left the group may keep them open all the same, so nobody waits long for their end.
+        if self.popen.returncode is None:
+            return False
+        self.signal(signal.SIGKILL)  # what it left behind would keep the pipes open
+        self._read_rest()
+        return True
+
+    def end(self, grace: float) -> None:
+        """End the group: TERM, and KILL after `grace` seconds; return when all of it is gone."""
+        super().end(grace)
+        self._read_rest()
+
+    def _read_rest(self) -> None:
+        """Read until the pipes end, which is when the whole group is gone.
+
+        A daemon that left the group may keep them open all the same, so nobody waits long for that.
+        """
         deadline = time.monotonic() + REST_SECONDS
         while self._selector.get_map() and self._read(LOOK_SECONDS) and time.monotonic() < deadline:
             pass
-        return True
 
     def _read(self, seconds: float) -> bool:
         """Read once from each pipe that has something within so many seconds; return whether any had."""
@@ -140,20 +149,6 @@ class _Group:
                 self._selector.unregister(key.fileobj)
         return bool(ready)
 
-    def end(self) -> None:
-        """Ask the group to end, and kill it after the grace."""
-        self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + conf.get_settings().TIMEOUT_GRACE_SECONDS
-        while (left := deadline - time.monotonic()) > 0 and not self.has_ended(min(left, LOOK_SECONDS)):
-            pass
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._popen.pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass  # all of it is gone, or has become another user's
-
     def last_words(self) -> str:
         """Return `: ` and the end of what the command wrote, to stderr if it wrote anything there."""
         text = self._stderr.text().strip() or self._stdout.text().strip()
@@ -163,7 +158,7 @@ class _Group:
         """Return what the job keeps, cut further when its JSON would be larger than a result may be."""
         stdout, stderr = self._stdout.text(), self._stderr.text()
         while True:
-            result = {"exit_code": self.exit_code, "stdout": stdout, "stderr": stderr}
+            result = {"exit_code": self.popen.returncode, "stdout": stdout, "stderr": stderr}
             try:
                 encode_result(result)
             except InvalidJob:
@@ -177,10 +172,10 @@ def follow_setting(**kwargs: Any) -> None:
     if kwargs.get("setting", conf.NAME) != conf.NAME:
         return
     try:
-        on = conf.get_settings().SHELL_JOBS
+        is_on = conf.get_settings().SHELL_JOBS
     except ImproperlyConfigured:
-        on = False  # the system checks say what is wrong
-    if on:
+        is_on = False  # the system checks say what is wrong
+    if is_on:
         registry.register(make_handler(run_command, SHELL, {"takes_context": True}))
     else:
         registry.forget(SHELL)

@@ -1,4 +1,4 @@
-"""Text that is safe to store and to show, whatever it was made of: values, errors, tracebacks."""
+"""Text that is safe to store and to show, made of anything: values, errors, tracebacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN_LENGTH = 80
 ERROR_LENGTH = 2_000
 TRACEBACK_LENGTH = 20_000
 _CHAIN = 5  # exceptions of a chain, and members of a group, that a traceback shows
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _LINE_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 _short = reprlib.Repr()
@@ -24,7 +24,7 @@ _short.maxstring = _short.maxother = _short.maxlong = SHOWN_LENGTH
 
 
 def shown(value: object) -> str:
-    """Show a value on one line of at most 80 characters; survive a `__repr__` that raises."""
+    """Return a value on one line of at most 80 characters; survive a `__repr__` that raises."""
     try:
         # reprlib looks at the first few items only, so that a huge value costs nothing.
         text = _short.repr(value)
@@ -37,7 +37,7 @@ def shown(value: object) -> str:
 def scrub(text: object, limit: int = ERROR_LENGTH) -> str:
     """Return text that every database stores: no NUL, no lone surrogate, at most `limit` characters; never raises.
 
-    What is cut off is counted at the end.
+    Text that is cut ends with the number of characters that it had.
     """
     plain = _as_text(text)
     if len(plain) <= limit:
@@ -48,13 +48,13 @@ def scrub(text: object, limit: int = ERROR_LENGTH) -> str:
 
 
 def describe_exception(exc: BaseException, limit: int = ERROR_LENGTH) -> str:
-    """Return `ValueError: message`, storable; survive a `__str__` that raises, or returns a gigabyte or no string."""
+    """Return `ValueError: message`, storable; survive a `__str__` that raises, or that returns a gigabyte or no string."""
     name = type(exc).__name__
     try:
         message = str(exc)
     except Exception:
         message = "<its message cannot be read>"
-    # The message is cut before anything copies it.
+    # Cut before anything copies the message, which may be a gigabyte.
     text = f"{name}: {scrub(message, limit - len(name) - 2)}" if message else name
     return scrub(text, limit)
 
@@ -101,7 +101,7 @@ def _as_text(text: object) -> str:
 
 
 def _storable(text: str) -> str:
-    return _UNSTORABLE.sub(lambda match: "" if match[0] == "\x00" else "\ufffd", text)
+    return UNSTORABLE.sub(lambda match: "" if match[0] == "\x00" else "\ufffd", text)
 
 
 def _traceback_parts(exc: BaseException, seen: set[int]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import views
+from django_jobs.monitoring import views
 
 app_name = "django_jobs"
 urlpatterns = [

@@ -21,7 +21,7 @@ from django_jobs import conf, signals
 from django_jobs.exceptions import InvalidJob
 from django_jobs.models import JobStatus
 from django_jobs.queue import JobQueue
-from django_jobs.worker.embedded import stop_embedded
+from django_jobs.worker.local_process import stop_local_process
 from tests.support.pages import (
     DOCS,
     ROOT,
@@ -228,7 +228,7 @@ def drawn_arrows() -> set[tuple[str, str]]:
 def queue(transactional_db: None) -> Iterator[JobQueue]:
     """Give a queue, and end the worker process inside this one that claims for it."""
     yield JobQueue("arrows")
-    stop_embedded()
+    stop_local_process()
 
 
 @pytest.mark.databases("sqlite")

@@ -31,13 +31,13 @@ def bars_of(
 
 def chart(series: Sequence[tuple[datetime, int, int]], title: str) -> SafeString:
     """Draw jobs that ended well, and on top of them those that ended badly."""
-    good, bad = sum(one[1] for one in series), sum(one[2] for one in series)
-    top = max((one[1] + one[2] for one in series), default=0)
+    good, bad = sum(bar[1] for bar in series), sum(bar[2] for bar in series)
+    top = max((bar[1] + bar[2] for bar in series), default=0)
     label = _("%(title)s: %(good)s completed, %(bad)s failed, at most %(top)s in one bar") % {
         "title": title, "good": number_format(good), "bad": number_format(bad), "top": number_format(top),
     }  # fmt: skip
     step = WIDTH / max(1, len(series))
-    drawn = format_html_join("", "{}", ((_bar(index * step, step, one, top),) for index, one in enumerate(series)))
+    drawn = format_html_join("", "{}", ((_bar(index * step, step, bar, top),) for index, bar in enumerate(series)))
     return format_html(
         '<svg class="jobs-chart" role="img" aria-label="{}" viewBox="0 0 {} {}"'
         ' xmlns="http://www.w3.org/2000/svg">{}<line x1="0" x2="{}" y1="{}" y2="{}"/>{}</svg>',
@@ -45,8 +45,8 @@ def chart(series: Sequence[tuple[datetime, int, int]], title: str) -> SafeString
     )  # fmt: skip
 
 
-def _bar(x: float, step: float, one: tuple[datetime, int, int], top: int) -> SafeString | str:
-    start, good, bad = one
+def _bar(x: float, step: float, bar: tuple[datetime, int, int], top: int) -> SafeString | str:
+    start, good, bad = bar
     if not good + bad:
         return ""
     room = HEIGHT - FOOT - HEAD
@@ -71,7 +71,7 @@ def _bar(x: float, step: float, one: tuple[datetime, int, int], top: int) -> Saf
 
 
 def _labels(series: Sequence[tuple[datetime, int, int]], top: int) -> SafeString:
-    """Write the highest bar's value, and the first, middle and last time."""
+    """Draw the highest bar's value, and the first, middle and last time."""
     texts = [(0, 10, "start", number_format(top))] if top else []
     if series:
         y = HEIGHT - 4

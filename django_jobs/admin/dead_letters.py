@@ -1,61 +1,121 @@
-"""Dead letters: what ended badly and waits for an operator."""
+"""Dead letters: the list, the causes, the page of one, and what operators do with them."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Lower
-from django.http import HttpRequest, HttpResponse
-from django.utils.html import format_html
-from django.utils.translation import gettext_lazy as _
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext_lazy
+from django.views.decorators.http import require_POST, require_safe
 
+from django_jobs.db.transactions import database_now
+from django_jobs.exceptions import JobsError
+from django_jobs.lifecycle.acknowledge import acknowledge
+from django_jobs.lifecycle.replay import replay_dead_letters, replay_edited
 from django_jobs.models import DeadLetter
 from django_jobs.models.fields import DbNow
+from django_jobs.models.job import ENDED_BADLY
+from django_jobs.text import shown
 
-from . import operations
-from .filters import DiedFilter, FingerprintFilter, LetterTypeFilter, StateFilter
-from .letter_groups import LetterGroups
-from .letter_page import LetterPage
-from .widgets import SHORT, code, letter_badge, link, moment
+from .causes import MOST_CAUSES, find_causes
+from .filters import AGES, DeadLetterTypeFilter, DiedFilter, FingerprintFilter, StateFilter
+from .masking import pretty, unmasked
+from .operations import SLOWEST, OperatingAdmin, Operation, RateForm
+from .paging import capped_count, count_text
+from .widgets import LONGEST_TEXT, SHORT, code, cut, dead_letter_badge, link, moment, status_badge, two_lines
+
+HEAVY = ("error", "traceback", "note", "job__payload", "job__result", "job__error", "job__metadata")
+SPANS = (
+    ("1h", gettext_lazy("1 hour")),
+    ("24h", gettext_lazy("24 hours")),
+    ("7d", gettext_lazy("7 days")),
+    ("all", gettext_lazy("all")),
+)
 
 
-class LetterActionForm(ActionForm):
-    """The action bar, with what the two actions take."""
+class NoteForm(forms.Form):
+    """Options of an acknowledgement."""
+
+    note = forms.CharField(
+        label=gettext_lazy("Note"),
+        max_length=2_000,
+        required=False,
+        widget=forms.TextInput(attrs={"size": 60}),
+        help_text=gettext_lazy("Why nothing needs to be done; kept with the dead letter and in the history."),
+    )
+
+
+class DeadLetterActionForm(ActionForm):
+    """The action bar, with the options of the two actions."""
 
     per_second = forms.CharField(
-        label=_("Per second"),
+        label=gettext_lazy("Per second"),
         required=False,
-        widget=forms.NumberInput(attrs={"min": operations.SLOWEST, "step": "any", "class": "jobs-rate"}),
+        widget=forms.NumberInput(attrs={"min": SLOWEST, "step": "any", "class": "jobs-rate"}),
     )
-    note = forms.CharField(label=_("Note"), required=False, widget=forms.TextInput(attrs={"class": "jobs-note"}))
+    note = forms.CharField(
+        label=gettext_lazy("Note"), required=False, widget=forms.TextInput(attrs={"class": "jobs-note"})
+    )
+
+
+REPLAY = Operation(
+    title=gettext_lazy("Replay dead letters"),
+    permission="replay_deadletter",
+    form=RateForm,
+    run=lambda chunk: replay_dead_letters(chunk.ids, by=chunk.by, waits=chunk.waits()),
+    done=ngettext_lazy("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters.", "number"),
+    help=gettext_lazy("Each job runs again from the start, with the retries of a new one."),
+)
+ACKNOWLEDGE = Operation(
+    title=gettext_lazy("Acknowledge dead letters"),
+    permission="acknowledge_deadletter",
+    form=NoteForm,
+    run=lambda chunk: acknowledge(chunk.ids, by=chunk.by, note=chunk.options.get("note") or ""),
+    done=ngettext_lazy("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters.", "number"),
+    help=gettext_lazy("The dead letters are closed; their jobs stay as they are."),
+)
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(LetterGroups, LetterPage):
-    """The list of dead letters, and what operators do with them."""
+class DeadLetterAdmin(OperatingAdmin):
+    """The pages of dead letters."""
 
-    list_display = ("letter", "error_text", "job_text", "state")
-    list_filter = (StateFilter, DiedFilter, "reason", LetterTypeFilter, FingerprintFilter)
+    list_display = ("dead_letter", "error_text", "job_text", "state")
+    list_filter = (StateFilter, DiedFilter, "reason", DeadLetterTypeFilter, FingerprintFilter)
     list_select_related = ("job",)
     search_fields = ("job__id", "job__job_type", "error")
-    search_help_text = _("Search by job id, job type, fingerprint, or words of the error.")
+    search_help_text = gettext_lazy("Search by job id, job type, fingerprint, or words of the error.")
     actions = ("replay_selected", "acknowledge_selected")
-    action_form = LetterActionForm
-    change_list_template = "admin/django_jobs/letter_list.html"
+    action_form = DeadLetterActionForm
+    change_list_template = "admin/django_jobs/dead_letter_list.html"
+
+    def get_urls(self) -> list[Any]:
+        causes = self.admin_site.admin_view(self.causes_view)
+        edited = self.admin_site.admin_view(self.replay_edited_view)
+        return [
+            path("causes/", causes, name="django_jobs_deadletter_causes"),
+            path("<path:object_id>/replay-edited/", edited, name="django_jobs_deadletter_replay_edited"),
+            *super().get_urls(),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
-        """Return letters without their long texts."""
-        rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), asked_at=DbNow())
-        return rows.defer("error", "traceback", "note", "job__payload", "job__result", "job__error", "job__metadata")  # type: ignore[no-any-return]
+        rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), read_at=DbNow())
+        return rows.defer(*HEAVY)  # type: ignore[no-any-return]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Look for a fingerprint or a job id first, then for words in the error and the job type."""
+        """Search for a fingerprint or a job id first, then for words in the error and the job type."""
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -66,46 +126,112 @@ class DeadLetterAdmin(LetterGroups, LetterPage):
         return low.filter(Q(low_error__contains=term.lower()) | Q(low_type__contains=term.lower())), False
 
     def needs_window(self, changelist: Any) -> bool:
-        """Search the newest letters only, unless the open ones are meant: those have an index."""
-        return bool(changelist.query) or "state" in changelist.params
+        return bool(changelist.query) or "state" in changelist.params  # only the open ones have an index
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may replay dead letters."""
-        return self.may(request, "replay_deadletter")
+        return self.may(request, REPLAY.permission)
 
     def has_acknowledge_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may acknowledge dead letters."""
-        return self.may(request, "acknowledge_deadletter")
+        return self.may(request, ACKNOWLEDGE.permission)
 
-    @admin.action(description=_("Replay"), permissions=["replay"])
+    @admin.action(description=gettext_lazy("Replay"), permissions=["replay"])
     def replay_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Run the jobs of the letters again."""
-        return self.operate(request, queryset, operations.REPLAY_LETTERS)
+        return self.operate(request, queryset, REPLAY)
 
-    @admin.action(description=_("Acknowledge"), permissions=["acknowledge"])
+    @admin.action(description=gettext_lazy("Acknowledge"), permissions=["acknowledge"])
     def acknowledge_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Close the letters with a note."""
-        return self.operate(request, queryset, operations.ACKNOWLEDGE_LETTERS)
+        return self.operate(request, queryset, ACKNOWLEDGE)
 
-    @admin.display(description=_("dead letter"))
-    def letter(self, obj: Any) -> str:
-        """Link to the letter's page, and show how long ago the job died."""
-        page = link(self.object_url("deadletter", obj.pk), f"#{obj.pk}")
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, moment(obj.died_at, obj.asked_at))
+    @admin.display(description=gettext_lazy("dead letter"))
+    def dead_letter(self, obj: Any) -> str:
+        return two_lines(link(self.object_url("deadletter", obj.pk), f"#{obj.pk}"), moment(obj.died_at, obj.read_at))
 
-    @admin.display(description=_("job"))
+    @admin.display(description=gettext_lazy("job"))
     def job_text(self, obj: Any) -> str:
-        """Link to the job's page: type and id."""
-        page = link(self.object_url("job", obj.job_id), code(obj.job.job_type, 80))
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, code(obj.job_id, 64))
+        return two_lines(link(self.object_url("job", obj.job_id), code(obj.job.job_type, 80)), code(obj.job_id, 64))
 
-    @admin.display(description=_("error"))
+    @admin.display(description=gettext_lazy("error"))
     def error_text(self, obj: Any) -> str:
-        """Show the beginning of the error, and why the job was given up."""
-        reason = code(obj.get_reason_display(), 40)
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', code(obj.short_error), reason)
+        return two_lines(code(obj.short_error), code(obj.get_reason_display(), 40))
 
-    @admin.display(description=_("state"))
+    @admin.display(description=gettext_lazy("state"))
     def state(self, obj: Any) -> str:
-        """Show whether somebody closed it."""
-        return letter_badge(obj)
+        return dead_letter_badge(obj)
+
+    @method_decorator(require_safe)
+    def causes_view(self, request: HttpRequest) -> HttpResponse:
+        """Show the causes of the open dead letters of a span of time, the largest first."""
+        self.require(request, "view_deadletter")
+        span = request.GET.get("age", "24h")
+        span = span if span in dict(SPANS) else "24h"
+        now = database_now()
+        causes = find_causes(now - AGES[span] if span in AGES else None, {} if span == "all" else {"age": span})
+        context = {
+            "spans": SPANS,
+            "span": span,
+            "now": now,
+            "causes": causes[:MOST_CAUSES],
+            "has_more": len(causes) > MOST_CAUSES,
+            "total": sum(cause.count for cause in causes),
+            "list_url": self.list_url("deadletter"),
+            "may_replay": self.has_replay_permission(request),
+            "may_acknowledge": self.has_acknowledge_permission(request),
+        }
+        return self.page(request, "causes.html", _("Dead letters by cause"), context)
+
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        self.require(request, "view_deadletter")
+        dead_letter = self._find(object_id)
+        return self._page(request, dead_letter) if dead_letter else self.not_found(request, object_id)
+
+    @method_decorator(require_POST)
+    def replay_edited_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Replay a dead letter's job with the posted payload; masks that it still contains keep the values they hide."""
+        self.require(request, "view_payload")
+        self.require(request, REPLAY.permission)
+        dead_letter = self._find(object_id)
+        if dead_letter is None:
+            return self.not_found(request, object_id)
+        if not dead_letter.is_open:
+            raise PermissionDenied
+        posted = request.POST.get("payload", "")
+        try:
+            payload = unmasked(json.loads(posted), dead_letter.job.payload)
+            replay_edited(dead_letter.job_id, payload, by=request.user)
+        except (JobsError, ValueError, RecursionError) as error:
+            messages.error(request, _("The payload was refused: %(error)s") % {"error": shown(str(error))})
+            return self._page(request, dead_letter, posted)
+        message = _("Replayed 1 dead letter with an edited payload.")
+        messages.success(request, message)
+        self.write_log(request, [(str(dead_letter.pk), str(dead_letter))], message)
+        return HttpResponseRedirect(self.object_url("deadletter", dead_letter.pk))
+
+    def _find(self, object_id: str) -> DeadLetter | None:
+        rows = DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by")
+        return self.find(rows, object_id)
+
+    def _page(self, request: HttpRequest, dead_letter: DeadLetter, posted: str | None = None) -> HttpResponse:
+        may_see = self.may(request, "view_payload")
+        may_replay = self.has_replay_permission(request) and dead_letter.is_open
+        alike = DeadLetter.objects.open().filter(fingerprint=dead_letter.fingerprint).exclude(pk=dead_letter.pk)
+        context: dict[str, Any] = {
+            "dead_letter": dead_letter,
+            "job": dead_letter.job,
+            "state": dead_letter_badge(dead_letter),
+            "status": status_badge(dead_letter.job),
+            "now": database_now(),
+            "error": cut(dead_letter.error, LONGEST_TEXT),
+            "traceback": cut(dead_letter.traceback, LONGEST_TEXT),
+            "job_url": self.object_url("job", dead_letter.job_id),
+            "alike": count_text(capped_count(alike)) if dead_letter.fingerprint else "",
+            "may_replay": may_replay,
+            "may_acknowledge": self.has_acknowledge_permission(request) and dead_letter.is_open,
+            "may_see": may_see,
+            "may_edit": may_see and may_replay and dead_letter.job.status in ENDED_BADLY,
+            "payload": (posted if posted is not None else pretty(dead_letter.job.payload)) if may_see else "",
+            "edited_url": self.url("deadletter_replay_edited", dead_letter.pk),
+        }
+        return self.row_page(request, "dead_letter_page.html", _("Dead letter"), dead_letter, context)

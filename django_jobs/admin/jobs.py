@@ -1,49 +1,154 @@
-"""Jobs: the list, its search, and what operators do with waiting, running and finished ones."""
+"""Jobs: the list, the page of one, and what operators do with waiting, running and finished ones."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Lower
 from django.http import HttpRequest, HttpResponse
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext, ngettext_lazy
+from django.views.decorators.http import require_safe
 
-from django_jobs.models import Job
+from django_jobs.db.transactions import database_now
+from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.change import change
+from django_jobs.lifecycle.promote import run_now
+from django_jobs.lifecycle.replay import replay
+from django_jobs.models import Job, JobStatus, ScheduleTick
 from django_jobs.models.fields import DbNow
-from django_jobs.models.job import LIVE, TERMINAL
+from django_jobs.models.graph import graph_of
+from django_jobs.models.job import ENDED_BADLY, LIVE, TERMINAL, WAITING
+from django_jobs.names import MAX_QUEUE
 
-from . import operations
 from .filters import AgeFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
-from .job_page import JobPage
-from .widgets import SHORT, code, lasted, link, moment, progress_bar, status_badge
+from .graph import draw
+from .masking import pretty
+from .operations import OperatingAdmin, Operation, RateForm
+from .paging import REFRESH_SECONDS
+from .widgets import (
+    LONGEST_TEXT,
+    SHORT,
+    code,
+    cut,
+    dead_letter_badge,
+    duration,
+    link,
+    moment,
+    progress_bar,
+    status_badge,
+    two_lines,
+)
 
-HIDDEN = ("payload", "result", "error", "metadata")
+HEAVY = ("payload", "result", "error", "metadata")
+MOST_ATTEMPTS = 50
+MOST_EDGES = 100
+
+
+class ChangeForm(forms.Form):
+    """What can be changed on waiting jobs."""
+
+    priority = forms.IntegerField(
+        label=gettext_lazy("Priority"),
+        min_value=1,
+        max_value=10,
+        required=False,
+        help_text=gettext_lazy("1 to 10, higher runs first."),
+    )
+    queue = forms.CharField(label=gettext_lazy("Queue"), max_length=MAX_QUEUE, required=False)
+
+    def clean(self) -> dict[str, object]:
+        cleaned: dict[str, object] = super().clean() or {}
+        if not self.errors and cleaned.get("priority") is None and not cleaned.get("queue"):
+            raise forms.ValidationError(_("Give a priority, a queue, or both."))
+        return cleaned
+
+
+REPLAY = Operation(
+    title=gettext_lazy("Replay jobs"),
+    permission="replay_deadletter",
+    form=RateForm,
+    run=lambda chunk: replay(chunk.ids, by=chunk.by, waits=chunk.waits()),
+    done=ngettext_lazy("Replayed %(count)s job.", "Replayed %(count)s jobs.", "number"),
+    help=gettext_lazy(
+        "Dead, failed and cancelled jobs run again from the start, and their open dead letters are closed."
+    ),
+)
+RUN_NOW = Operation(
+    title=gettext_lazy("Run jobs now"),
+    permission="replay_deadletter",
+    run=lambda chunk: run_now(chunk.ids),
+    done=ngettext_lazy("%(count)s job may run now.", "%(count)s jobs may run now.", "number"),
+    help=gettext_lazy("Scheduled jobs, and those that wait for their next retry, start as soon as a worker is free."),
+)
+CANCEL = Operation(
+    title=gettext_lazy("Cancel jobs"),
+    permission="cancel_job",
+    run=lambda chunk: cancel(chunk.ids),
+    done=ngettext_lazy(
+        "Cancelled %(count)s job, or asked its worker to.",
+        "Cancelled %(count)s jobs, or asked their workers to.",
+        "number",
+    ),
+    needs_confirmation=True,
+    help=gettext_lazy(
+        "Waiting jobs are cancelled at once. Running ones are asked to stop: a handler that never looks for the request"
+        " runs to its end. Jobs that depend on them fail, unless they run anyway."
+    ),
+)
+CHANGE = Operation(
+    title=gettext_lazy("Change priority or queue"),
+    permission="change_job",
+    form=ChangeForm,
+    run=lambda chunk: change(
+        chunk.ids, priority=chunk.options.get("priority"), queue=chunk.options.get("queue") or None
+    ),
+    done=ngettext_lazy("Changed %(count)s job.", "Changed %(count)s jobs.", "number"),
+    needs_confirmation=True,
+    help=gettext_lazy("Jobs that wait are changed; those that run or are finished stay as they are."),
+)
+
+
+class Step(NamedTuple):
+    """One line of the timeline."""
+
+    what: str
+    when: Any
+    note: str = ""
+
+
+class Button(NamedTuple):
+    """An operation that the job's page offers."""
+
+    action: str
+    label: str
+    kind: str = ""
 
 
 @admin.register(Job)
-class JobAdmin(JobPage):
-    """The list of jobs, newest first."""
+class JobAdmin(OperatingAdmin):
+    """The pages of jobs; the list shows the newest first."""
 
     list_display = ("job", "status_text", "queue_text", "created", "detail")
     list_filter = (StatusFilter, QueueFilter, TypeFilter, WorkerFilter, AgeFilter, ScheduleFilter)
     search_fields = ("id", "job_type", "unique_key")
-    search_help_text = _("Search by id, unique key, or part of a job type.")
+    search_help_text = gettext_lazy("Search by id, unique key, or part of a job type.")
     actions = ("replay_selected", "run_selected_now", "cancel_selected", "change_selected")
     change_list_template = "admin/django_jobs/plain_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        """Return jobs without their payloads and long texts."""
-        rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), asked_at=DbNow())
-        return rows.defer(*HIDDEN)  # type: ignore[no-any-return]
+        rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), read_at=DbNow())
+        return rows.defer(*HEAVY)  # type: ignore[no-any-return]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Look for an id or the key of a live job first: both have an index. Then for parts of names."""
+        """Search for an id or the key of a live job first, for both have an index; then for parts of names."""
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -55,80 +160,192 @@ class JobAdmin(JobPage):
         return queryset.alias(low_type=Lower("job_type")).filter(parts), False
 
     def needs_window(self, changelist: Any) -> bool:
-        """Search the newest jobs only, unless it is for live ones: those have an index, and may be old."""
-        return changelist.params.get("status") not in LIVE
+        return changelist.params.get("status") not in LIVE  # live jobs have an index, and may be old
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may replay jobs and run them now."""
-        return self.may(request, "replay_deadletter")
+        return self.may(request, REPLAY.permission)
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may cancel jobs."""
-        return self.may(request, "cancel_job")
+        return self.may(request, CANCEL.permission)
 
     def has_reorder_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may change the priority and queue of jobs."""
-        return self.may(request, "change_job")
+        # Not has_change_permission: with that one Django would show a form.
+        return self.may(request, CHANGE.permission)
 
-    @admin.action(description=_("Replay"), permissions=["replay"])
+    @admin.action(description=gettext_lazy("Replay"), permissions=["replay"])
     def replay_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Run jobs that ended badly again."""
-        return self.operate(request, queryset, operations.REPLAY_JOBS)
+        return self.operate(request, queryset, REPLAY)
 
-    @admin.action(description=_("Run now"), permissions=["replay"])
+    @admin.action(description=gettext_lazy("Run now"), permissions=["replay"])
     def run_selected_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Let scheduled jobs start at once."""
-        return self.operate(request, queryset, operations.RUN_JOBS_NOW)
+        return self.operate(request, queryset, RUN_NOW)
 
-    @admin.action(description=_("Cancel…"), permissions=["cancel"])
+    @admin.action(description=gettext_lazy("Cancel…"), permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Cancel waiting jobs and ask running ones to stop."""
-        return self.operate(request, queryset, operations.CANCEL_JOBS)
+        return self.operate(request, queryset, CANCEL)
 
-    @admin.action(description=_("Change priority or queue…"), permissions=["reorder"])
+    @admin.action(description=gettext_lazy("Change priority or queue…"), permissions=["reorder"])
     def change_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Change the priority or queue of waiting jobs."""
-        return self.operate(request, queryset, operations.CHANGE_JOBS)
+        return self.operate(request, queryset, CHANGE)
 
-    @admin.display(description=_("job"))
+    @admin.display(description=gettext_lazy("job"))
     def job(self, obj: Any) -> str:
-        """Link to the job's page: type and id."""
-        page = link(self.object_url("job", obj.pk), code(obj.job_type, 80))
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, code(obj.pk, 64))
+        return two_lines(link(self.object_url("job", obj.pk), code(obj.job_type, 80)), code(obj.pk, 64))
 
-    @admin.display(description=_("status"))
+    @admin.display(description=gettext_lazy("status"))
     def status_text(self, obj: Any) -> str:
-        """Show the status as a badge, and the retries made, if any."""
         if not obj.retry_count:
             return status_badge(obj)
         retries = _("retry %(made)s of %(allowed)s") % {"made": obj.retry_count, "allowed": obj.max_retries}
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', status_badge(obj), retries)
+        return two_lines(status_badge(obj), retries)
 
-    @admin.display(description=_("queue"))
+    @admin.display(description=gettext_lazy("queue"))
     def queue_text(self, obj: Any) -> str:
-        """Show the queue and the priority."""
-        priority = _("priority %(number)s") % {"number": obj.priority}
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', code(obj.queue, 64), priority)
+        return two_lines(code(obj.queue, 64), _("priority %(number)s") % {"number": obj.priority})
 
-    @admin.display(description=_("created"))
+    @admin.display(description=gettext_lazy("created"))
     def created(self, obj: Any) -> str:
         """Show how long ago, and how long the last run took or has taken so far."""
-        ended = obj.finished_at if obj.status in TERMINAL else obj.asked_at if obj.status == "running" else None
-        ago = moment(obj.created_at, obj.asked_at)
+        ended = obj.finished_at if obj.status in TERMINAL else obj.read_at if obj.status == JobStatus.RUNNING else None
+        created = moment(obj.created_at, obj.read_at)
         if obj.started_at is None or ended is None:
-            return ago
-        took = _("ran %(span)s") % {"span": lasted((ended - obj.started_at).total_seconds())}
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', ago, took)
+            return created
+        ran = _("ran %(span)s") % {"span": duration((ended - obj.started_at).total_seconds())}
+        return two_lines(created, ran)
 
-    @admin.display(description=_("detail"))
+    @admin.display(description=gettext_lazy("detail"))
     def detail(self, obj: Any) -> str:
-        """Show the error, the progress, or what the job waits for."""
-        if obj.status == "running":
+        """Show the progress, what the job waits for, or the error."""
+        if obj.status == JobStatus.RUNNING:
             return progress_bar(obj.progress, obj.progress_message)
         if obj.pending_dependencies and obj.status not in TERMINAL:
             count = obj.pending_dependencies
             text = ngettext("waits for %(count)s dependency", "waits for %(count)s dependencies", count)
             return text % {"count": count}
-        if obj.status == "scheduled":
-            return format_html("{} {}", _("due"), moment(obj.available_at, obj.asked_at))
+        if obj.status == JobStatus.SCHEDULED:
+            return format_html("{} {}", _("due"), moment(obj.available_at, obj.read_at))
         return code(obj.short_error) if obj.short_error else ""
+
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        self.require(request, "view_job")
+        job = self.find(Job.objects.all(), object_id)
+        if job is None:
+            return self.not_found(request, object_id)
+        now = database_now()
+        may_see = self.may(request, "view_payload")
+        attempts = list(job.attempts.order_by("-pk")[: MOST_ATTEMPTS + 1])
+        context = {
+            "job": job,
+            "now": now,
+            "refresh": REFRESH_SECONDS if job.status in LIVE else 0,
+            "status": status_badge(job),
+            "progress": progress_bar(job.progress, job.progress_message) if job.status == JobStatus.RUNNING else "",
+            "error": cut(job.error, LONGEST_TEXT),
+            "timeline": _timeline(job),
+            "facts": _facts(job, now),
+            "attempts": [_attempt(attempt) for attempt in attempts[:MOST_ATTEMPTS]],
+            "more_attempts": len(attempts) > MOST_ATTEMPTS,
+            "dead_letters": self._dead_letters(job, now),
+            "dependencies": self._edges(job.dependencies.select_related("depends_on"), "depends_on"),
+            "dependents": self._edges(job.dependents.select_related("job"), "job"),
+            "may_see": may_see,
+            "payload": pretty(job.payload) if may_see else "",
+            "result": pretty(job.result) if may_see and job.result is not None else "",
+            "metadata": pretty(job.metadata) if may_see and job.metadata else "",
+            "has_result": job.result is not None,
+            "buttons": self._buttons(request, job),
+            **self._graph(job),
+        }
+        return self.row_page(request, "job_page.html", cut(job.job_type, 100), job, context)
+
+    def _buttons(self, request: HttpRequest, job: Job) -> list[Button]:
+        """Return the operations that the job's status and the user's permissions allow."""
+        buttons = []
+        if job.status in ENDED_BADLY and self.has_replay_permission(request):
+            buttons.append(Button("replay_selected", _("Replay"), "default"))
+        if job.status == JobStatus.SCHEDULED and self.has_replay_permission(request):
+            buttons.append(Button("run_selected_now", _("Run now"), "default"))
+        if job.status in WAITING and self.has_reorder_permission(request):
+            buttons.append(Button("change_selected", _("Change priority or queue…")))
+        if job.status in LIVE and job.cancel_requested_at is None and self.has_cancel_permission(request):
+            buttons.append(Button("cancel_selected", _("Cancel…"), "jobs-danger"))
+        return buttons
+
+    def _dead_letters(self, job: Job, now: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "url": self.object_url("deadletter", dead_letter.pk),
+                "dead_letter": dead_letter,
+                "state": dead_letter_badge(dead_letter),
+                "died": moment(dead_letter.died_at, now),
+            }
+            for dead_letter in job.dead_letters.order_by("-pk").defer("traceback")[:10]
+        ]
+
+    def _edges(self, edges: QuerySet[Any], end: str) -> dict[str, Any]:
+        """Return the first edges of one direction, each with a link to the job at its other end."""
+        found = list(edges.defer(*(f"{end}__{name}" for name in HEAVY)).order_by(f"{end}_id")[: MOST_EDGES + 1])
+        rows = [(edge, getattr(edge, end)) for edge in found[:MOST_EDGES]]
+        return {
+            "rows": [
+                {"url": self.object_url("job", job.pk), "job": job, "status": status_badge(job), "edge": edge}
+                for edge, job in rows
+            ],
+            "more": len(found) > MOST_EDGES,
+        }
+
+    def _graph(self, job: Job) -> dict[str, Any]:
+        graph = graph_of(job)
+        if len(graph.nodes) < 2:
+            return {"graph": ""}
+        picture = draw(graph, job.pk, lambda pk: self.object_url("job", pk), _("Dependency graph"))
+        return {"graph": picture, "graph_truncated": graph.truncated, "graph_size": len(graph.nodes)}
+
+
+def _timeline(job: Job) -> list[Step]:
+    """Return what happened to the job, in order; attempts that did not complete have a list of their own."""
+    steps = [Step(_("Submitted"), job.created_at)]
+    if job.scheduled_at:
+        steps.append(Step(_("Scheduled for"), job.scheduled_at))
+    if job.available_at and job.available_at > job.created_at:
+        steps.append(Step(_("Due for its last run") if job.started_at else _("Due"), job.available_at))
+    if job.started_at:
+        wait = (job.started_at - job.available_at).total_seconds() if job.available_at else 0
+        note = _("waited %(span)s") % {"span": duration(wait)} if wait > 0 else ""
+        steps.append(Step(_("Started"), job.started_at, note))
+    if job.cancel_requested_at:
+        steps.append(Step(_("Asked to stop"), job.cancel_requested_at))
+    if job.finished_at:
+        ran = (job.finished_at - job.started_at).total_seconds() if job.started_at else None
+        note = _("after %(span)s") % {"span": duration(ran)} if ran is not None else ""
+        steps.append(Step(str(job.get_status_display()).capitalize(), job.finished_at, note))
+    return sorted(steps, key=lambda step: step.when)
+
+
+def _facts(job: Job, now: Any) -> list[tuple[str, Any]]:
+    tick = ScheduleTick.objects.filter(job_id=job.pk).select_related("schedule").first()
+    facts: list[tuple[str, Any]] = [
+        (_("Queue"), job.queue),
+        (_("Priority"), job.priority),
+        (_("Retries"), _("%(made)s of %(allowed)s") % {"made": job.retry_count, "allowed": job.max_retries}),
+        (_("Timeout"), duration(job.timeout_seconds)),
+        (_("Worker process"), job.worker_id),
+        (_("Crashes"), job.crash_count or None),
+        (_("Unique key"), job.unique_key),
+        (_("Schedule"), tick.schedule.name if tick else None),
+        (_("Due"), moment(job.available_at, now) if job.status == JobStatus.SCHEDULED else None),
+    ]
+    return [(name, value) for name, value in facts if value not in (None, "")]
+
+
+def _attempt(attempt: Any) -> dict[str, Any]:
+    ran = (attempt.ended_at - attempt.started_at).total_seconds() if attempt.started_at else None
+    return {
+        "attempt": attempt,
+        "took": duration(ran),
+        "error": cut(attempt.error, 2_000),
+        "traceback": cut(attempt.traceback, LONGEST_TEXT),
+    }

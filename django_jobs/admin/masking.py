@@ -1,4 +1,4 @@
-"""Payloads and results as people may see them: keys named in REDACT are masked for everybody, in every depth."""
+"""Payloads and results as the console shows them: what stands under a key of REDACT is masked, in every depth."""
 
 from __future__ import annotations
 

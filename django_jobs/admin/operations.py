@@ -1,113 +1,218 @@
-"""The operations: what each is called, who may do it, what it asks for, and the move that does it."""
+"""Run an operation on the selected rows or on all that match: permission, confirmation, chunks, message and log entry."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from django import forms
-from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext_lazy
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 
-from django_jobs.lifecycle import bulk, edit
-from django_jobs.names import MAX_QUEUE
+from django_jobs.exceptions import JobsError
+from django_jobs.lifecycle.moved import CHUNK, Moved
+from django_jobs.text import shown
 
-from .operate import Operation
+from .base import ConsoleAdmin
+from .paging import capped_count, count_text
 
-SLOWEST, FASTEST = 0.01, 10_000
+SECONDS_PER_REQUEST = 20.0  # a proxy in front of the site gives up not much later
+LOGGED_ONE_BY_ONE = 200
+KEYS_AT_ONCE = 10_000
+SAMPLE = 10
+SLOWEST, FASTEST = 0.01, 10_000  # jobs per second
+
+
+class NoOptions(forms.Form):
+    """An operation without options."""
 
 
 class RateForm(forms.Form):
     """Options of a replay."""
 
     per_second = forms.FloatField(
-        label=_("At most per second"),
+        label=gettext_lazy("At most per second"),
         min_value=SLOWEST,
         max_value=FASTEST,
         required=False,
-        help_text=_("Spread the jobs over time so that they do not overrun what failed. Empty: all at once."),
+        help_text=gettext_lazy(
+            "Spread the jobs over time so that they do not overrun what failed. Empty: all at once."
+        ),
     )
 
 
-class NoteForm(forms.Form):
-    """Options of an acknowledgement."""
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """The rows of one call of a move, the user, and the options of the operation's form.
 
-    note = forms.CharField(
-        label=_("Note"),
-        max_length=2_000,
-        required=False,
-        widget=forms.TextInput(attrs={"size": 60}),
-        help_text=_("Why nothing needs to be done; kept with the letter and in the history."),
-    )
+    `position` is the number of rows in the chunks before.
+    """
 
+    ids: Sequence[Any]
+    by: Any
+    options: dict[str, Any]
+    position: int = 0
 
-class ChangeForm(forms.Form):
-    """What can be changed on waiting jobs."""
-
-    priority = forms.IntegerField(
-        label=_("Priority"), min_value=1, max_value=10, required=False, help_text=_("1 to 10, higher runs first.")
-    )
-    queue = forms.CharField(label=_("Queue"), max_length=MAX_QUEUE, required=False)
-
-    def clean(self) -> dict[str, object]:
-        """Require at least one change."""
-        cleaned: dict[str, object] = super().clean() or {}
-        if not self.errors and cleaned.get("priority") is None and not cleaned.get("queue"):
-            raise forms.ValidationError(_("Give a priority, a queue, or both."))
-        return cleaned
+    def waits(self) -> dict[Any, float]:
+        """Return the seconds that each row waits for the rate asked for (`per_second`); empty without a rate."""
+        rate = self.options.get("per_second")
+        return {pk: index // rate for index, pk in enumerate(self.ids, self.position)} if rate else {}
 
 
-REPLAY_LETTERS = Operation(
-    title=_("Replay dead letters"),
-    permission="replay_deadletter",
-    form=RateForm,
-    run=lambda ids, order: bulk.replay_letters(ids, by=order.by, delays=order.delays(len(ids))),
-    done=ngettext_lazy("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters.", "number"),
-    help=_("Each job runs again from the start, with the retries of a new one."),
-)
-ACKNOWLEDGE_LETTERS = Operation(
-    title=_("Acknowledge dead letters"),
-    permission="acknowledge_deadletter",
-    form=NoteForm,
-    run=lambda ids, order: bulk.acknowledge_many(ids, by=order.by, note=order.options.get("note") or ""),
-    done=ngettext_lazy("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters.", "number"),
-    help=_("The letters are closed; their jobs stay as they are."),
-)
-REPLAY_JOBS = Operation(
-    title=_("Replay jobs"),
-    permission="replay_deadletter",
-    form=RateForm,
-    run=lambda ids, order: bulk.replay_many(ids, by=order.by, delays=order.delays(len(ids))),
-    done=ngettext_lazy("Replayed %(count)s job.", "Replayed %(count)s jobs.", "number"),
-    help=_("Dead, failed and cancelled jobs run again from the start, and their open dead letters are closed."),
-)
-RUN_JOBS_NOW = Operation(
-    title=_("Run jobs now"),
-    permission="replay_deadletter",
-    run=lambda ids, order: bulk.run_many_now(ids),
-    done=ngettext_lazy("%(count)s job may run now.", "%(count)s jobs may run now.", "number"),
-    help=_("Scheduled jobs, and those that wait for their next retry, start as soon as a worker is free."),
-)
-CANCEL_JOBS = Operation(
-    title=_("Cancel jobs"),
-    permission="cancel_job",
-    run=lambda ids, order: bulk.cancel_many(ids),
-    done=ngettext_lazy(
-        "Cancelled %(count)s job, or asked its worker to.",
-        "Cancelled %(count)s jobs, or asked their workers to.",
-        "number",
-    ),
-    asks=True,
-    help=_(
-        "Waiting jobs are cancelled at once. Running ones are asked to stop: a handler that never looks for the request"
-        " runs to its end. Jobs that depend on them fail, unless they run anyway."
-    ),
-)
-CHANGE_JOBS = Operation(
-    title=_("Change priority or queue"),
-    permission="change_job",
-    form=ChangeForm,
-    run=lambda ids, order: edit.change_many(
-        ids, priority=order.options.get("priority"), queue=order.options.get("queue") or None
-    ),
-    done=ngettext_lazy("Changed %(count)s job.", "Changed %(count)s jobs.", "number"),
-    asks=True,
-    help=_("Jobs that wait are changed; those that run or are finished stay as they are."),
-)
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What an operator can do to rows.
+
+    Args:
+        done: the message afterwards, in singular and plural by `number`; it shows that number as `count`.
+        needs_confirmation: show the confirmation page even when single rows were selected.
+    """
+
+    title: Any
+    permission: str
+    run: Callable[[Chunk], Moved]
+    done: Any
+    form: type[forms.Form] = NoOptions
+    needs_confirmation: bool = False
+    help: Any = ""
+
+    def message(self, count: int) -> str:
+        """Return the message about so many rows."""
+        return str(self.done % {"number": count, "count": number_format(count)})
+
+
+class OperatingAdmin(ConsoleAdmin):
+    """An admin whose actions run operations."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        # Without JavaScript, "all that match" may come without a selected row, which Django's action handling refuses.
+        if request.POST.get("select_across") == "1" and ACTION_CHECKBOX_NAME not in request.POST:
+            posted = request.POST.copy()
+            posted.setlist(ACTION_CHECKBOX_NAME, [""])
+            request.POST = posted  # type: ignore[assignment]
+        return super().changelist_view(request, extra_context)
+
+    def operate(self, request: HttpRequest, rows: QuerySet[Any], operation: Operation) -> HttpResponse | None:
+        """Run an operation on rows, or ask for its options or a confirmation first."""
+        self.require(request, operation.permission)
+        if request.method != "POST":
+            raise PermissionDenied
+        across = request.POST.get("select_across") == "1"
+        confirmed = "confirmed" in request.POST
+        form = operation.form(request.POST)
+        if form.is_valid() and (confirmed or not (across or operation.needs_confirmation)):
+            return self._run(request, rows, operation, form.cleaned_data, across)
+        if not form.is_valid() and not confirmed and not any(name in request.POST for name in form.fields):
+            form = operation.form()  # nobody has filled it in yet, so it shows no errors
+        return self._confirmation(request, rows, operation, form, across)
+
+    def _confirmation(
+        self, request: HttpRequest, rows: QuerySet[Any], operation: Operation, form: forms.Form, across: bool
+    ) -> HttpResponse:
+        count = capped_count(rows)
+        context = {
+            "operation": operation,
+            "action": request.POST.get("action", ""),
+            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+            "across": across,
+            "count": count,
+            "count_text": count_text(count),
+            "sample": [str(row) for row in rows.order_by("-pk")[:SAMPLE]],
+            "has_more": count > SAMPLE,
+            "window": getattr(request, "console_window", None) if across else None,
+            "form": form,
+            "back": request.POST.get("back", ""),
+            "back_url": self._back_url(request) or request.get_full_path(),
+            "target": request.get_full_path(),
+        }
+        return self.page(request, "confirm.html", operation.title, context)
+
+    def _run(
+        self, request: HttpRequest, rows: QuerySet[Any], operation: Operation, options: dict[str, Any], across: bool
+    ) -> HttpResponse | None:
+        moved, seen, is_late = Moved([], {}), 0, False
+        deadline = time.monotonic() + SECONDS_PER_REQUEST
+        try:
+            for ids in _chunks_of(rows):
+                if time.monotonic() > deadline:
+                    is_late = True
+                    break
+                moved += operation.run(Chunk(ids=ids, by=request.user, options=options, position=seen))
+                seen += len(ids)
+        except JobsError as error:
+            messages.error(request, str(error))
+        gone = 0 if across else max(0, len(set(request.POST.getlist(ACTION_CHECKBOX_NAME))) - seen)
+        self._report(request, operation, len(moved.done), len(moved.left) + gone, is_late)
+        if moved.done:
+            self._log(request, operation, moved.done, options, across)
+        back = self._back_url(request)
+        return HttpResponseRedirect(back) if back else None
+
+    def _report(self, request: HttpRequest, operation: Operation, done: int, left: int, is_late: bool) -> None:
+        if done:
+            messages.success(request, operation.message(done))
+        if left:
+            text = ngettext(
+                "%(count)s was left as it is: its state does not allow this.",
+                "%(count)s were left as they are: their state does not allow this.",
+                left,
+            )
+            messages.warning(request, text % {"count": number_format(left)})
+        if is_late:
+            messages.warning(request, _("Time was up before all were done. Do it again for the rest."))
+        if not done and not left:
+            messages.warning(request, _("Nothing matched, nothing was done."))
+
+    def _back_url(self, request: HttpRequest) -> str | None:
+        """Return the address of the row's page when its button was pressed."""
+        selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        if request.POST.get("back") == "page" and len(selected) == 1:
+            return self.object_url(str(self.opts.model_name), selected[0])
+        return None
+
+    def _log(
+        self, request: HttpRequest, operation: Operation, ids: Sequence[Any], options: dict[str, Any], across: bool
+    ) -> None:
+        """Write who did what: an entry for each row that was changed, or one for all when they are many."""
+        done = operation.message(len(ids))
+        parts = [done, *(f"{name}: {shown(value)}." for name, value in options.items() if value not in (None, ""))]
+        if across:
+            parts.append(_("All that matched %(filter)s.") % {"filter": request.META.get("QUERY_STRING") or "-"})
+        named = self.get_queryset(request).in_bulk(ids) if len(ids) <= LOGGED_ONE_BY_ONE else {}
+        rows: list[tuple[str | None, str]] = [(str(pk), str(row)) for pk, row in named.items()]
+        self.write_log(request, rows or [(None, done)], " ".join(parts))
+
+    def write_log(self, request: HttpRequest, rows: Sequence[tuple[str | None, str]], message: str) -> None:
+        """Write a log entry with one message for each (primary key, description)."""
+        kind = ContentType.objects.get_for_model(self.model)
+        LogEntry.objects.bulk_create(
+            LogEntry(
+                user_id=request.user.pk or 0,
+                content_type=kind,
+                object_id=pk,
+                object_repr=description[:200],
+                action_flag=CHANGE,
+                change_message=message,
+            )
+            for pk, description in rows
+        )
+
+
+def _chunks_of(rows: QuerySet[Any]) -> Iterator[list[Any]]:
+    """Yield the keys of rows in chunks for one transaction each; many are read at once, for a filter may have no index."""
+    keys = rows.order_by("pk").values_list("pk", flat=True)
+    read = list(keys[:KEYS_AT_ONCE])
+    while read:
+        for start in range(0, len(read), CHUNK):
+            yield read[start : start + CHUNK]
+        read = list(keys.filter(pk__gt=read[-1])[:KEYS_AT_ONCE]) if len(read) == KEYS_AT_ONCE else []

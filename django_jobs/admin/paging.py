@@ -28,7 +28,7 @@ def capped_count(rows: QuerySet[Any]) -> int:
 
 
 def count_text(count: int, limit: int | None = None) -> str:
-    """Write a capped count: `1,234`, or `10,000+` past the limit (MOST_COUNTED)."""
+    """Return a capped count as text: `1,234`, or `10,000+` past the limit (MOST_COUNTED)."""
     limit = limit or MOST_COUNTED
     text = number_format(min(count, limit), use_l10n=True, force_grouping=True)
     return f"{text}+" if count > limit else text
@@ -65,7 +65,7 @@ class KeysetChangeList(ChangeList):
         return self.narrow(request, rows) if self.has_active_filters or self.query else rows
 
     def narrow(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
-        """Look at the newest WINDOW rows only, unless the user asks for everything or the filter has an index."""
+        """Keep the newest WINDOW rows only, unless the user asks for everything or the filter has an index."""
         if self.everything or not self.model_admin.needs_window(self):  # type: ignore[attr-defined]
             return rows
         floor = window_floor(self.root_queryset)

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
+from django.views.decorators.http import require_safe
 
-from django_jobs import cron
+from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
-from django_jobs.lifecycle import schedule as moves
-from django_jobs.lifecycle.bulk import Tally
-from django_jobs.lifecycle.transactions import database_now
+from django_jobs.lifecycle.moved import Moved
 from django_jobs.models import Schedule
 from django_jobs.models.fields import DbNow
+from django_jobs.models.schedule import ScheduleKind
+from django_jobs.scheduling.cron import describe
+from django_jobs.scheduling.store import disable, enable
+from django_jobs.scheduling.ticks import run_schedule_now
 
 from .masking import pretty
-from .operate import OperatingAdmin, Operation, Order
-from .overview import LATE
-from .widgets import NOTHING, badge, code, cut, lasted, link, moment, status_badge
+from .operations import Chunk, OperatingAdmin, Operation
+from .widgets import NOTHING, badge, code, cut, duration, link, moment, status_badge, two_lines
 
+LATE = timedelta(minutes=1)  # that a tick may be overdue before its schedule is shown as late
 NEXT_TICKS = 5
 LAST_TICKS = 20
 
 
-def _by_name(move: Callable[[str], object]) -> Callable[[Sequence[Any], Order], Tally]:
-    """Return an operation's run for a move that takes a schedule's name; a refusal leaves that schedule."""
+def _one_by_one(move: Callable[[str], object]) -> Callable[[Chunk], Moved]:
+    """Return the `run` of an operation whose move takes the name of one schedule; one that is refused is left."""
 
-    def run(ids: Sequence[Any], order: Order) -> Tally:
-        done = 0
-        for name in Schedule.objects.filter(pk__in=ids).order_by("pk").values_list("name", flat=True):
+    def run(chunk: Chunk) -> Moved:
+        moved = Moved([], {})
+        names = Schedule.objects.filter(pk__in=chunk.ids).order_by("pk").values_list("pk", "name")
+        for pk, name in names:
             try:
                 move(name)
-            except JobsError:
-                continue
-            done += 1
-        return Tally(done, len(ids) - done)
+            except JobsError as error:
+                moved.left[pk] = error
+            else:
+                moved.done.append(pk)
+        return moved
 
     return run
 
@@ -51,7 +55,7 @@ def _by_name(move: Callable[[str], object]) -> Callable[[Sequence[Any], Order], 
 RUN_NOW = Operation(
     title=gettext_lazy("Run schedules now"),
     permission="run_schedule",
-    run=_by_name(moves.run_schedule_now),
+    run=_one_by_one(run_schedule_now),
     done=ngettext_lazy(
         "Submitted the job of %(count)s schedule.", "Submitted the jobs of %(count)s schedules.", "number"
     ),
@@ -60,14 +64,14 @@ RUN_NOW = Operation(
 ENABLE = Operation(
     title=gettext_lazy("Enable schedules"),
     permission="change_schedule",
-    run=_by_name(moves.enable),
+    run=_one_by_one(enable),
     done=ngettext_lazy("Enabled %(count)s schedule.", "Enabled %(count)s schedules.", "number"),
     help=gettext_lazy("They tick again from now on; what was missed is not caught up."),
 )
 DISABLE = Operation(
     title=gettext_lazy("Disable schedules"),
     permission="change_schedule",
-    run=_by_name(moves.disable),
+    run=_one_by_one(disable),
     done=ngettext_lazy("Disabled %(count)s schedule.", "Disabled %(count)s schedules.", "number"),
     help=gettext_lazy("They do not tick until they are enabled again."),
 )
@@ -85,94 +89,75 @@ class ScheduleAdmin(OperatingAdmin):
     change_list_template = "admin/django_jobs/plain_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Schedule]:
-        """Return schedules, each with the database's time."""
-        return super().get_queryset(request).annotate(asked_at=DbNow())  # type: ignore[no-any-return]
+        return super().get_queryset(request).annotate(read_at=DbNow())  # type: ignore[no-any-return]
 
     def has_run_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may run schedules now."""
-        return self.may(request, "run_schedule")
+        return self.may(request, RUN_NOW.permission)
 
     def has_switch_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may enable and disable schedules."""
-        return self.may(request, "change_schedule")
+        return self.may(request, ENABLE.permission)
 
     @admin.action(description=gettext_lazy("Run now"), permissions=["run"])
     def run_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Submit the schedules' jobs at once."""
         return self.operate(request, queryset, RUN_NOW)
 
     @admin.action(description=gettext_lazy("Enable"), permissions=["switch"])
     def enable_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Let the schedules tick again."""
         return self.operate(request, queryset, ENABLE)
 
     @admin.action(description=gettext_lazy("Disable"), permissions=["switch"])
     def disable_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Stop the schedules from ticking."""
         return self.operate(request, queryset, DISABLE)
 
     @admin.display(description=gettext_lazy("schedule"))
     def schedule(self, obj: Any) -> str:
-        """Link to the schedule's page, and name the job type that it submits."""
-        page = link(self.object_url("schedule", obj.pk), code(obj.name, 64))
-        return format_html('{}<br><span class="jobs-quiet">{}</span>', page, code(obj.job_type, 80))
+        return two_lines(link(self.object_url("schedule", obj.pk), code(obj.name, 64)), code(obj.job_type, 80))
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, obj: Any) -> str:
-        """Show whether it ticks, and whether it is late."""
-        return state_badge(obj, obj.asked_at)
+        return _state_badge(obj, obj.read_at)
 
     @admin.display(description=gettext_lazy("when"))
     def timing(self, obj: Any) -> str:
-        """Say in words when it ticks, or why it does no more."""
+        """Show in words when it ticks, and why it no longer does."""
         if obj.last_error:
-            return format_html("<bdi>{}</bdi><br>{}", description(obj), code(obj.last_error))
-        return format_html("<bdi>{}</bdi>", description(obj))
+            return format_html("<bdi>{}</bdi><br>{}", _description(obj), code(obj.last_error))
+        return format_html("<bdi>{}</bdi>", _description(obj))
 
     @admin.display(description=gettext_lazy("next tick"))
     def next_tick(self, obj: Any) -> str:
-        """Show in how long."""
-        return moment(obj.next_run_at, obj.asked_at) if obj.enabled else NOTHING
+        return moment(obj.next_run_at, obj.read_at) if obj.enabled else NOTHING
 
     @admin.display(description=gettext_lazy("last tick"))
     def last_tick(self, obj: Any) -> str:
-        """Show how long ago."""
-        return moment(obj.last_run_at, obj.asked_at)
+        return moment(obj.last_run_at, obj.read_at)
 
+    @method_decorator(require_safe)
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Show one schedule: its next ticks, and the jobs that the last ones made."""
         self.require(request, "view_schedule")
-        if request.method not in ("GET", "HEAD"):
-            return HttpResponseNotAllowed(["GET"])
-        key = unquote(object_id)
-        row = Schedule.objects.filter(pk=key).first() if key.isdecimal() and len(key) < 19 else None
+        row = self.find(Schedule.objects.all(), object_id)
         if row is None:
             return self.not_found(request, object_id)
         now = database_now()
         may_see = self.may(request, "view_payload")
         context = {
-            "original": row,
-            "object_id": row.pk,
-            "change": True,
             "row": row,
             "now": now,
-            "state": state_badge(row, now),
-            "description": description(row),
+            "state": _state_badge(row, now),
+            "description": _description(row),
             "error": cut(row.last_error, 5_000),
             "facts": _facts(row),
-            "next_ticks": next_ticks(row),
+            "next_ticks": _next_ticks(row),
             "ticks": self._ticks(row),
             "may_see": may_see,
             "payload": pretty(row.payload) if may_see else "",
-            "may_run": self.may(request, "run_schedule"),
-            "may_switch": self.may(request, "change_schedule"),
-            "list_url": self.list_url("schedule"),
+            "may_run": self.has_run_permission(request),
+            "may_switch": self.has_switch_permission(request),
             "jobs_url": self.list_url("job"),
-            "history_url": reverse(f"{self.admin_site.name}:django_jobs_schedule_history", args=(row.pk,)),
         }
-        return self.page(request, "admin/django_jobs/schedule_page.html", cut(row.name, 64), context)
+        return self.row_page(request, "schedule_page.html", cut(row.name, 64), row, context)
 
     def _ticks(self, row: Schedule) -> list[dict[str, Any]]:
         ticks = row.ticks.select_related("job").order_by("-due_at").only(
@@ -189,8 +174,7 @@ class ScheduleAdmin(OperatingAdmin):
         ]
 
 
-def state_badge(row: Any, now: datetime) -> str:
-    """Show whether a schedule ticks, and whether it is late."""
+def _state_badge(row: Any, now: datetime) -> str:
     if not row.enabled:
         return badge("disabled", _("disabled"))
     if row.next_run_at and row.next_run_at < now - LATE:
@@ -198,20 +182,20 @@ def state_badge(row: Any, now: datetime) -> str:
     return badge("enabled", _("enabled"))
 
 
-def description(row: Any) -> str:
-    """Say in words when a schedule ticks; a broken row shows what it holds."""
-    if row.kind == "interval":
-        return _("every %(span)s") % {"span": lasted(row.interval_seconds)}
-    if row.kind == "once":
+def _description(row: Any) -> str:
+    """Return in words when a schedule ticks; of a broken row what its columns hold."""
+    if row.kind == ScheduleKind.INTERVAL:
+        return _("every %(span)s") % {"span": duration(row.interval_seconds)}
+    if row.kind == ScheduleKind.ONCE:
         return _("once, at %(time)s") % {"time": f"{row.run_at:%Y-%m-%d %H:%M:%S} UTC" if row.run_at else NOTHING}
     try:
-        words = cron.describe(row.cron)
+        words = describe(row.cron)
     except (JobsError, ValueError):
         words = ""
     return cut(f"{words} ({row.cron}) {row.timezone}" if words else f"{row.cron} {row.timezone}", 200)
 
 
-def next_ticks(row: Any) -> list[datetime]:
+def _next_ticks(row: Any) -> list[datetime]:
     """Return the next ticks of an enabled schedule; none of a broken one."""
     ticks: list[datetime] = []
     tick = row.next_run_at if row.enabled else None
@@ -221,7 +205,7 @@ def next_ticks(row: Any) -> list[datetime]:
             ticks.append(tick)
             tick = timing.following(tick, tick)
     except JobsError:
-        pass  # its last_error says so
+        pass  # the row's last_error is on the page
     return ticks
 
 
@@ -232,7 +216,7 @@ def _facts(row: Any) -> list[tuple[str, Any]]:
         (_("Priority"), row.priority),
         (_("Catch up"), row.get_catch_up_display()),
         (_("Overlap"), row.get_overlap_display()),
-        (_("Jitter"), lasted(row.jitter_seconds) if row.jitter_seconds else None),
+        (_("Jitter"), duration(row.jitter_seconds) if row.jitter_seconds else None),
         (_("Declared in code"), _("yes") if row.declared else _("no")),
     ]
     return [(name, value) for name, value in facts if value not in (None, "")]

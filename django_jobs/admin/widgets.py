@@ -10,9 +10,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 SHORT = 120
+LONGEST_TEXT = 50_000  # of an error or a traceback on a page
 NOTHING = "-"
 BADGES = frozenset(
     {"pending", "scheduled", "running", "completed", "failed", "dead", "cancelled"}
@@ -21,10 +21,10 @@ BADGES = frozenset(
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
-def badge(kind: str, label: Any = None) -> SafeString:
+def badge(kind: str, label: Any) -> SafeString:
     """Show a state as a coloured word; the colour repeats what the word says."""
     known = kind if kind in BADGES else "unknown"
-    return format_html('<span class="jobs-badge jobs-{}">{}</span>', known, cut(str(label or kind), 40))
+    return format_html('<span class="jobs-badge jobs-{}">{}</span>', known, cut(str(label), 40))
 
 
 def cut(text: str | None, limit: int = SHORT) -> str:
@@ -38,13 +38,18 @@ def code(text: str | None, limit: int = SHORT) -> SafeString:
     return format_html('<bdi class="jobs-code">{}</bdi>', cut(text, limit))
 
 
+def two_lines(first: Any, second: Any) -> SafeString:
+    """Show a cell of a list: the important line above a quiet one."""
+    return format_html('{}<br><span class="jobs-quiet">{}</span>', first, second)
+
+
 def link(url: str, text: Any) -> SafeString:
     """Link to one of our pages."""
     return format_html('<a href="{}">{}</a>', url, text)
 
 
-def lasted(seconds: float | None) -> str:
-    """Write a span of time in two units at most: `340 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `6 d 3 h`."""
+def duration(seconds: float | None) -> str:
+    """Return a span of time as text in two units at most: `340 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `6 d 3 h`."""
     if seconds is None:
         return NOTHING
     seconds = max(0.0, seconds)
@@ -63,13 +68,11 @@ def lasted(seconds: float | None) -> str:
     return f"{large % {'number': many}} {small % {'number': few}}" if few else large % {"number": many}
 
 
-def ago(seconds: float | None) -> str:
-    """Write how long ago, or in how long, something is."""
-    if seconds is None:
-        return NOTHING
+def ago(seconds: float) -> str:
+    """Return as text how long ago something was, or in how long it will be."""
     if seconds < 0:
-        return _("in %(span)s") % {"span": lasted(-seconds)}
-    return _("%(span)s ago") % {"span": lasted(seconds)}
+        return _("in %(span)s") % {"span": duration(-seconds)}
+    return _("%(span)s ago") % {"span": duration(seconds)}
 
 
 def moment(when: datetime | None, now: datetime | None = None) -> SafeString | str:
@@ -96,20 +99,15 @@ def progress_bar(fraction: float | None, message: str) -> SafeString | str:
     )
 
 
-def jobs_text(count: int) -> str:
-    """Write a number of jobs."""
-    return ngettext("%(count)s job", "%(count)s jobs", count) % {"count": count}
-
-
-def letter_badge(letter: Any) -> SafeString:
+def dead_letter_badge(dead_letter: Any) -> SafeString:
     """Show the state of a dead letter."""
-    if letter.replayed_at:
+    if dead_letter.replayed_at:
         return badge("replayed", _("replayed"))
-    return badge("acknowledged", _("acknowledged")) if letter.acknowledged_at else badge("open", _("open"))
+    return badge("acknowledged", _("acknowledged")) if dead_letter.acknowledged_at else badge("open", _("open"))
 
 
 def status_badge(job: Any) -> SafeString:
-    """Show the status of a job; a running one that was asked to stop says so."""
+    """Show the status of a job, and of a running one whether it was asked to stop."""
     if job.status == "running" and job.cancel_requested_at:
         return badge("stopping", _("running, asked to stop"))
     return badge(job.status, job.get_status_display())

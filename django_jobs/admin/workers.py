@@ -1,8 +1,7 @@
-"""Worker processes: who lives, what each runs, and the request to stop."""
+"""Worker processes: which are alive, how many jobs each runs, and the request to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -14,28 +13,30 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
-from django_jobs.lifecycle.bulk import Tally
-from django_jobs.lifecycle.processes import ask_to_stop
-from django_jobs.models import Job, WorkerProcess
+from django_jobs.exceptions import JobsError
+from django_jobs.lifecycle.leases import ask_to_stop
+from django_jobs.lifecycle.moved import Moved
+from django_jobs.models import Job, JobStatus, WorkerProcess
 from django_jobs.models.fields import DbNow
 
-from .operate import OperatingAdmin, Operation, Order
+from .operations import Chunk, OperatingAdmin, Operation
 from .widgets import badge, code, link, moment
 
 
-def _stop(ids: Sequence[str], order: Order) -> Tally:
-    asked = sum(ask_to_stop(process_id) for process_id in ids)
-    return Tally(asked, len(ids) - asked)
+def _stop(chunk: Chunk) -> Moved:
+    notified = [process_id for process_id in chunk.ids if ask_to_stop(process_id)]
+    gone = set(chunk.ids) - set(notified)
+    return Moved(notified, {process_id: JobsError(f"worker process {process_id!r} is gone") for process_id in gone})
 
 
-STOP_PROCESSES = Operation(
+STOP = Operation(
     title=_("Ask worker processes to stop"),
     permission="stop_workerprocess",
     run=_stop,
     done=ngettext_lazy(
         "Asked %(count)s worker process to stop.", "Asked %(count)s worker processes to stop.", "number"
     ),
-    asks=True,
+    needs_confirmation=True,
     help=_("Each finishes what it runs, hands back the rest, and leaves. Its supervisor may start another one."),
 )
 
@@ -50,55 +51,45 @@ class WorkerProcessAdmin(OperatingAdmin):
     ordering = ("-pk",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[WorkerProcess]:
-        """Return processes with the number of jobs that each runs."""
-        running = Job.objects.filter(worker_id=OuterRef("pk"), status="running").order_by().values("worker_id")
+        running = Job.objects.filter(worker_id=OuterRef("pk"), status=JobStatus.RUNNING).order_by().values("worker_id")
         count = Coalesce(Subquery(running.annotate(number=Count("pk")).values("number")), 0)
-        return super().get_queryset(request).annotate(running=count, asked_at=DbNow())  # type: ignore[no-any-return]
+        return super().get_queryset(request).annotate(running=count, read_at=DbNow())  # type: ignore[no-any-return]
 
     def has_stop_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may ask processes to stop."""
-        return self.may(request, "stop_workerprocess")
+        return self.may(request, STOP.permission)
 
     @admin.action(description=_("Ask to stop…"), permissions=["stop"])
     def stop_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Ask the processes to finish what they run and leave."""
-        return self.operate(request, queryset, STOP_PROCESSES)
+        return self.operate(request, queryset, STOP)
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Go to the list: it says all there is to say."""
         self.require(request, "view_workerprocess")
         return HttpResponseRedirect(self.list_url("workerprocess"))
 
     @admin.display(description=_("worker process"))
     def process(self, obj: Any) -> str:
-        """Show the id, which names host and process number."""
         return code(obj.pk, 128)
 
     @admin.display(description=_("state"))
     def state(self, obj: Any) -> str:
-        """Show whether its lease runs, and whether it was asked to stop."""
-        if obj.lease_expires_at is None or obj.lease_expires_at <= obj.asked_at:
+        if obj.lease_expires_at is None or obj.lease_expires_at <= obj.read_at:
             return badge("dead", _("lease expired"))
         return badge("stopping", _("asked to stop")) if obj.stopping_at else badge("alive", _("alive"))
 
     @admin.display(description=_("last heartbeat"))
     def heartbeat(self, obj: Any) -> str:
-        """Show how long ago."""
-        return moment(obj.heartbeat_at, obj.asked_at)
+        return moment(obj.heartbeat_at, obj.read_at)
 
     @admin.display(description=_("running"))
     def running_jobs(self, obj: Any) -> str:
-        """Link to the jobs that it runs."""
         query = urlencode({"status": "running", "worker_id": obj.pk})
         return link(f"{self.list_url('job')}?{query}", obj.running)
 
     @admin.display(description=_("queues"))
     def queue_list(self, obj: Any) -> str:
-        """Show the queues that it serves; none named means all."""
         names = [str(name) for name in obj.queues] if isinstance(obj.queues, list) else []
         return code(", ".join(names)) if names else format_html("{}", _("all"))
 
     @admin.display(description=_("started"))
     def started(self, obj: Any) -> str:
-        """Show how long ago."""
-        return moment(obj.started_at, obj.asked_at)
+        return moment(obj.started_at, obj.read_at)

@@ -1,1 +1,1 @@
-"""The moves: each arrow of the state machine is one function, one compare-and-set, one short transaction."""
+"""The moves: each arrow of the state machine is one function, for one job or many, in one short transaction a chunk."""

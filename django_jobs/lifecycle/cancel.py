@@ -2,60 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 
 from django.db.models import F
 
 from django_jobs import signals
-from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.db.notify import notify_finished, notify_process
+from django_jobs.db.transactions import transactional
+from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.models import Job, JobStatus
+from django_jobs.models.fields import DbNow
+from django_jobs.models.job import WAITING
 
-from .events import announce
-from .notify import announce_finished, tell_process
-from .transactions import DbNow, jobs_alias, run_transaction
-from .wake import CASCADE_SECONDS, cascade_for, settle_dependents
-
-
-def cancel(job_id: str, alias: str | None = None) -> str:
-    """Cancel a job and return its status now: `cancelled`, or `running` when its worker was asked to stop it.
-
-    Raises JobNotFound, and InvalidJob when the job is finished.
-    """
-    using = alias or jobs_alias()
-    status, worker_id = run_transaction(lambda: _cancel(job_id, using), using)
-    if status == JobStatus.RUNNING:
-        tell_process(worker_id, using)
-    else:
-        announce_finished(using)
-        cascade_for(CASCADE_SECONDS, using)
-    return status
+from .dependents import CASCADE_SECONDS, cascade_for, settle_dependents
+from .moved import Moved, chunks, lock_jobs
 
 
-def _cancel(job_id: str, using: str) -> tuple[str, str]:
-    job = Job.objects.using(using).filter(pk=job_id).select_for_update().only("status", "worker_id").first()
-    if job is None:
-        raise JobNotFound(job_id)
-    one = Job.objects.using(using).filter(pk=job_id)
-    if job.status == JobStatus.RUNNING:
-        one.filter(cancel_requested_at__isnull=True).update(cancel_requested_at=DbNow())
-        return job.status, job.worker_id or ""
-    if job.is_finished:
-        raise InvalidJob(f"job {job_id!r} is {job.status} already; only a job that is not finished can be cancelled")
-    one.update(
+def cancel(ids: Iterable[str]) -> Moved:
+    """Cancel jobs that wait, and ask the workers of those that run; finished ones are left."""
+    moved = Moved([], {})
+    for chunk in chunks(ids):
+        cancelled, workers = _cancel(chunk)
+        for worker_id in workers:
+            notify_process(worker_id)
+        moved += cancelled
+    if moved.done:
+        notify_finished()
+        cascade_for(CASCADE_SECONDS)
+    return moved
+
+
+@transactional
+def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str]]:
+    """Cancel a chunk; return what came of it, and the workers of the jobs that run."""
+    jobs = lock_jobs(ids)
+    running = [job for job in jobs.values() if job.status == JobStatus.RUNNING]
+    Job.objects.filter(pk__in=[job.pk for job in running], cancel_requested_at=None).update(cancel_requested_at=DbNow())
+    waiting = [job.pk for job in jobs.values() if job.status in WAITING]
+    _cancel_waiting(waiting)
+    done = [*waiting, *(job.pk for job in running)]
+    left = {job_id: _why_not(job_id, jobs.get(job_id)) for job_id in ids if job_id not in done}
+    return Moved(done, left), {job.worker_id or "" for job in running}
+
+
+def _cancel_waiting(ids: Sequence[str]) -> None:
+    """Cancel jobs whose rows the caller has locked while they wait."""
+    if not ids:
+        return
+    Job.objects.filter(pk__in=ids).update(
         status=JobStatus.CANCELLED, fence=F("fence") + 1, finished_at=DbNow(), updated_at=DbNow(), unique_lock=None
     )
-    settle_dependents([job_id], using)
-    announce(signals.job_cancelled, job_id, using)
-    return JobStatus.CANCELLED, ""
+    settle_dependents(ids)
+    for job_id in ids:
+        signals.announce(signals.job_cancelled, job_id)
 
 
-def cancel_as_asked(ids: Collection[str], using: str) -> None:
+def cancel_as_requested(ids: Iterable[str]) -> None:
     """Cancel those of the jobs, which wait again after a run, that somebody asked to cancel while they ran.
 
     Call it in the transaction that made them wait, so that none of them is claimed in between.
     """
-    asked = Job.objects.using(using).filter(
-        pk__in=ids, status__in=(JobStatus.PENDING, JobStatus.SCHEDULED), cancel_requested_at__isnull=False
-    )
-    for job_id in sorted(asked.values_list("pk", flat=True)):
-        _cancel(job_id, using)
+    requested = Job.objects.filter(pk__in=ids, status__in=WAITING, cancel_requested_at__isnull=False)
+    _cancel_waiting(sorted(requested.values_list("pk", flat=True)))
+
+
+def _why_not(job_id: str, job: Job | None) -> JobsError:
+    if job is None:
+        return JobNotFound(job_id)
+    return InvalidJob(f"job {job_id!r} is {job.status} already; only a job that is not finished can be cancelled")

@@ -1,72 +1,92 @@
-"""Claim and promote: take ready jobs for running, and make scheduled ones ready when they are due."""
+"""Claim: take ready jobs for running."""
 
 from __future__ import annotations
 
-from django.db import connections
+from typing import Any, NamedTuple
 
+from django.db.models import F
+
+from django_jobs.db.dialects import dialect
+from django_jobs.db.transactions import retried, transactional
+from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job, JobStatus
-
-from .outcome import ClaimedJob
-from .sql import dialect
-from .transactions import DbNow, jobs_alias, retry_transient
-
-PROMOTE_BATCH = 500
+from django_jobs.models.fields import DbNow
+from django_jobs.payloads import decode, encode_result
 
 
-def claim(queue: str, limit: int, process_id: str, alias: str | None = None) -> list[ClaimedJob]:
+class ClaimedJob(NamedTuple):
+    """A claimed row, in the order of the dialects' CLAIMED_COLUMNS; JSON stays text until somebody asks for it."""
+
+    id: str
+    job_type: str
+    queue: str
+    payload_text: str
+    fence: int
+    retry_count: int
+    max_retries: int
+    timeout_seconds: float | None
+    crash_count: int
+    metadata_text: str
+    rank: int
+    available_at: Any
+    created_at: Any = None
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The payload, decoded anew at each call, so that no handler sees another one's changes."""
+        return decode(self.payload_text)  # type: ignore[no-any-return]
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.retry_count + 1
+
+    @classmethod
+    def of(cls, job: Job) -> ClaimedJob:
+        """Return a running job's row as a claim."""
+        return cls(
+            job.id,
+            job.job_type,
+            job.queue,
+            encode_result(job.payload),
+            job.fence,
+            job.retry_count,
+            job.max_retries,
+            job.timeout_seconds,
+            job.crash_count,
+            encode_result(job.metadata),
+            job.rank,
+            job.available_at,
+            job.created_at,
+        )
+
+
+@retried
+def claim(queue: str, limit: int, process_id: str) -> list[ClaimedJob]:
     """Take up to `limit` ready jobs of a queue for a worker process, in claim order.
 
     The claim is committed when this returns. Nothing is claimed from a paused queue, or by a process without a live lease.
     """
-    connection = connections[alias or jobs_alias()]
-    rows = retry_transient(lambda: dialect(connection).claim(connection, queue, limit, process_id))
-    return [ClaimedJob._make(row) for row in rows]
+    return [ClaimedJob._make(row) for row in dialect().claim(queue, limit, process_id)]
 
 
-def claim_one(job_id: str, fence: int, process_id: str, alias: str | None = None) -> ClaimedJob | None:
-    """Return the claim of a job that this process holds already under `fence`, or None when it was taken away."""
-    row = (
-        Job.objects.using(alias or jobs_alias())
-        .filter(pk=job_id, fence=fence, status=JobStatus.RUNNING, worker_id=process_id)
-        .first()
+@transactional
+def claim_job(job_id: str, process_id: str) -> ClaimedJob:
+    """Take one particular job; raise JobNotFound, and InvalidJob when it is not ready."""
+    ready = Job.objects.filter(pk=job_id, status=JobStatus.PENDING, pending_dependencies=0)
+    claimed = ready.update(
+        status=JobStatus.RUNNING, fence=F("fence") + 1, worker_id=process_id, started_at=DbNow(), updated_at=DbNow()
     )
-    return None if row is None else as_claimed(row)
+    job = Job.objects.filter(pk=job_id).first()
+    if job is None:
+        raise JobNotFound(job_id)
+    if not claimed:
+        waits = f" and waits for {job.pending_dependencies} jobs" if job.pending_dependencies else ""
+        raise InvalidJob(f"job {job_id!r} is {job.status}{waits}; only a ready job can be claimed")
+    return ClaimedJob.of(job)
 
 
-def as_claimed(job: Job) -> ClaimedJob:
-    """Return a running job's row as a claim."""
-    from django_jobs.payloads import encode_result
-
-    return ClaimedJob(
-        job.id,
-        job.job_type,
-        job.queue,
-        encode_result(job.payload),
-        job.fence,
-        job.retry_count,
-        job.max_retries,
-        job.timeout_seconds,
-        job.crash_count,
-        encode_result(job.metadata),
-        job.rank,
-        job.available_at,
-        job.created_at,
-    )
-
-
-def promote(alias: str | None = None, limit: int = PROMOTE_BATCH) -> list[str]:
-    """Make up to `limit` due jobs ready and return the queue of each."""
-    connection = connections[alias or jobs_alias()]
-    return retry_transient(lambda: dialect(connection).promote(connection, limit))
-
-
-def seconds_until_due(alias: str | None = None) -> float | None:
-    """Return the seconds until the next scheduled job is due by the database's clock; None when there is none."""
-    row = (
-        Job.objects.using(alias or jobs_alias())
-        .filter(status=JobStatus.SCHEDULED)
-        .order_by("available_at")
-        .values_list("available_at", DbNow())
-        .first()
-    )
-    return None if row is None else float((row[0] - row[1]).total_seconds())
+def held_claim(job_id: str, fence: int, process_id: str) -> ClaimedJob | None:
+    """Return the claim of a job that a process holds under `fence`, or None when it was taken away."""
+    job = Job.objects.held_under(job_id, fence).filter(worker_id=process_id).first()
+    return None if job is None else ClaimedJob.of(job)

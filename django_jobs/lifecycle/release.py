@@ -3,95 +3,123 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from typing import NamedTuple, Protocol
 
+from django.db import DatabaseError
 from django.db.models import F
 
-from django_jobs.models import Attempt, AttemptOutcome, Job, JobStatus
+from django_jobs.db.dialects import dialect
+from django_jobs.db.errors import is_lock_timeout
+from django_jobs.db.notify import notify_work
+from django_jobs.db.transactions import lock_wait, transactional
+from django_jobs.models import Attempt, Job, JobStatus
+from django_jobs.models.fields import DbNow
 
-from .cancel import cancel_as_asked
-from .claim import as_claimed
-from .notify import announce_work
-from .outcome import ClaimedJob
-from .processes import leave
-from .transactions import DbNow, do_for_free, jobs_alias, run_transaction
+from .cancel import cancel_as_requested
+from .claim import ClaimedJob
+from .leases import leave
+from .settle import LOCK_WAIT_SECONDS, Outcome, attempt_of
+
+SHUT_DOWN = "the worker process shut down before the job was done"
 
 
-def release_free(jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
-    """Make claimed jobs that have not started pending again, if nobody else has locked their rows; return the others."""
-    return do_for_free(lambda some, lock_wait: release_unstarted(some, lock_wait=lock_wait), jobs)
+class Held(Protocol):
+    """A job that a process holds: a ClaimedJob, or a HeldJob."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fence(self) -> int: ...
+    @property
+    def queue(self) -> str: ...
 
 
-def release_unstarted(jobs: Sequence[ClaimedJob], alias: str | None = None, *, lock_wait: float | None = None) -> int:
-    """Make claimed jobs that have not started pending again; return how many still were ours."""
-    using = alias or jobs_alias()
+class HeldJob(NamedTuple):
+    """A running job as its row names the process that holds it."""
 
-    def move() -> int:
-        fences: dict[int, list[str]] = {}
-        for job in jobs:
-            fences.setdefault(job.fence, []).append(job.id)
-        released = sum(_back(ids, fence, using) for fence, ids in sorted(fences.items()))
-        cancel_as_asked([job.id for job in jobs], using)
-        return released
+    id: str
+    fence: int
+    queue: str
+    cancel_requested: bool = False
 
-    released = run_transaction(move, using, lock_wait=lock_wait) if jobs else 0
+
+def held_jobs(process_id: str) -> list[HeldJob]:
+    """Return the running jobs that name a process."""
+    rows = Job.objects.held_by(process_id).values_list("pk", "fence", "queue", "cancel_requested_at")
+    return [HeldJob(pk, fence, queue, requested is not None) for pk, fence, queue, requested in rows]
+
+
+def release(jobs: Sequence[Held]) -> int:
+    """Make claimed jobs that have not started pending again; return how many still were under the fence they are given with."""
+    return _release(jobs) if jobs else 0
+
+
+def release_unlocked(jobs: Sequence[Held]) -> list[Held]:
+    """Release jobs as `release` does if nobody else has locked their rows for long; return the others."""
+    try:
+        with lock_wait(LOCK_WAIT_SECONDS):
+            release(jobs)
+        return []
+    except DatabaseError as error:
+        if not is_lock_timeout(error):
+            raise
+    return _release_free(jobs)
+
+
+@transactional
+def _release_free(jobs: Sequence[Held]) -> list[Held]:
+    free = dialect().lock_free_jobs([job.id for job in jobs])
+    release([job for job in jobs if job.id in free])
+    return [job for job in jobs if job.id not in free]
+
+
+@transactional
+def _release(jobs: Sequence[Held]) -> int:
+    by_fence: dict[int, list[str]] = {}
+    for job in jobs:
+        by_fence.setdefault(job.fence, []).append(job.id)
+    released = 0
+    for fence, ids in sorted(by_fence.items()):
+        held = Job.objects.filter(pk__in=ids, fence=fence, status=JobStatus.RUNNING)
+        released += held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
+    cancel_as_requested([job.id for job in jobs])
     for queue in {job.queue for job in jobs}:
-        announce_work(queue, using)
+        notify_work(queue)
     return released
 
 
-def release_started(jobs: Sequence[ClaimedJob], process_id: str, alias: str | None = None) -> int:
+@transactional
+def release_started(jobs: Sequence[ClaimedJob], process_id: str) -> int:
     """Hand back jobs that were interrupted by a shutdown, each with an attempt that says so; no retry is spent."""
-    using = alias or jobs_alias()
-
-    def move() -> int:
-        released = [job for job in sorted(jobs) if _back([job.id], job.fence, using)]
-        for job in released:
-            _record(job, process_id, "the worker process shut down before the job was done", using)
-        cancel_as_asked([job.id for job in released], using)
-        return len(released)
-
-    return run_transaction(move, using) if jobs else 0
+    fences = {job.id: job.fence for job in jobs}
+    rows = Job.objects.held_by(process_id).filter(pk__in=fences).order_by("pk").select_for_update()
+    held = {pk for pk, fence in rows.values_list("pk", "fence") if fences[pk] == fence}
+    interrupted = [job for job in jobs if job.id in held]
+    release(interrupted)
+    Attempt.objects.bulk_create(attempt_of(Outcome.released(job, SHUT_DOWN), process_id) for job in interrupted)
+    return len(interrupted)
 
 
-def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float, alias: str | None = None) -> bool:
-    """Record a run that the database undid and that its process starts again; False when the job is not ours any more."""
-    using = alias or jobs_alias()
-
-    def move() -> bool:
-        held = Job.objects.using(using).filter(pk=job.id, fence=job.fence, status=JobStatus.RUNNING)
-        ours = held.select_for_update().values_list("pk", flat=True).first() is not None
-        if ours:
-            _record(job, process_id, error, using, seconds)
-        return ours
-
-    return run_transaction(move, using)
-
-
-def _record(job: ClaimedJob, process_id: str, error: str, using: str, seconds: float = 0.0) -> None:
-    Attempt.objects.using(using).create(
-        job_id=job.id,
-        number=job.attempt,
-        worker_id=process_id,
-        started_at=DbNow() - timedelta(seconds=seconds),
-        ended_at=DbNow(),
-        outcome=AttemptOutcome.RELEASED,
-        error=error,
-    )
-
-
-def _back(ids: Sequence[str], fence: int, using: str) -> int:
-    held = Job.objects.using(using).filter(pk__in=ids, fence=fence, status=JobStatus.RUNNING)
-    return held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
-
-
-def release_process(process_id: str, alias: str | None = None) -> int:
+def release_process(process_id: str) -> int:
     """Hand back every job of a worker process that was ended on purpose, and delete its row; return how many.
 
     Call it only once the process is gone, or runs nothing any more.
     """
-    using = alias or jobs_alias()
-    jobs = [as_claimed(job) for job in Job.objects.using(using).filter(worker_id=process_id, status=JobStatus.RUNNING)]
-    released = release_started(jobs, process_id, using)
-    leave(process_id, using)
+    released = release_started([ClaimedJob.of(job) for job in Job.objects.held_by(process_id)], process_id)
+    leave(process_id)
     return released
+
+
+def imported_status(status: str) -> str:
+    """Return what the status of a job becomes that is imported: nobody here runs what ran elsewhere."""
+    return JobStatus.PENDING if status == JobStatus.RUNNING else status
+
+
+def wait_again(job: Job) -> None:
+    """Make a job that ran elsewhere, and is not saved here yet, wait under a fence that its old worker does not know."""
+    if job.status == JobStatus.RUNNING:
+        job.status = JobStatus(imported_status(job.status))
+        job.fence += 1
+        job.started_at = job.cancel_requested_at = None
+        job.worker_id = job.progress = None
+        job.progress_message = ""

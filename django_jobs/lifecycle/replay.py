@@ -1,89 +1,131 @@
-"""What operators do: replay a job that ended badly, run a scheduled one now, acknowledge a dead letter."""
+"""Replay: an operator runs jobs that ended badly again from the start, and the dependents that failed because of them."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from django_jobs import signals
-from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.db.connections import jobs_alias
+from django_jobs.db.notify import notify_work
+from django_jobs.db.transactions import transactional
+from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.models import DeadLetter, DependencyState, Job, JobDependency, JobStatus
+from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
+from django_jobs.payloads import encode_payload
 
-from .events import announce
-from .notify import announce_work
-from .transactions import DbNow, jobs_alias, run_transaction
-from .wake import STEP, recount
+from .acknowledge import why_closed
+from .dependents import STEP, recount
+from .moved import Moved, chunks, lock_jobs
 
 logger = logging.getLogger("django_jobs")
 REVIVABLE = Q(state=DependencyState.BROKEN) & Q(job__status=JobStatus.FAILED)
 LIVE_AGAIN = ~Q(depends_on__status__in=ENDED_BADLY)
+NO_WAITS: Mapping[Any, float] = {}
 
 
-def replay(job_id: str, *, by: Any = None, dependents: bool = True, alias: str | None = None) -> None:
-    """Run a dead, failed or cancelled job again from the start, and close its open dead letters as replayed.
+def replay(
+    ids: Iterable[str], *, by: Any = None, dependents: bool = True, waits: Mapping[str, float] = NO_WAITS
+) -> Moved:
+    """Run dead, failed or cancelled jobs again from the start, and close their open dead letters as replayed.
+
+    Jobs in another state are left, and so are those whose unique key a live job holds.
 
     Args:
         by: the user who replays, or None.
-        dependents: let the jobs that failed because of this one wait again; False leaves them failed for good.
-
-    Raises JobNotFound, and InvalidJob when the job is in another state or a live job holds its unique key.
+        dependents: let the jobs that failed because of these wait again; False leaves them failed for good.
+        waits: the seconds before which a job does not start; at once where nothing is said.
     """
-    using = alias or jobs_alias()
-
-    def move() -> str:
-        queue = _replay(job_id, by, dependents, using)
-        revived = 0
-        while dependents and revived < STEP and (step := revive_step(using)):
-            revived += step
-        return queue
-
-    announce_work(run_transaction(move, using), using)
-    if dependents:
-        revive_all(using)
+    moved = Moved([], {})
+    for chunk in chunks(ids):
+        moved += _replay(chunk, by, dependents, waits)
+    if dependents and moved.done:
+        revive_all()
+    return moved
 
 
-def revive_all(alias: str | None = None) -> None:
-    """Repeat `revive_step` until nothing is left."""
-    using = alias or jobs_alias()
-    while run_transaction(lambda: revive_step(using), using):
-        pass
+@transactional
+def replay_edited(job_id: str, payload: dict[str, Any], *, by: Any = None) -> None:
+    """Replay a job with another payload, in one transaction.
+
+    Raises JobNotFound, and InvalidJob for a payload that cannot be stored, or when the job cannot be replayed.
+    """
+    encode_payload(payload)
+    job = lock_jobs([job_id]).get(job_id)
+    if job is None or job.status not in ENDED_BADLY:
+        raise _why_not(job_id, job)
+    Job.objects.filter(pk=job_id).update(payload=payload)
+    replay([job_id], by=by).raise_if_left()
 
 
-def finish_replays(alias: str | None = None) -> None:
-    """Finish replays of many dependents whose process died midway; what a live unique key holds back waits for it."""
+def replay_dead_letters(
+    dead_letter_ids: Iterable[int], *, by: Any = None, waits: Mapping[int, float] = NO_WAITS
+) -> Moved:
+    """Replay the jobs of open dead letters, and close these; leave those that are closed. The keys are the dead letters'."""
+    ids = list(dead_letter_ids)
+    job_of = {
+        pk: job_id
+        for chunk in chunks(ids)
+        for pk, job_id in DeadLetter.objects.filter(pk__in=chunk).open().values_list("pk", "job_id")
+    }
+    moved = replay(job_of.values(), by=by, waits={job_id: waits[pk] for pk, job_id in job_of.items() if pk in waits})
+    left = {pk: moved.left[job_id] for pk, job_id in job_of.items() if job_id in moved.left}
+    return Moved([pk for pk in job_of if pk not in left], left | why_closed(set(ids) - job_of.keys()))
+
+
+def _replay(ids: Sequence[str], by: Any, dependents: bool, waits: Mapping[str, float]) -> Moved:
+    """Replay a chunk; when a unique key stops the whole of it, job by job."""
     try:
-        revive_all(alias)
+        return _replay_together(ids, by, dependents, waits)
     except InvalidJob as error:
-        logger.debug("a replay cannot be finished now: %s", error)
+        if len(ids) == 1:
+            return Moved([], {ids[0]: error})
+        return sum((_replay([job_id], by, dependents, waits) for job_id in ids), Moved([], {}))
 
 
-def _replay(job_id: str, by: Any, dependents: bool, using: str) -> str:
-    job = Job.objects.using(using).filter(pk=job_id).select_for_update().first()
-    if job is None:
-        raise JobNotFound(job_id)
-    if job.status not in ENDED_BADLY:
-        raise InvalidJob(f"job {job_id!r} is {job.status}; only a dead, failed or cancelled job can be replayed")
-    start_over([job_id], using)
-    DeadLetter.objects.using(using).filter(job_id=job_id).open().update(replayed_at=DbNow(), replayed_by=by)
-    if not dependents:
+@transactional
+def _replay_together(ids: Sequence[str], by: Any, dependents: bool, waits: Mapping[str, float]) -> Moved:
+    jobs = lock_jobs(ids)
+    done = [job.pk for job in jobs.values() if job.status in ENDED_BADLY]
+    left = {job_id: _why_not(job_id, jobs.get(job_id)) for job_id in ids if job_id not in done}
+    if not done:
+        return Moved(done, left)
+    _start_over(done)
+    _delay(done, waits)
+    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=by)
+    if dependents:
+        revived = 0
+        while revived < STEP and (step := revive_step()):
+            revived += step
+    else:
         # Their edges are closed, so that no later replay of another job takes them for its own.
-        broken = JobDependency.objects.using(using).filter(depends_on_id=job_id, state=DependencyState.BROKEN)
+        broken = JobDependency.objects.filter(depends_on_id__in=done, state=DependencyState.BROKEN)
         broken.update(state=DependencyState.SATISFIED)
-    announce(signals.job_replayed, job_id, using)
-    return str(job.queue)
+    for job_id in done:
+        signals.announce(signals.job_replayed, job_id)
+    for queue in {jobs[job_id].queue for job_id in done}:
+        notify_work(queue)
+    return Moved(done, left)
 
 
-def start_over(ids: list[str], using: str) -> None:
+def _why_not(job_id: str, job: Job | None) -> JobsError:
+    if job is None:
+        return JobNotFound(job_id)
+    return InvalidJob(f"job {job_id!r} is {job.status}; only a dead, failed or cancelled job can be replayed")
+
+
+def _start_over(ids: Sequence[str]) -> None:
     """Make jobs wait again as if new. Their own dependencies that ended badly no longer hold them."""
     try:
-        with transaction.atomic(using=using):
-            Job.objects.using(using).filter(pk__in=ids).update(
+        with transaction.atomic(using=jobs_alias()):
+            Job.objects.filter(pk__in=ids).update(
                 status=JobStatus.PENDING,
                 fence=F("fence") + 1,
                 retry_count=0,
@@ -105,34 +147,57 @@ def start_over(ids: list[str], using: str) -> None:
         ) from None
 
 
-def revive_step(using: str) -> int:
+def _delay(ids: Sequence[str], waits: Mapping[str, float]) -> None:
+    """Schedule jobs that just became pending, each after its wait; one statement for those that share a wait."""
+    by_wait: dict[float, list[str]] = {}
+    for job_id in ids:
+        by_wait.setdefault(waits.get(job_id, 0.0), []).append(job_id)
+    for wait, delayed in sorted(by_wait.items()):
+        if wait > 0:
+            due = DbNow() + timedelta(seconds=wait)
+            Job.objects.filter(pk__in=delayed).update(status=JobStatus.SCHEDULED, available_at=due)
+
+
+def revive_all() -> None:
+    """Let all dependents wait again whose failed dependency is live again: what a replay, or its process, left undone.
+
+    What a live unique key holds back waits for it.
+    """
+    try:
+        while revive_step():
+            pass
+    except InvalidJob as error:
+        logger.debug("a replay cannot be finished now: %s", error)
+
+
+@transactional
+def revive_step() -> int:
     """Let jobs wait again whose broken dependency is live again, and those behind them, along STEP edges; return how many.
 
     The rows say what is left: a broken edge to a job that is not ended. The first STEP jobs are part of the replay's own
     transaction; after a crash any process goes on with the others. Each step leaves the counts right.
     """
-    broken = JobDependency.objects.using(using).filter(REVIVABLE)
-    ids = _behind(
-        broken, sorted(set(broken.filter(LIVE_AGAIN).order_by("job_id").values_list("job_id", flat=True)[:STEP]))
-    )
+    broken = JobDependency.objects.filter(REVIVABLE)
+    first = broken.filter(LIVE_AGAIN).order_by("job_id").values_list("job_id", flat=True)[:STEP]
+    ids = _behind(broken, sorted(set(first)))
     if not ids:
         return 0
-    jobs = Job.objects.using(using).filter(pk__in=ids).order_by("pk").select_for_update()
+    jobs = Job.objects.filter(pk__in=ids).order_by("pk").select_for_update()
     queue_of = dict(jobs.filter(status=JobStatus.FAILED).values_list("pk", "queue"))
     edges = list(broken.filter(job_id__in=ids).values_list("pk", "job_id", "depends_on_id", "depends_on__status"))
     free = _free(edges)
     satisfied = [pk for pk, _, _, status in edges if status == JobStatus.COMPLETED]
     again = [pk for pk, _, name, status in edges if status not in (*ENDED_BADLY, JobStatus.COMPLETED) or name in free]
-    JobDependency.objects.using(using).filter(pk__in=again).update(state=DependencyState.OPEN)
-    JobDependency.objects.using(using).filter(pk__in=satisfied).update(state=DependencyState.SATISFIED)
-    recount(ids, using)
-    chosen = sorted(free & queue_of.keys())
-    if chosen:
-        start_over(chosen, using)
-        for job_id in chosen:
-            announce(signals.job_replayed, job_id, using)
-        for queue in {queue_of[job_id] for job_id in chosen}:
-            announce_work(queue, using)
+    JobDependency.objects.filter(pk__in=again).update(state=DependencyState.OPEN)
+    JobDependency.objects.filter(pk__in=satisfied).update(state=DependencyState.SATISFIED)
+    recount(ids)
+    revived = sorted(free & queue_of.keys())
+    if revived:
+        _start_over(revived)
+        for job_id in revived:
+            signals.announce(signals.job_replayed, job_id)
+        for queue in {queue_of[job_id] for job_id in revived}:
+            notify_work(queue)
     return len(again) + len(satisfied)
 
 
@@ -165,59 +230,3 @@ def _free(edges: Sequence[tuple[int, str, str, str]]) -> set[str]:
                 free.add(job_id)
                 layer.append(job_id)
     return free
-
-
-def run_now(job_id: str, alias: str | None = None) -> None:
-    """Make a scheduled job ready at once; a pending one is left as it is.
-
-    Raises JobNotFound, and InvalidJob when the job is running or finished.
-    """
-    using = alias or jobs_alias()
-
-    def move() -> str:
-        job = Job.objects.using(using).filter(pk=job_id).select_for_update().only("status", "queue").first()
-        if job is None:
-            raise JobNotFound(job_id)
-        if job.status == JobStatus.SCHEDULED:
-            Job.objects.using(using).filter(pk=job_id).update(
-                status=JobStatus.PENDING, fence=F("fence") + 1, available_at=DbNow(), updated_at=DbNow()
-            )
-        elif job.status != JobStatus.PENDING:
-            raise InvalidJob(f"job {job_id!r} is {job.status}; only a waiting job can be run now")
-        return str(job.queue)
-
-    announce_work(run_transaction(move, using), using)
-
-
-def acknowledge(letter_id: int, *, by: Any = None, note: str = "", alias: str | None = None) -> None:
-    """Close a dead letter with a note; raise InvalidJob when it is closed already."""
-    using = alias or jobs_alias()
-
-    def move() -> None:
-        open_letter = DeadLetter.objects.using(using).filter(pk=letter_id).open()
-        changed = open_letter.update(acknowledged_at=DbNow(), acknowledged_by=by, note=note)
-        letter = DeadLetter.objects.using(using).filter(pk=letter_id).select_related("job").first()
-        if letter is None:
-            raise JobNotFound(f"dead letter {letter_id}")
-        if not changed:
-            state = "acknowledged" if letter.acknowledged_at else "replayed"
-            raise InvalidJob(f"the dead letter of job {letter.job_id!r} is {state} already")
-        announce(signals.dead_letter_acknowledged, letter.job, using, letter=letter, note=note)
-
-    run_transaction(move, using)
-
-
-def replay_letter(letter_id: int, *, by: Any = None, alias: str | None = None) -> None:
-    """Replay the job of an open dead letter; raise InvalidJob when the letter is closed already."""
-    using = alias or jobs_alias()
-
-    def move() -> str:
-        letter = DeadLetter.objects.using(using).filter(pk=letter_id).select_for_update().first()
-        if letter is None:
-            raise JobNotFound(f"dead letter {letter_id}")
-        if not letter.is_open:
-            state = "acknowledged" if letter.acknowledged_at else "replayed"
-            raise InvalidJob(f"the dead letter of job {letter.job_id!r} is {state} already")
-        return str(letter.job_id)
-
-    replay(run_transaction(move, using), by=by, alias=using)

@@ -3,181 +3,473 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
 
-from django.db import DataError, IntegrityError, connections
+from django.db import DatabaseError, DataError, IntegrityError
 
 from django_jobs import signals
-from django_jobs.models import (
-    Attempt,
-    AttemptOutcome,
-    DeadLetterReason,
-    Job,
-    JobStatus,
-)
+from django_jobs.db.dialects import dialect
+from django_jobs.db.errors import is_lock_timeout
+from django_jobs.db.notify import notify_finished
+from django_jobs.db.transactions import after_commit, lock_wait, transactional
+from django_jobs.handlers import Rules
+from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobStatus
+from django_jobs.models.fields import DbNow
+from django_jobs.models.job import ENDED_BADLY, WAITING
+from django_jobs.payloads import decode
+from django_jobs.retry import decide
+from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback
 
-from .ended import settle_ended
-from .events import announce, forget, tell_completed
-from .notify import announce_finished
-from .outcome import Completed, Outcome, Results
-from .sql import dialect
-from .transactions import do_for_free, jobs_alias, run_transaction
-from .wake import wake_dependents
+from .cancel import cancel_as_requested
+from .claim import ClaimedJob, held_claim
+from .dependents import dependents_of, settle_dependents, wake_dependents
 
 logger = logging.getLogger("django_jobs")
+
 REFUSED = (DataError, IntegrityError)
+LOCK_WAIT_SECONDS = 0.5
+FAILURES = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT, AttemptOutcome.CRASHED)
 
 
-def settle(
-    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
-) -> set[str]:
+class Outcome(NamedTuple):
+    """How a run ended, and where its job goes from here. The constructors below make one of each kind.
+
+    `needs_settle` is False where nothing is left to write: its settle has committed already, or the job was lost.
+    """
+
+    job: ClaimedJob
+    status: JobStatus
+    attempt: AttemptOutcome | None = None  # None: it completed, and leaves no attempt
+    result_text: str | None = None
+    delay: float = 0.0
+    spends_retry: bool = False
+    counts_crash: bool = False
+    reason: DeadLetterReason | None = None  # of its dead letter; None: it gets none
+    exception_class: str = ""
+    error: str = ""
+    traceback: str = ""
+    fingerprint: str = ""
+    seconds: float = 0.0
+    needs_settle: bool = True
+
+    @property
+    def run(self) -> tuple[str, int]:
+        """The job's id and its fence, which name the run."""
+        return self.job.id, self.job.fence
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the job's handler did what it was there for."""
+        return self.attempt is None
+
+    @property
+    def result(self) -> Any:
+        """The result, decoded."""
+        return None if self.result_text is None else decode(self.result_text)
+
+    @classmethod
+    def completed(cls, job: ClaimedJob, result_text: str | None = None, *, needs_settle: bool = True) -> Outcome:
+        """Return the outcome of a handler that returned; its result is JSON text, or None."""
+        return cls(job, JobStatus.COMPLETED, result_text=result_text, needs_settle=needs_settle)
+
+    @classmethod
+    def lost(cls, job: ClaimedJob) -> Outcome:
+        """Return the outcome of a run whose job was taken away: nobody writes anything about it any more."""
+        return cls(job, JobStatus.RUNNING, AttemptOutcome.LEASE_LOST, needs_settle=False)
+
+    @classmethod
+    def failed(cls, job: ClaimedJob, error: BaseException, rules: Rules, seconds: float = 0.0) -> Outcome:
+        """Return the outcome of a handler that raised: a retry, or its end, as the retry policy decides.
+
+        Where the queue wants no dead letters the job ends FAILED.
+        """
+        decision = decide(rules.policy(job.max_retries), retry_count=job.retry_count, exception=error)
+        outcome = cls._raised(job, error, seconds)
+        if decision.action == "retry":
+            return outcome._replace(delay=decision.delay_seconds, spends_retry=True)
+        return outcome._given_up(DeadLetterReason(decision.reason), rules, error)
+
+    @classmethod
+    def timed_out(cls, job: ClaimedJob, error: BaseException, rules: Rules, seconds: float = 0.0) -> Outcome:
+        """Return the outcome of a run that passed its timeout, whatever came of that in the handler: as `failed`."""
+        outcome = cls.failed(job, error, rules, seconds)._replace(attempt=AttemptOutcome.TIMED_OUT)
+        return outcome._replace(reason=DeadLetterReason.TIMEOUT) if outcome.reason else outcome
+
+    @classmethod
+    def bad_result(cls, job: ClaimedJob, error: BaseException, rules: Rules, seconds: float = 0.0) -> Outcome:
+        """Return the outcome of a handler whose result cannot be stored: the end, for a retry would repeat its effects."""
+        return cls._raised(job, error, seconds)._given_up(DeadLetterReason.BAD_RESULT, rules, error)
+
+    @classmethod
+    def _raised(cls, job: ClaimedJob, error: BaseException, seconds: float) -> Outcome:
+        return cls(
+            job,
+            JobStatus.SCHEDULED,
+            AttemptOutcome.FAILED,
+            exception_class=exception_path(error),
+            error=describe_exception(error),
+            traceback=format_traceback(error),
+            seconds=seconds,
+        )
+
+    def _given_up(self, reason: DeadLetterReason, rules: Rules, error: BaseException) -> Outcome:
+        return self._replace(
+            status=JobStatus.DEAD if rules.dead_letter else JobStatus.FAILED,
+            reason=reason if rules.dead_letter else None,
+            fingerprint=fingerprint(self.job.job_type, error),
+        )
+
+    @classmethod
+    def no_handler(cls, job: ClaimedJob, error: str) -> Outcome:
+        """Return the end of a job whose type nobody registered here, with a dead letter, so that nothing is lost."""
+        return cls(
+            job,
+            JobStatus.FAILED,
+            AttemptOutcome.FAILED,
+            reason=DeadLetterReason.NO_HANDLER,
+            error=error,
+            fingerprint=f"no handler {job.job_type}"[:64],
+        )
+
+    @classmethod
+    def crashed(
+        cls,
+        job: ClaimedJob,
+        error: str,
+        rules: Rules,
+        *,
+        counts: bool = True,
+        cancel_requested: bool = False,
+        seconds: float = 0.0,
+    ) -> Outcome:
+        """Return the outcome of a run whose process died: alone next time, or dead after `max_crashes` of its own.
+
+        Args:
+            counts: whether the death may be this job's fault, and is counted.
+        """
+        dead = job.crash_count + counts >= rules.max_crashes and not cancel_requested
+        return cls(
+            job,
+            JobStatus.DEAD if dead else JobStatus.CANCELLED if cancel_requested else JobStatus.SCHEDULED,
+            AttemptOutcome.CRASHED,
+            counts_crash=counts,
+            reason=DeadLetterReason.CRASH_LOOP if dead else None,
+            error=error,
+            fingerprint=f"crash {job.job_type}"[:64] if dead else "",
+            seconds=seconds,
+        )
+
+    @classmethod
+    def released(cls, job: ClaimedJob, error: str, delay: float | None = None) -> Outcome:
+        """Return the outcome of a run that could not even begin: the job waits again, after a delay if one is given."""
+        status = JobStatus.PENDING if delay is None else JobStatus.SCHEDULED
+        return cls(job, status, AttemptOutcome.RELEASED, delay=delay or 0.0, error=error)
+
+    @classmethod
+    def snoozed(cls, job: ClaimedJob, delay: float, error: str, seconds: float = 0.0) -> Outcome:
+        """Return the outcome of a handler that wants to run again later, at no cost of a retry."""
+        return cls(job, JobStatus.SCHEDULED, AttemptOutcome.SNOOZED, delay=delay, error=error, seconds=seconds)
+
+    @classmethod
+    def cancelled(cls, job: ClaimedJob, error: str, seconds: float = 0.0) -> Outcome:
+        """Return the outcome of a handler that stopped because somebody cancelled the job."""
+        return cls(job, JobStatus.CANCELLED, AttemptOutcome.CANCELLED, error=error, seconds=seconds)
+
+    @classmethod
+    def by_hand(cls, job: ClaimedJob, status: JobStatus, delay: float = 0.0) -> Outcome:
+        """Return the outcome that whoever holds a job gives it by hand: one of the statuses that end a run."""
+        if status == JobStatus.COMPLETED:
+            return cls.completed(job)
+        dead = status == JobStatus.DEAD
+        return cls(
+            job,
+            status,
+            AttemptOutcome.CANCELLED if status == JobStatus.CANCELLED else AttemptOutcome.FAILED,
+            delay=delay if status == JobStatus.SCHEDULED else 0.0,
+            spends_retry=status == JobStatus.SCHEDULED,
+            reason=DeadLetterReason.FAILED_BY_HANDLER if dead else None,
+            error="set by hand",
+            fingerprint="set by hand" if dead else "",
+        )
+
+
+def settle(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     """Settle runs in one transaction and return the ids that were lost: somebody else had moved their fence.
 
     Dependents are woken in the same transaction. When the database refuses one member for good, the members are settled one
     by one and the refused one is dead (`bad result`).
     """
-    return _settle_batch(completed, outcomes, process_id, alias or jobs_alias(), None)
-
-
-def _settle_batch(
-    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, using: str, lock_wait: float | None
-) -> set[str]:
     try:
-        lost = run_transaction(lambda: _settle_all(completed, outcomes, process_id, using), using, lock_wait=lock_wait)
+        lost = _settle(outcomes, process_id)
     except REFUSED as error:
-        number = len(completed) + len(outcomes)
-        if lock_wait is not None and number > 1:
-            raise
-        logger.warning("the database refused a batch of %d results, settling one by one: %s", number, error)
-        lost = _settle_apart(completed, outcomes, process_id, using)
-    announce_finished(using)
-    forget([(outcome.job.id, outcome.job.fence) for outcome in outcomes])
-    if lost:
-        forget([(done.id, done.fence) for done in completed if done.id in lost])
-        logger.warning("dropped the late result of %s: another worker has taken the job since", ", ".join(sorted(lost)))
+        _log_refused(outcomes, error)
+        lost = {job_id for outcome in outcomes for job_id in _settle_alone(outcome, process_id)}
+    _after_settle(outcomes, lost)
     return lost
 
 
-def settle_free(
-    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
-) -> Results:
-    """Settle the runs whose rows, and whose dependents' rows, nobody else has locked; return the others.
+def settle_unlocked(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
+    """Settle the runs whose rows, and whose dependents' rows, nobody else has locked for long; return the others.
 
     A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch.
     """
-
-    def move(runs: Sequence[Completed | Outcome], lock_wait: float) -> None:
-        _settle_batch(*_sorted_out(runs), process_id, alias or jobs_alias(), lock_wait)
-
-    # A single run that the database refuses ends as `bad result`.
-    return _sorted_out(do_for_free(move, [*completed, *outcomes], also=REFUSED))
-
-
-def _sorted_out(runs: Iterable[Completed | Outcome]) -> Results:
-    completed: list[Completed] = []
-    outcomes: list[Outcome] = []
-    for run in runs:
-        if isinstance(run, Completed):
-            completed.append(run)
-        else:
-            outcomes.append(run)
-    return completed, outcomes
+    locked: list[Outcome] = []
+    with lock_wait(LOCK_WAIT_SECONDS):
+        try:
+            lost = _settle(outcomes, process_id)
+        except DatabaseError as error:
+            locked, lost = _settle_some(outcomes, process_id, error)
+    _after_settle([outcome for outcome in outcomes if outcome not in locked], lost)
+    return locked
 
 
-def settle_again(
-    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
-) -> set[str]:
+def _settle_some(outcomes: Sequence[Outcome], process_id: str, error: DatabaseError) -> tuple[list[Outcome], set[str]]:
+    """Settle what can be settled of a batch that failed; return what is locked, and the ids that were lost."""
+    if is_lock_timeout(error):
+        try:
+            return _settle_free(outcomes, process_id)
+        except REFUSED as refused:
+            error = refused
+    if not isinstance(error, REFUSED):
+        raise error
+    _log_refused(outcomes, error)
+    locked: list[Outcome] = []
+    lost: set[str] = set()
+    for outcome in outcomes:
+        try:
+            lost |= _settle_alone(outcome, process_id)
+        except DatabaseError as failure:
+            if not is_lock_timeout(failure):
+                raise
+            locked.append(outcome)
+    return locked, lost
+
+
+@transactional
+def _settle_free(outcomes: Sequence[Outcome], process_id: str) -> tuple[list[Outcome], set[str]]:
+    """Take the locks that are to be had at once, and settle what needs no other; return what is left as `_settle_some`."""
+    free = dialect().lock_free_jobs([outcome.job.id for outcome in outcomes])
+    dependents = dependents_of(sorted(free))
+    wanted = {job_id for waiting in dependents.values() for job_id in waiting} - free
+    unlocked = free | (dialect().lock_free_jobs(sorted(wanted)) if wanted else set())
+    free = {job_id for job_id in free if unlocked.issuperset(dependents.get(job_id, ()))}
+    lost = _settle([outcome for outcome in outcomes if outcome.job.id in free], process_id)
+    return [outcome for outcome in outcomes if outcome.job.id not in free], lost
+
+
+def settle_again(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     """Settle after an attempt whose reply was lost: what has moved since may well be our own commit."""
-    undone, left = not_settled(completed, outcomes, process_id, alias)
-    return settle(undone, left, process_id, alias) if undone or left else set()
+    left = not_settled(outcomes, process_id)
+    return settle(left, process_id) if left else set()
 
 
-def not_settled(
-    completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, alias: str | None = None
-) -> Results:
+def not_settled(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
     """Return the runs that are not on record as settled.
 
     A job that our settle completed has the next fence and is completed; one that we ended otherwise has the next fence and
     our attempt. Anything else is left to `settle`, which writes it or reports it lost.
     """
-    using = alias or jobs_alias()
-    rows = {
-        row[0]: row[1:]
-        for row in Job.objects.using(using)
-        .filter(pk__in=[done.id for done in completed] + [outcome.job.id for outcome in outcomes])
-        .values_list("pk", "fence", "status")
-    }
-    undone = [done for done in completed if rows.get(done.id) != (done.fence + 1, JobStatus.COMPLETED)]
-    tell_completed(((done.id, done.fence) for done in completed if done not in undone), using)
+    rows = Job.objects.filter(pk__in=[outcome.job.id for outcome in outcomes]).values_list("pk", "fence", "status")
+    stands = {job_id: (fence, status) for job_id, fence, status in rows}
     left = [
         outcome
         for outcome in outcomes
-        if rows.get(outcome.job.id) != (outcome.job.fence + 1, outcome.status)
-        or not Attempt.objects.using(using)
-        .filter(job_id=outcome.job.id, number=outcome.job.attempt, worker_id=process_id, outcome=outcome.attempt)
-        .exists()
+        if stands.get(outcome.job.id) != (outcome.job.fence + 1, outcome.status)
+        or not (outcome.is_completed or _has_attempt(outcome, process_id))
     ]
-    return undone, left
+    _call_back_completed(outcome for outcome in outcomes if outcome.is_completed and outcome not in left)
+    return left
 
 
-def settle_in_transaction(done: Completed, alias: str) -> bool:
+def _has_attempt(outcome: Outcome, process_id: str) -> bool:
+    attempts = Attempt.objects.filter(job_id=outcome.job.id, number=outcome.job.attempt, worker_id=process_id)
+    return attempts.filter(outcome=outcome.attempt).exists()
+
+
+def complete_in_transaction(outcome: Outcome, process_id: str) -> bool:
     """Complete one job inside the handler's own transaction; return False when its lease was lost."""
-    if not dialect(connections[alias]).complete(connections[alias], [done]):
+    if _settle_here([outcome], process_id):
         return False
-    wake_dependents([done.id], alias)
-    tell_completed([(done.id, done.fence)], alias)
-    announce_finished(alias)
+    notify_finished()
     return True
 
 
-def _settle_all(completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, using: str) -> set[str]:
+@transactional
+def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float) -> bool:
+    """Record a run that the database undid and that its process starts again; False when the job is not ours any more."""
+    held = Job.objects.held_under(job.id, job.fence).select_for_update().values_list("pk", flat=True).first()
+    if held is not None:
+        attempt_of(Outcome.released(job, error)._replace(seconds=seconds), process_id).save(force_insert=True)
+    return held is not None
+
+
+def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
+    """Settle runs in the transaction that is open; return the ids that were lost."""
     lost: set[str] = set()
-    connection = connections[using]
+    completed = [outcome for outcome in outcomes if outcome.is_completed]
     if completed:
-        settled = dialect(connection).complete(connection, completed)
-        wake_dependents(sorted(settled), using)
-        tell_completed(((done.id, done.fence) for done in completed if done.id in settled), using)
+        settled = dialect().complete([(*outcome.run, outcome.result_text) for outcome in completed])
+        wake_dependents(sorted(settled))
         if len(settled) != len(completed):
-            lost.update(done.id for done in completed if done.id not in settled)
-        if signals.job_completed.has_listeners(Job):
-            for done in completed:
-                if done.id in settled:
-                    announce(signals.job_completed, done.id, using, worker_id=process_id, result=done.result)
-    return lost | settle_ended(outcomes, process_id, using)
-
-
-def _settle_apart(completed: Sequence[Completed], outcomes: Sequence[Outcome], process_id: str, using: str) -> set[str]:
-    lost: set[str] = set()
-    for done in completed:
-        try:
-            lost |= run_transaction(lambda done=done: _settle_all([done], [], process_id, using), using)  # type: ignore[misc]
-        except REFUSED as error:
-            lost |= settle_bad_result(done.id, done.fence, str(error), process_id, using)
-    for outcome in outcomes:
-        try:
-            lost |= run_transaction(lambda one=outcome: _settle_all([], [one], process_id, using), using)  # type: ignore[misc]
-        except REFUSED:
-            logger.exception(
-                "the database refused what is told of a run of job %s; that much is left out", outcome.job.id
-            )
-            plain = replace(outcome, error="the database refused the error's text", exception_class="", traceback="")
-            lost |= run_transaction(lambda one=plain: _settle_all([], [one], process_id, using), using)  # type: ignore[misc]
+            lost = {outcome.job.id for outcome in completed} - settled
+        _announce_completed([outcome for outcome in completed if outcome.job.id in settled], process_id)
+    if len(completed) != len(outcomes):
+        lost |= settle_ended([outcome for outcome in outcomes if not outcome.is_completed], process_id)
     return lost
 
 
-def settle_bad_result(job_id: str, fence: int, error: str, process_id: str, alias: str) -> set[str]:
-    """Make a job dead whose result the database would not take; a retry would repeat its effects."""
-    from .claim import claim_one
+_settle = transactional(_settle_here)
 
-    job = claim_one(job_id, fence, process_id, alias)
+
+def _announce_completed(outcomes: Sequence[Outcome], process_id: str) -> None:
+    _call_back_completed(outcomes)
+    if signals.job_completed.has_listeners(Job):
+        for outcome in outcomes:
+            signals.announce(signals.job_completed, outcome.job.id, worker_id=process_id, result=outcome.result)
+
+
+def settle_ended(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
+    """Settle runs that did not complete, in the transaction that is open; return the ids whose fence had moved.
+
+    One statement a table for the whole batch: the jobs are moved, their attempts and dead letters written, their dependents
+    treated.
+    """
+    rows = [
+        (
+            *outcome.run,
+            str(outcome.status),
+            outcome.delay,
+            int(outcome.spends_retry),
+            int(outcome.counts_crash),
+            outcome.error or None,
+        )
+        for outcome in sorted(outcomes, key=lambda outcome: outcome.job.id)
+    ]
+    moved = dialect().end(rows)
+    settled = [outcome for outcome in outcomes if outcome.job.id in moved]
+    Attempt.objects.bulk_create(attempt_of(outcome, process_id) for outcome in settled)
+    if dead_letters := [_dead_letter(outcome) for outcome in settled if outcome.reason is not None]:
+        DeadLetter.objects.bulk_create(dead_letters)
+    if bad := sorted(outcome.job.id for outcome in settled if outcome.status in ENDED_BADLY):
+        settle_dependents(bad)
+    if waiting := [outcome.job.id for outcome in settled if outcome.status in WAITING]:
+        cancel_as_requested(waiting)
+    _announce_ended(settled, process_id)
+    return {outcome.job.id for outcome in outcomes} - moved
+
+
+def attempt_of(outcome: Outcome, process_id: str) -> Attempt:
+    """Return the attempt, not saved, of a run that did not complete."""
+    assert outcome.attempt is not None
+    return Attempt(
+        job_id=outcome.job.id,
+        number=outcome.job.attempt,
+        worker_id=process_id,
+        started_at=DbNow() - timedelta(seconds=outcome.seconds),
+        ended_at=DbNow(),
+        outcome=outcome.attempt,
+        exception_class=outcome.exception_class,
+        error=outcome.error,
+        traceback=outcome.traceback,
+    )
+
+
+def _dead_letter(outcome: Outcome) -> DeadLetter:
+    assert outcome.reason is not None
+    return DeadLetter(
+        job_id=outcome.job.id,
+        reason=outcome.reason,
+        error=outcome.error,
+        traceback=outcome.traceback,
+        fingerprint=outcome.fingerprint,
+        died_at=DbNow(),
+    )
+
+
+def _announce_ended(outcomes: Sequence[Outcome], process_id: str) -> None:
+    """Send the signals of runs that did not complete: failed, then what came of it. The jobs are read once for all."""
+    sent = [signals.job_failed, signals.job_retried, signals.job_dead, signals.job_cancelled]
+    if not any(signal.has_listeners(Job) for signal in sent):
+        return
+    jobs = Job.objects.in_bulk([outcome.job.id for outcome in outcomes])
+    for outcome in outcomes:
+        job = jobs[outcome.job.id]
+        if outcome.attempt in FAILURES:
+            signals.announce(signals.job_failed, job, error=outcome.error, worker_id=process_id)
+            if job.status == JobStatus.SCHEDULED:
+                signals.announce(signals.job_retried, job, next_scheduled_at=job.available_at, error=outcome.error)
+        if outcome.status == JobStatus.DEAD or outcome.reason is not None:
+            signals.announce(signals.job_dead, job, error=outcome.error)
+        if outcome.status == JobStatus.CANCELLED:
+            signals.announce(signals.job_cancelled, job)
+
+
+def _settle_alone(outcome: Outcome, process_id: str) -> set[str]:
+    """Settle one run of a batch that was refused; what the database would not take is left out."""
+    try:
+        return _settle([outcome], process_id)
+    except REFUSED as error:
+        if outcome.is_completed:
+            return _settle_bad_result(outcome, str(error), process_id)
+        logger.exception("the database refused what is told of a run of job %s; that much is left out", outcome.job.id)
+    plain = outcome._replace(error="the database refused the error's text", exception_class="", traceback="")
+    return _settle([plain], process_id)
+
+
+def _settle_bad_result(outcome: Outcome, error: str, process_id: str) -> set[str]:
+    """Make a job dead whose result the database would not take; a retry would repeat its effects."""
+    job = held_claim(*outcome.run, process_id)
     if job is None:
-        return {job_id}
-    outcome = Outcome(
-        job=job,
-        status=JobStatus.DEAD,
-        attempt=AttemptOutcome.FAILED,
-        letter=DeadLetterReason.BAD_RESULT,
+        return {outcome.job.id}
+    bad = Outcome(
+        job,
+        JobStatus.DEAD,
+        AttemptOutcome.FAILED,
+        reason=DeadLetterReason.BAD_RESULT,
         error=f"the database refused the result: {error:.500}",
     )
-    return run_transaction(lambda: _settle_all([], [outcome], process_id, alias), alias)
+    return _settle([bad], process_id)
+
+
+def _log_refused(outcomes: Sequence[Outcome], error: Exception) -> None:
+    logger.warning("the database refused a batch of %d results, settling one by one: %s", len(outcomes), error)
+
+
+def _after_settle(outcomes: Sequence[Outcome], lost: set[str]) -> None:
+    notify_finished()
+    _forget_callbacks(outcome.run for outcome in outcomes if not outcome.is_completed or outcome.job.id in lost)
+    if lost:
+        logger.warning("dropped the late result of %s: another worker has taken the job since", ", ".join(sorted(lost)))
+
+
+# What this process does once a run of its own is known to be recorded; by job and fence, so that no later run is meant.
+_on_completion: dict[tuple[str, int], Callable[[], None]] = {}
+
+
+def on_completion(job_id: str, fence: int, callback: Callable[[], None]) -> None:
+    """Call back once when this run, which is about to return, has been recorded as completed; never when it is not."""
+    _on_completion[job_id, fence] = callback
+
+
+def _call_back_completed(outcomes: Iterable[Outcome]) -> None:
+    """Call back for runs that are completed once the open transaction, if any, has committed."""
+    if _on_completion:
+        for outcome in outcomes:
+            if outcome.run in _on_completion:
+                after_commit(partial(_call_back, outcome.run))
+
+
+def _forget_callbacks(runs: Iterable[tuple[str, int]]) -> None:
+    """Drop the callbacks of runs that ended otherwise."""
+    if _on_completion:
+        for run in runs:
+            _on_completion.pop(run, None)
+
+
+def _call_back(run: tuple[str, int]) -> None:
+    callback = _on_completion.pop(run, None)
+    if callback is not None:
+        callback()

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections
+from django.db.models.base import ModelState
 
 from django_jobs import signals
+from django_jobs.db.connections import jobs_alias, jobs_connection
+from django_jobs.db.dialects import INSERT_COLUMNS, dialect
+from django_jobs.db.notify import notify_work
+from django_jobs.db.transactions import database_now, retried, transactional
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Registry, registry
-from django_jobs.models import Job
-from django_jobs.newjob import NewJob
-from django_jobs.payloads import encode_payload
+from django_jobs.handlers import Registry, handler_problem, registry, unknown_job_type
+from django_jobs.ids import new_id
+from django_jobs.models import Job, JobStatus
+from django_jobs.models.job import LIVE
+from django_jobs.payloads import decode, encode_payload
+from django_jobs.propagation import with_trace
+from django_jobs.submission import NewJob, Submission, Template, check_submission, resolve
 
-from . import graph
-from .notify import announce_work
-from .rows import Draft, draft, live_holder, live_holders, refuse_taken_ids
-from .sql import dialect
-from .transactions import database_now, immediate, jobs_alias, retry_transient
+from . import dependencies
 
-T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
-_warned: set[str] = set()
-CLASHES_IN_A_ROW = 20
+
+MAX_CLASHES = 20
+LOOKUP_CHUNK = 1000
 _OF_ONE_JOB = ("job_id", "unique_key", "depends_on")
+_ID, _PAYLOAD, _STATUS, _OPEN_EDGES = map(INSERT_COLUMNS.index, ("id", "payload", "status", "pending_dependencies"))
+# Every column of a job that nobody has claimed yet; those whose default is made anew for each job are always filled in.
+_UNTOUCHED = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
+_warned: set[str] = set()
 
 
 class _KeyTaken(Exception):
@@ -48,25 +57,23 @@ def submit(
         handlers: who must know the job type.
         rank: the stored order, -100 to 100, for callers whose priorities are finer than ours.
         any_type: accept a type without a handler, for queues whose handlers live in another process.
-        options: see `validation.OPTIONS`.
+        options: see `submission.OPTIONS`.
 
     Raises InvalidJob with every problem of the call; nothing is written then.
     """
-    new = draft(job_type, payload, options, handlers, rank=rank, any_type=any_type)
-    alias = jobs_alias()
-    _warn_of_another_database(alias)
-    said = new.submission
-    looks_first = said.depends_on or said.delay is not None or said.scheduled_at is not None
-    for _ in range(CLASHES_IN_A_ROW):
-        job = _insert_after_a_look(new, alias) if looks_first else _insert(new, alias)
+    draft = _draft(job_type, payload, options, handlers, rank=rank, any_type=any_type)
+    _warn_of_another_database()
+    said = draft.submission
+    needs_a_look = said.depends_on or said.delay is not None or said.scheduled_at is not None
+    for _ in range(MAX_CLASHES):
+        job = _insert_after_a_look(draft) if needs_a_look else _insert(draft)
         if job is not None:
-            return _announce(job, alias)
+            _announce([job])
+            return job
         if said.job_id is not None:
-            refuse_taken_ids([said.job_id], alias)
-        if said.unique_key is not None:
-            held = live_holder(said.unique_key, alias)
-            if held is not None:
-                return held
+            _refuse_taken_ids([said.job_id])
+        if said.unique_key is not None and (holder := _live_holders([said.unique_key]).get(said.unique_key)):
+            return holder
         # The holder ended between the INSERT and the look: the key is free again.
     raise InvalidJob(f"unique_key {said.unique_key!r} changes hands too fast; submit again")
 
@@ -78,51 +85,16 @@ def submit_row(
 
     No Job is built, which saves a quarter of the cost. Raises InvalidJob as `submit` does.
     """
-    new = draft(job_type, payload, options, registry, rank=rank)
-    alias = jobs_alias()
-    _warn_of_another_database(alias)
-    values, created_at = _write(new, alias)
+    draft = _draft(job_type, payload, options, registry, rank=rank)
+    _warn_of_another_database()
+    values = draft.values(None)
+    created_at = _insert_values(values)
     if created_at is None:
-        raise InvalidJob(f"job_id {new.id!r} exists already")
-    announce_work(new.shape.queue, alias)
+        raise InvalidJob(f"job_id {draft.id!r} exists already")
+    notify_work(draft.template.queue)
     if signals.job_submitted.has_listeners(Job):
-        signals.send(signals.job_submitted, sender=Job, job=new.as_job(values, created_at, alias))
-    return new.id, created_at
-
-
-def _insert(new: Draft, alias: str) -> Job | None:
-    """Write the row in one statement; None when its id or unique key is taken."""
-    values, created_at = _write(new, alias)
-    return None if created_at is None else new.as_job(values, created_at, alias)
-
-
-def _write(new: Draft, alias: str) -> tuple[list[Any], datetime | None]:
-    connection = connections[alias]
-    values = new.values(alias, None)
-    insert = dialect(connection).insert_job
-    if connection.in_atomic_block:
-        return values, insert(connection, values)
-    return values, retry_transient(lambda: insert(connection, values))
-
-
-def _insert_after_a_look(new: Draft, alias: str) -> Job | None:
-    """Write a job that needs the clock or its dependencies first; None when its id or unique key is taken."""
-
-    def move() -> Job | None:
-        now = database_now(alias)
-        said = new.submission
-        edges = graph.resolve({new.id: (said.depends_on, said.on_dependency_failure)}, frozenset(), alias)
-        new.open_edges = graph.count_open(edges[new.id])
-        values = new.values(alias, now)
-        created_at = dialect(connections[alias]).insert_job(connections[alias], values)
-        if created_at is None:
-            return None
-        job = new.as_job(values, created_at, alias, now)
-        if graph.store(edges, alias):
-            job.refresh_from_db(using=alias)
-        return job
-
-    return _joined_or_own(move, alias)
+        signals.send(signals.job_submitted, sender=Job, job=draft.as_job(values, created_at))
+    return draft.id, created_at
 
 
 def submit_many(new_jobs: Iterable[NewJob], *, handlers: Registry = registry, any_type: bool = False) -> list[Job]:
@@ -136,28 +108,199 @@ def submit_many(new_jobs: Iterable[NewJob], *, handlers: Registry = registry, an
     drafts = _check_batch(list(new_jobs), handlers, any_type)
     if not drafts:
         return []
-    alias = jobs_alias()
-    _warn_of_another_database(alias)
-    for left in reversed(range(CLASHES_IN_A_ROW)):
+    _warn_of_another_database()
+    for left in reversed(range(MAX_CLASHES)):
         try:
-            jobs = _joined_or_own(lambda: _write_batch(drafts, alias), alias)
+            jobs = _insert_batch(drafts)
             break
         except _KeyTaken:
             if not left:
                 raise InvalidJob("unique keys of the batch change hands too fast; submit again") from None
-    for queue in {job.queue for job in jobs}:
-        announce_work(queue, alias)
-    for job in jobs if signals.job_submitted.has_listeners(Job) else ():
-        signals.send(signals.job_submitted, sender=Job, job=job)
+    _announce(jobs)
     return jobs
 
 
-def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool) -> list[Draft]:
+def _announce(jobs: Sequence[Job]) -> None:
+    for queue in {job.queue for job in jobs}:
+        notify_work(queue)
+    if signals.job_submitted.has_listeners(Job):
+        for job in jobs:
+            signals.send(signals.job_submitted, sender=Job, job=job)
+
+
+# --- a checked submission on its way to a row
+
+
+class _Shared:
+    """The values that the rows of one template share, worked out once for each clock."""
+
+    __slots__ = ("_now", "_values", "template")
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self._now: datetime | None = None
+        self._values: list[Any] | None = None
+
+    def values(self, now: datetime | None) -> list[Any]:
+        """Return INSERT_COLUMNS for a job without an id, a payload and dependencies."""
+        if self._values is None or self._now != now:
+            self._now, self._values = now, self._worked_out(now)
+        return self._values
+
+    def _worked_out(self, now: datetime | None) -> list[Any]:
+        template, said = self.template, self.template.submission
+        scheduled_at = template.scheduled_at(now)
+        waits = scheduled_at is not None and now is not None and scheduled_at > now
+        available_at = scheduled_at if waits else now
+        adapt = jobs_connection().ops.adapt_datetimefield_value
+        return [
+            "",
+            said.job_type,
+            template.queue,
+            "",
+            template.rank,
+            "scheduled" if waits else "pending",
+            None if scheduled_at is None else adapt(scheduled_at),
+            None if available_at is None else adapt(available_at),
+            template.max_retries,
+            template.timeout_seconds,
+            said.metadata,
+            said.unique_key,
+            said.unique_key,
+            0,
+        ]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One job to be written; `open_edges` is filled in from the graph."""
+
+    shared: _Shared
+    id: str
+    payload: str
+    open_edges: int = 0
+
+    @property
+    def template(self) -> Template:
+        """What it has in common with the others of a batch that differ in their payload alone."""
+        return self.shared.template
+
+    @property
+    def submission(self) -> Submission:
+        """What was said of it."""
+        return self.shared.template.submission
+
+    def another(self, payload: str) -> _Draft:
+        """Return a draft that differs in its payload alone."""
+        return _Draft(self.shared, new_id(), payload)
+
+    def values(self, now: datetime | None) -> list[Any]:
+        """Return INSERT_COLUMNS; without `now` the database fills in its own clock and the job is pending at once."""
+        values = self.shared.values(now).copy()
+        values[_ID], values[_PAYLOAD], values[_OPEN_EDGES] = self.id, self.payload, self.open_edges
+        return values
+
+    def as_job(self, values: Sequence[Any], created_at: datetime, now: datetime | None = None) -> Job:
+        """Return the job as the row just written would be read; `now` is what `values()` was given.
+
+        Filled in without the constructor, which costs ten times as much.
+        """
+        template, said = self.template, self.submission
+        status = JobStatus(values[_STATUS])
+        scheduled_at = template.scheduled_at(now or created_at)
+        job = Job.__new__(Job)
+        job.__dict__ = _UNTOUCHED | {
+            "_state": _saved(),
+            "_depends_on": said.depends_on,
+            "id": self.id,
+            "job_type": said.job_type,
+            "queue": template.queue,
+            "payload": decode(self.payload),
+            "rank": template.rank,
+            "status": status,
+            "scheduled_at": scheduled_at,
+            "available_at": (scheduled_at if status is JobStatus.SCHEDULED else now) or created_at,
+            "created_at": created_at,
+            "updated_at": created_at,
+            "max_retries": template.max_retries,
+            "timeout_seconds": template.timeout_seconds,
+            "metadata": decode(said.metadata),
+            "unique_key": said.unique_key,
+            "unique_lock": said.unique_key,
+            "pending_dependencies": self.open_edges,
+        }
+        return job
+
+
+def _saved() -> ModelState:
+    state = ModelState()
+    state.adding = False
+    state.db = jobs_alias()
+    return state
+
+
+def _draft(
+    job_type: Any,
+    payload: Any,
+    options: Mapping[str, Any],
+    handlers: Registry,
+    *,
+    rank: int | None = None,
+    any_type: bool = False,
+) -> _Draft:
+    """Check a submission and fill in what it leaves open; raise InvalidJob with all its problems, an unknown type among them."""
+    try:
+        submission = check_submission(job_type, payload, options)
+    except InvalidJob as error:
+        unknown = None if any_type else handler_problem(job_type, handlers)
+        raise InvalidJob(*([unknown] if unknown else []), *error.problems) from None
+    if not any_type and handlers.find(job_type) is None:
+        raise InvalidJob(unknown_job_type(job_type, handlers.job_types()))
+    template = resolve(with_trace(submission), handlers, rank=rank)
+    return _Draft(_Shared(template), submission.job_id or new_id(), submission.payload)
+
+
+# --- one job
+
+
+def _insert(draft: _Draft) -> Job | None:
+    """Write the row in one statement; None when its id or unique key is taken."""
+    values = draft.values(None)
+    created_at = _insert_values(values)
+    return None if created_at is None else draft.as_job(values, created_at)
+
+
+@retried
+def _insert_values(values: Sequence[Any]) -> datetime | None:
+    return dialect().insert_job(values)
+
+
+@transactional
+def _insert_after_a_look(draft: _Draft) -> Job | None:
+    """Write a job that needs the clock or its dependencies first; None when its id or unique key is taken."""
+    now = database_now()
+    said = draft.submission
+    edges = dependencies.resolve({draft.id: (said.depends_on, said.on_dependency_failure)}, frozenset())
+    draft.open_edges = dependencies.count_open(edges[draft.id])
+    values = draft.values(now)
+    created_at = dialect().insert_job(values)
+    if created_at is None:
+        return None
+    job = draft.as_job(values, created_at, now)
+    if dependencies.store(edges):
+        job.refresh_from_db(using=jobs_alias())
+    return job
+
+
+# --- a batch
+
+
+def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool) -> list[_Draft]:
     """Check every item, naming the index of each that is refused."""
     problems: list[str] = []
-    drafts: list[Draft] = []
+    drafts: list[_Draft] = []
     seen: dict[str, int] = {}
-    alike: dict[Hashable, Draft] = {}
+    alike: dict[Hashable, _Draft] = {}
     for index, new in enumerate(new_jobs):
         if not isinstance(new, NewJob):
             problems.append(f"item {index}: give NewJob(…), not {type(new).__name__}")
@@ -165,18 +308,18 @@ def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool)
         key = _likeness(new)
         try:
             if key in alike:
-                one = alike[key].another("{}" if new.payload is None else encode_payload(new.payload))
+                draft = alike[key].another("{}" if new.payload is None else encode_payload(new.payload))
             else:
-                one = draft(new.job_type, new.payload, new.options, handlers, any_type=any_type)
+                draft = _draft(new.job_type, new.payload, new.options, handlers, any_type=any_type)
                 if key is not None:
-                    alike[key] = one
+                    alike[key] = draft
         except InvalidJob as error:
             problems.extend(f"item {index}: {problem}" for problem in error.problems)
             continue
-        if one.id in seen:
-            problems.append(f"item {index}: job_id {one.id!r} is taken by item {seen[one.id]}")
-        seen[one.id] = index
-        drafts.append(one)
+        if draft.id in seen:
+            problems.append(f"item {index}: job_id {draft.id!r} is taken by item {seen[draft.id]}")
+        seen[draft.id] = index
+        drafts.append(draft)
     if problems:
         raise InvalidJob(*problems)
     return drafts
@@ -198,84 +341,89 @@ def _likeness(new: NewJob) -> Hashable:
     return key
 
 
-def _write_batch(drafts: Sequence[Draft], alias: str) -> list[Job]:
+@transactional
+def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
     """Write a checked batch: jobs without a unique key in bulk, the others one by one.
 
     Raises _KeyTaken when somebody else took a unique key meanwhile; nothing is written then.
     """
-    connection = connections[alias]
-    refuse_taken_ids([one.submission.job_id for one in drafts if one.submission.job_id is not None], alias)
-    jobs, stand_ins = _stand_ins(drafts, alias)
-    fresh = [one for one in drafts if one.id not in stand_ins]
-    edges = _edges_of_batch(drafts, fresh, stand_ins, alias)
-    for one in fresh:
-        one.open_edges = graph.count_open(edges.get(one.id, ()))
-    now = database_now(alias)
-    rows = [one.values(alias, now) for one in fresh]
-    plain = [row for one, row in zip(fresh, rows, strict=True) if one.submission.unique_key is None]
+    _refuse_taken_ids([draft.submission.job_id for draft in drafts if draft.submission.job_id is not None])
+    jobs, stand_ins = _stand_ins(drafts)
+    fresh = [draft for draft in drafts if draft.id not in stand_ins]
+    edges = _edges_of_batch(drafts, fresh, stand_ins)
+    for draft in fresh:
+        draft.open_edges = dependencies.count_open(edges.get(draft.id, ()))
+    now = database_now()
+    rows = [draft.values(now) for draft in fresh]
+    plain = [row for draft, row in zip(fresh, rows, strict=True) if draft.submission.unique_key is None]
     if plain:
-        dialect(connection).insert_jobs(connection, plain)
-    for one, row in zip(fresh, rows, strict=True):
-        if one.submission.unique_key is not None and dialect(connection).insert_job(connection, row) is None:
+        dialect().insert_jobs(plain)
+    for draft, row in zip(fresh, rows, strict=True):
+        if draft.submission.unique_key is not None and dialect().insert_job(row) is None:
             raise _KeyTaken
-        jobs[one.id] = one.as_job(row, now, alias)
-        if one.id in edges:
-            jobs[one.id].__dict__["_depends_on"] = [edge.depends_on for edge in edges[one.id]]
-    changed = graph.store(edges, alias) if edges else ()
+        jobs[draft.id] = draft.as_job(row, now, now)
+        if draft.id in edges:
+            jobs[draft.id].__dict__["_depends_on"] = [edge.depends_on for edge in edges[draft.id]]
+    changed = dependencies.store(edges) if edges else ()
     if changed:
-        jobs.update(Job.objects.using(alias).in_bulk(list(changed)))
-    return [jobs[stand_ins.get(one.id, one.id)] for one in drafts]
+        jobs.update(Job.objects.in_bulk(list(changed)))
+    return [jobs[stand_ins.get(draft.id, draft.id)] for draft in drafts]
 
 
-def _stand_ins(drafts: Sequence[Draft], alias: str) -> tuple[dict[str, Job], dict[str, str]]:
+def _stand_ins(drafts: Sequence[_Draft]) -> tuple[dict[str, Job], dict[str, str]]:
     """Return the live jobs that hold unique keys of a batch, and for each item that is not written the job in its place."""
-    keys = {one.id: one.submission.unique_key for one in drafts if one.submission.unique_key is not None}
+    keys = {draft.id: draft.submission.unique_key for draft in drafts if draft.submission.unique_key is not None}
     if not keys:
         return {}, {}
-    holders = live_holders(sorted(set(keys.values())), alias)
+    holders = _live_holders(sorted(set(keys.values())))
     first = {key: holder.id for key, holder in holders.items()}
-    stand_ins = {one: place for one, key in keys.items() if (place := first.setdefault(key, one)) != one}
+    stand_ins = {job_id: place for job_id, key in keys.items() if (place := first.setdefault(key, job_id)) != job_id}
     return {holder.id: holder for holder in holders.values()}, stand_ins
 
 
 def _edges_of_batch(
-    drafts: Sequence[Draft], fresh: Sequence[Draft], stand_ins: Mapping[str, str], alias: str
-) -> graph.Edges:
+    drafts: Sequence[_Draft], fresh: Sequence[_Draft], stand_ins: Mapping[str, str]
+) -> dependencies.Edges:
     """Return the edges of a batch, with the jobs that stand in for items in the place of these."""
-    said = {one.id: one.submission for one in fresh if one.submission.depends_on}
-    if not said:
+    waiting = {draft.id: draft.submission for draft in fresh if draft.submission.depends_on}
+    if not waiting:
         return {}
     wanted = {
-        job_id: (tuple(dict.fromkeys(stand_ins.get(dep, dep) for dep in one.depends_on)), one.on_dependency_failure)
-        for job_id, one in said.items()
+        job_id: (tuple(dict.fromkeys(stand_ins.get(dep, dep) for dep in said.depends_on)), said.on_dependency_failure)
+        for job_id, said in waiting.items()
     }
-    graph.refuse_cycles({job_id: depends_on for job_id, (depends_on, _) in wanted.items()}, alias)
-    places = {one.id: f"item {index}: " for index, one in enumerate(drafts)}
-    return graph.resolve(wanted, frozenset(one.id for one in fresh), alias, places)
+    dependencies.refuse_cycles({job_id: depends_on for job_id, (depends_on, _) in wanted.items()})
+    places = {draft.id: f"item {index}: " for index, draft in enumerate(drafts)}
+    return dependencies.resolve(wanted, frozenset(draft.id for draft in fresh), places)
 
 
-def _joined_or_own(move: Callable[[], T], alias: str) -> T:
-    """Run a move in the caller's transaction, under a savepoint, or in one of its own that may be run again."""
-    if connections[alias].in_atomic_block:
-        with transaction.atomic(using=alias):
-            return move()
-
-    def once() -> T:
-        with immediate(alias), transaction.atomic(using=alias):
-            return move()
-
-    return retry_transient(once)
+# --- what a clash means
 
 
-def _announce(job: Job, alias: str) -> Job:
-    announce_work(job.queue, alias)
-    if signals.job_submitted.has_listeners(Job):
-        signals.send(signals.job_submitted, sender=Job, job=job)
-    return job
+def _live_holders(unique_keys: Sequence[str]) -> dict[str, Job]:
+    """Return the live job that holds each of the unique keys that are held, as last committed."""
+    holders: dict[str, Job] = {}
+    connection = jobs_connection()
+    for start in range(0, len(unique_keys), LOOKUP_CHUNK):
+        jobs = Job.objects.filter(unique_lock__in=unique_keys[start : start + LOOKUP_CHUNK], status__in=LIVE)
+        if connection.vendor == "mysql" and connection.in_atomic_block:
+            jobs = jobs.select_for_update()  # REPEATABLE READ would show the caller's old snapshot
+        holders.update((str(job.unique_lock), job) for job in jobs)
+    return holders
 
 
-def _warn_of_another_database(alias: str) -> None:
+def _refuse_taken_ids(ids: Sequence[str]) -> None:
+    """Raise InvalidJob for each id that exists."""
+    taken: list[str] = []
+    for start in range(0, len(ids), LOOKUP_CHUNK):
+        taken += Job.objects.filter(pk__in=ids[start : start + LOOKUP_CHUNK]).values_list("pk", flat=True)
+    if taken:
+        raise InvalidJob(*(f"job_id {job_id!r} exists already; choose another" for job_id in sorted(taken)))
+
+
+def _warn_of_another_database() -> None:
     """Say once that a submit is not part of a transaction that is open on another database."""
+    alias = jobs_alias()
     for connection in connections.all(initialized_only=True):
         if connection.alias != alias and connection.in_atomic_block and connection.alias not in _warned:
             _warned.add(connection.alias)

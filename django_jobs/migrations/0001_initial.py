@@ -2,7 +2,6 @@
 
 import django.db.models.deletion
 import django_jobs.ids
-import django_jobs.models.doors
 import django_jobs.models.fields
 import django_jobs.models.indexes
 from django.conf import settings
@@ -25,6 +24,7 @@ class Migration(migrations.Migration):
                 ('paused_at', models.DateTimeField(blank=True, null=True, verbose_name='paused at')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'queue',
                 'verbose_name_plural': 'queues',
                 'ordering': ('name',),
@@ -44,9 +44,9 @@ class Migration(migrations.Migration):
                 ('heartbeat_at', models.DateTimeField(verbose_name='last heartbeat')),
                 ('lease_expires_at', models.DateTimeField(null=True, verbose_name='lease expires at')),
                 ('stopping_at', models.DateTimeField(blank=True, null=True, verbose_name='asked to stop at')),
-                ('sessions', django_jobs.models.fields.StrictJSONField(default=list, verbose_name='database sessions')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'worker process',
                 'verbose_name_plural': 'worker processes',
                 'ordering': ('started_at', 'id'),
@@ -85,6 +85,7 @@ class Migration(migrations.Migration):
                 ('progress_message', django_jobs.models.fields.ExactCharField(blank=True, default='', max_length=200, verbose_name='progress message')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'job',
                 'verbose_name_plural': 'jobs',
                 'ordering': ('-id',),
@@ -92,7 +93,6 @@ class Migration(migrations.Migration):
                 'indexes': [django_jobs.models.indexes.HotIndex(fields=['queue', 'rank', 'available_at', 'id'], full_fields=['queue', 'status', 'pending_dependencies', 'rank', 'available_at', 'id'], name='django_jobs_job_ready', where=models.Q(('pending_dependencies', 0), ('status', 'pending'))), django_jobs.models.indexes.HotIndex(fields=['available_at'], full_fields=['status', 'available_at'], name='django_jobs_job_due', where=models.Q(('status', 'scheduled'))), django_jobs.models.indexes.HotIndex(fields=['worker_id'], full_fields=['worker_id', 'status'], name='django_jobs_job_held', where=models.Q(('status', 'running')))],
                 'constraints': [models.CheckConstraint(condition=models.Q(('status__in', ['pending', 'scheduled', 'running', 'completed', 'failed', 'dead', 'cancelled'])), name='django_jobs_job_status'), models.CheckConstraint(condition=models.Q(('rank__gte', -100), ('rank__lte', 100)), name='django_jobs_job_rank'), models.CheckConstraint(condition=models.Q(models.Q(('finished_at__isnull', False), ('status__in', ['cancelled', 'completed', 'dead', 'failed'])), models.Q(('finished_at__isnull', True), ('status__in', ['pending', 'running', 'scheduled'])), _connector='OR'), name='django_jobs_job_finished'), models.CheckConstraint(condition=models.Q(models.Q(('status', 'running'), _negated=True), models.Q(('started_at__isnull', False), ('worker_id__isnull', False)), _connector='OR'), name='django_jobs_job_running'), django_jobs.models.indexes.HotUnique(field='unique_lock', name='django_jobs_job_unique'), models.CheckConstraint(condition=models.Q(('unique_lock__isnull', True), ('status__in', ['pending', 'running', 'scheduled']), _connector='OR'), name='django_jobs_job_unique_lock')],
             },
-            bases=(django_jobs.models.doors.JobDoors, models.Model),
         ),
         migrations.CreateModel(
             name='Overview',
@@ -138,6 +138,7 @@ class Migration(migrations.Migration):
                 ('updated_at', models.DateTimeField(auto_now=True, verbose_name='updated at')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'schedule',
                 'verbose_name_plural': 'schedules',
                 'ordering': ('name',),
@@ -163,14 +164,14 @@ class Migration(migrations.Migration):
                 ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dead_letters', to='django_jobs.job', verbose_name='job')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'dead letter',
                 'verbose_name_plural': 'dead letters',
                 'ordering': ('-id',),
                 'permissions': (('replay_deadletter', 'Can replay dead letters'), ('acknowledge_deadletter', 'Can acknowledge dead letters')),
-                'indexes': [django_jobs.models.indexes.HotIndex(fields=['died_at', 'fingerprint', 'id'], full_fields=['acknowledged_at', 'replayed_at', 'died_at', 'fingerprint'], name='django_jobs_letter_open', where=models.Q(('acknowledged_at', None), ('replayed_at', None)))],
+                'indexes': [django_jobs.models.indexes.HotIndex(fields=['died_at', 'fingerprint', 'id'], full_fields=['acknowledged_at', 'replayed_at', 'died_at', 'fingerprint'], name='django_jobs_deadletter_open', where=models.Q(('acknowledged_at', None), ('replayed_at', None)))],
                 'constraints': [models.CheckConstraint(condition=models.Q(('reason__in', ['retries exhausted', 'crash loop', 'no handler', 'bad result', 'failed by handler', 'timeout'])), name='django_jobs_deadletter_reason')],
             },
-            bases=(django_jobs.models.doors.DeadLetterDoors, models.Model),
         ),
         migrations.CreateModel(
             name='Attempt',
@@ -187,6 +188,7 @@ class Migration(migrations.Migration):
                 ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='django_jobs.job', verbose_name='job')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'attempt',
                 'verbose_name_plural': 'attempts',
                 'ordering': ('id',),
@@ -203,6 +205,7 @@ class Migration(migrations.Migration):
                 ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dependencies', to='django_jobs.job', verbose_name='job')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'dependency',
                 'verbose_name_plural': 'dependencies',
                 'indexes': [models.Index(fields=['depends_on', 'state'], name='django_jobs_dependents')],
@@ -218,6 +221,7 @@ class Migration(migrations.Migration):
                 ('schedule', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='ticks', to='django_jobs.schedule', verbose_name='schedule')),
             ],
             options={
+                'base_manager_name': 'objects',
                 'verbose_name': 'schedule tick',
                 'verbose_name_plural': 'schedule ticks',
                 'constraints': [models.UniqueConstraint(fields=('schedule', 'due_at'), name='django_jobs_tick_once')],

@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .fields import ExactCharField, ExactTextField
 from .job import Job
+from .managers import JobsManager
 
 
 class AttemptOutcome(models.TextChoices):
@@ -34,7 +35,10 @@ class Attempt(models.Model):
     error = ExactTextField(_("error"), default="", blank=True)
     traceback = ExactTextField(_("traceback"), default="", blank=True)
 
+    objects = JobsManager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("attempt")
         verbose_name_plural = _("attempts")
         ordering = ("id",)

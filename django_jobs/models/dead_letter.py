@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from .doors import DeadLetterDoors
+from django_jobs.db.connections import database_of, jobs_alias
+
 from .fields import ExactCharField, ExactTextField
 from .indexes import HotIndex
 from .job import Job
+from .managers import JobsManager
 
 
 class DeadLetterReason(models.TextChoices):
@@ -28,20 +32,20 @@ class DeadLetterQuerySet(models.QuerySet["DeadLetter"]):
     """Questions about dead letters; none of these changes a row."""
 
     def open(self) -> DeadLetterQuerySet:
-        """Keep the letters that nobody has acknowledged or replayed."""
+        """Keep the dead letters that nobody has acknowledged or replayed."""
         return self.filter(acknowledged_at__isnull=True, replayed_at__isnull=True)
 
     def acknowledged(self) -> DeadLetterQuerySet:
-        """Keep the letters that an operator closed."""
+        """Keep the dead letters that an operator closed."""
         return self.filter(acknowledged_at__isnull=False)
 
     def replayed(self) -> DeadLetterQuerySet:
-        """Keep the letters whose job was run again."""
+        """Keep the dead letters whose job was run again."""
         return self.filter(replayed_at__isnull=False)
 
 
-class DeadLetter(DeadLetterDoors, models.Model):
-    """One death of one job. Kept until it is acknowledged or replayed; a job that dies again gets a new letter."""
+class DeadLetter(models.Model):
+    """One death of one job. Kept until it is acknowledged or replayed; a job that dies again gets a new one."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="dead_letters", verbose_name=_("job"))
     reason = ExactCharField(_("reason"), max_length=20, choices=DeadLetterReason)
@@ -69,11 +73,12 @@ class DeadLetter(DeadLetterDoors, models.Model):
         verbose_name=_("replayed by"),
     )
 
-    objects = DeadLetterQuerySet.as_manager()
+    objects = JobsManager.from_queryset(DeadLetterQuerySet)()
 
     class Meta:
         verbose_name = _("dead letter")
         verbose_name_plural = _("dead letters")
+        base_manager_name = "objects"
         ordering = ("-id",)
         permissions = (
             ("replay_deadletter", _("Can replay dead letters")),
@@ -86,7 +91,7 @@ class DeadLetter(DeadLetterDoors, models.Model):
         )
         indexes = (
             HotIndex(
-                name="django_jobs_letter_open",
+                name="django_jobs_deadletter_open",
                 fields=["died_at", "fingerprint", "id"],
                 where=Q(acknowledged_at=None, replayed_at=None),
                 full_fields=["acknowledged_at", "replayed_at", "died_at", "fingerprint"],
@@ -98,5 +103,23 @@ class DeadLetter(DeadLetterDoors, models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether the letter still waits for an operator."""
+        """Whether it still waits for an operator."""
         return self.acknowledged_at is None and self.replayed_at is None
+
+    # The moves. Each raises InvalidJob when the dead letter is closed already, and changes nothing then.
+
+    def acknowledge(self, by: Any = None, note: str = "") -> None:
+        """Close the dead letter with a note; its job stays as it is."""
+        from django_jobs.lifecycle.acknowledge import acknowledge
+
+        with database_of(self):
+            acknowledge([self.pk], by=by, note=note).raise_if_left()
+            self.refresh_from_db(using=jobs_alias())
+
+    def replay(self, by: Any = None) -> None:
+        """Run the dead letter's job again from the start and close the dead letter."""
+        from django_jobs.lifecycle.replay import replay_dead_letters
+
+        with database_of(self):
+            replay_dead_letters([self.pk], by=by).raise_if_left()
+            self.refresh_from_db(using=jobs_alias())

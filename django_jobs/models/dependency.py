@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .fields import ExactCharField
 from .job import Job
+from .managers import JobsManager
 
 
 class OnFailure(models.TextChoices):
@@ -35,7 +36,10 @@ class JobDependency(models.Model):
     on_failure = ExactCharField(_("on failure"), max_length=4, choices=OnFailure, default=OnFailure.FAIL)
     state = ExactCharField(_("state"), max_length=9, choices=DependencyState, default=DependencyState.OPEN)
 
+    objects = JobsManager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("dependency")
         verbose_name_plural = _("dependencies")
         constraints = (

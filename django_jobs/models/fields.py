@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import models
+from django.db import (
+    models,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 

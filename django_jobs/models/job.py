@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from django_jobs.db.connections import database_of, jobs_alias, use_database
+from django_jobs.handlers import registry
 from django_jobs.ids import new_id
+from django_jobs.numbers import priority_of, to_unix
+from django_jobs.payloads import decode
+from django_jobs.submission import check_submission, resolve, with_moments
 
-from .doors import JobDoors
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
 from .graph import JobGraph, graph_of
 from .indexes import HotIndex, HotUnique
-from .job_values import JobValues
+from .managers import JobsManager
 
 if TYPE_CHECKING:
     from .dependency import JobDependency
-
-RANKS_PER_PRIORITY = 20
-MIDDLE_PRIORITY = 5
 
 
 class JobStatus(models.TextChoices):
@@ -40,20 +42,11 @@ class JobStatus(models.TextChoices):
 TERMINAL = frozenset({"completed", "failed", "dead", "cancelled"})
 ENDED_BADLY = frozenset({"failed", "dead", "cancelled"})
 LIVE = frozenset({"pending", "scheduled", "running"})
-
-
-def rank_of(priority: int) -> int:
-    """Return the stored rank, -100 to 80, of a priority from 1 to 10: lower ranks run first."""
-    return (MIDDLE_PRIORITY - priority) * RANKS_PER_PRIORITY
-
-
-def priority_of(rank: int) -> int:
-    """Return the priority, 1 to 10, nearest to a rank."""
-    return max(1, min(10, round(MIDDLE_PRIORITY - rank / RANKS_PER_PRIORITY)))
+WAITING = frozenset({"pending", "scheduled"})
 
 
 class JobQuerySet(models.QuerySet["Job"]):
-    """Questions about jobs; none of these changes a row."""
+    """Questions about jobs, and the moves on many: those that are in another state are left as they are."""
 
     def live(self) -> JobQuerySet:
         """Keep the jobs that are not finished."""
@@ -69,11 +62,19 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def waiting(self) -> JobQuerySet:
         """Keep the jobs that wait for other jobs."""
-        return self.filter(status__in=(JobStatus.PENDING, JobStatus.SCHEDULED), pending_dependencies__gt=0)
+        return self.filter(status__in=WAITING, pending_dependencies__gt=0)
 
     def due(self) -> JobQuerySet:
         """Keep the scheduled jobs whose time has come by the database's clock."""
         return self.filter(status=JobStatus.SCHEDULED, available_at__lte=DbNow())
+
+    def held_by(self, process_id: str) -> JobQuerySet:
+        """Keep the running jobs that name a worker process."""
+        return self.filter(worker_id=process_id, status=JobStatus.RUNNING)
+
+    def held_under(self, job_id: str, fence: int) -> JobQuerySet:
+        """Keep the running job that nobody has taken since it was claimed under this fence."""
+        return self.filter(pk=job_id, fence=fence, status=JobStatus.RUNNING)
 
     def in_queues(self, names: Iterable[str]) -> JobQuerySet:
         """Keep the jobs of the named queues."""
@@ -89,8 +90,36 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Return the jobs connected with a job by dependencies, nearest first and at most 200, and their edges."""
         return graph_of(job)
 
+    def cancel(self) -> int:
+        """Cancel the jobs that wait and ask the workers of those that run; return how many these are."""
+        from django_jobs.lifecycle.cancel import cancel
 
-class Job(JobValues, JobDoors, models.Model):
+        with use_database(self._write_alias()):
+            return len(cancel(self._ids()).done)
+
+    def replay(self, *, by: Any = None, dependents: bool = True) -> int:
+        """Run the jobs that ended badly again from the start, as `Job.replay` does; return how many these are."""
+        from django_jobs.lifecycle.replay import replay
+
+        with use_database(self._write_alias()):
+            return len(replay(self._ids(), by=by, dependents=dependents).done)
+
+    def run_now(self) -> int:
+        """Make the scheduled jobs ready at once; return how many wait for a worker now."""
+        from django_jobs.lifecycle.promote import run_now
+
+        with use_database(self._write_alias()):
+            return len(run_now(self._ids()).done)
+
+    def _write_alias(self) -> str:
+        self._for_write = True
+        return self.db
+
+    def _ids(self) -> list[str]:
+        return list(self.values_list("pk", flat=True))
+
+
+class Job(models.Model):
     """A unit of work. Its state is changed by the functions in `lifecycle/` only."""
 
     id = ExactCharField(_("id"), primary_key=True, max_length=64, default=new_id, editable=False)
@@ -121,11 +150,12 @@ class Job(JobValues, JobDoors, models.Model):
     progress = models.FloatField(_("progress"), null=True, blank=True)
     progress_message = ExactCharField(_("progress message"), max_length=200, default="", blank=True)
 
-    objects = JobQuerySet.as_manager()
+    objects = JobsManager.from_queryset(JobQuerySet)()
 
     class Meta:
         verbose_name = _("job")
         verbose_name_plural = _("jobs")
+        base_manager_name = "objects"
         ordering = ("-id",)
         permissions = (
             ("cancel_job", _("Can cancel jobs")),
@@ -207,3 +237,116 @@ class Job(JobValues, JobDoors, models.Model):
 
     def _edges(self) -> Iterable[JobDependency]:
         return self.dependencies.all() if self.pk and not self._state.adding else ()
+
+    @classmethod
+    def create(cls, job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> Job:
+        """Check and build a job without saving it; `JobQueue.enqueue` takes it.
+
+        The options are those of `django_jobs.submit`; `scheduled_at` may also be Unix seconds, as in `to_dict()`.
+        Raises InvalidJob, a ValueError, with every problem.
+        """
+        template = resolve(check_submission(job_type, payload, with_moments(options)), registry)
+        said = template.submission
+        now = timezone.now()
+        scheduled_at = template.scheduled_at(now)
+        waits = scheduled_at is not None and scheduled_at > now
+        job = cls(
+            id=said.job_id or new_id(),
+            job_type=said.job_type,
+            queue=template.queue,
+            payload=decode(said.payload),
+            metadata=decode(said.metadata),
+            rank=template.rank,
+            status=JobStatus.SCHEDULED if waits else JobStatus.PENDING,
+            scheduled_at=scheduled_at,
+            available_at=scheduled_at if waits and scheduled_at else now,
+            created_at=now,
+            updated_at=now,
+            max_retries=template.max_retries,
+            timeout_seconds=template.timeout_seconds,
+            unique_key=said.unique_key,
+            unique_lock=said.unique_key,
+            pending_dependencies=len(said.depends_on),
+        )
+        job.__dict__["_depends_on"] = said.depends_on
+        job.__dict__["_on_dependency_failure"] = said.on_dependency_failure
+        return job
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Job:
+        """Build a job, without saving it, from what `to_dict()` or an export gives; keys left out get their defaults.
+
+        Raises InvalidJob with every problem.
+        """
+        from django_jobs.transfer.record import Record
+
+        return Record.from_dict(data).job
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as plain values under its fifteen documented keys; times are Unix seconds."""
+        return {
+            "job_id": self.id,
+            "job_type": self.job_type,
+            "queue": self.queue,
+            "payload": self.payload,
+            "priority": self.priority,
+            "scheduled_at": to_unix(self.scheduled_at),
+            "created_at": to_unix(self.created_at),
+            "max_retries": self.max_retries,
+            "retry_count": self.retry_count,
+            "timeout_seconds": self.timeout_seconds,
+            "status": str(self.status),
+            "result": self.result,
+            "error": self.error,
+            "metadata": self.metadata,
+            "depends_on": self.depends_on,
+        }
+
+    # The moves. Each raises JobNotFound when the row is gone, and InvalidJob for an illegal move, which changes nothing.
+
+    def cancel(self) -> str:
+        """Cancel the job: at once when it waits, by asking its worker when it runs; return the status then."""
+        from django_jobs.lifecycle.cancel import cancel
+
+        with database_of(self):
+            cancel([self.pk]).raise_if_left()
+            self._reread()
+        return str(self.status)
+
+    def replay(self, *, by: Any = None, dependents: bool = True) -> None:
+        """Run a dead, failed or cancelled job again from the start, and the dependents that failed because of it."""
+        from django_jobs.lifecycle.replay import replay
+
+        with database_of(self):
+            replay([self.pk], by=by, dependents=dependents).raise_if_left()
+            self._reread()
+
+    def run_now(self) -> None:
+        """Make a scheduled job ready at once; a pending one is left as it is."""
+        from django_jobs.lifecycle.promote import run_now
+
+        with database_of(self):
+            run_now([self.pk]).raise_if_left()
+            self._reread()
+
+    def add_dependency(self, depends_on: Job | str, on_failure: str = "fail") -> None:
+        """Make this job, which still waits, depend on one more; raise CycleError when that closes a circle."""
+        from django_jobs.lifecycle.dependencies import add_dependency
+
+        other: Any = depends_on
+        with database_of(self):
+            add_dependency(self.pk, getattr(other, "pk", other), on_failure)
+            self._reread()
+
+    def wait(self, timeout: float | None = None) -> Job:
+        """Wait until the job is finished and return it, refreshed; raise TimeoutError after `timeout` seconds."""
+        from django_jobs.waiting import wait
+
+        with database_of(self):
+            wait(self.pk, timeout)
+            self._reread()
+        return self
+
+    def _reread(self) -> None:
+        self.__dict__.pop("_depends_on", None)
+        self.refresh_from_db(using=jobs_alias())

@@ -1,4 +1,4 @@
-"""A recurring or one-off submission, and the ticks it has made."""
+"""A schedule, which submits a job once or again and again, and the ticks that it has made."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from django.utils.translation import gettext_lazy as _
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Registry, registry
-from django_jobs.schedules import Spec, Timing, check_schedule
+from django_jobs.rules import check, one_of
+from django_jobs.scheduling.spec import Spec, Timing, check_schedule
 
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
 from .indexes import HotIndex
 from .job import Job
+from .managers import JobsManager
 
 
 class ScheduleKind(models.TextChoices):
-    """How a schedule finds its next tick."""
+    """How a schedule's next tick is found."""
 
     ONCE = "once", _("once")
     INTERVAL = "interval", _("interval")
@@ -28,7 +30,7 @@ class ScheduleKind(models.TextChoices):
 
 
 class CatchUp(models.TextChoices):
-    """What is submitted for ticks that nobody was there to make."""
+    """Which jobs are submitted for ticks that were missed, because no worker ran."""
 
     LATEST = "latest", _("the latest one")
     SKIP = "skip", _("none")
@@ -36,17 +38,17 @@ class CatchUp(models.TextChoices):
 
 
 class Overlap(models.TextChoices):
-    """What happens when the last tick's job is still live."""
+    """What a tick does while the job of the last tick is not finished."""
 
     ALLOW = "allow", _("submit another")
     SKIP = "skip", _("skip the tick")
 
 
 class ScheduleQuerySet(models.QuerySet["Schedule"]):
-    """Questions about schedules."""
+    """The queries about schedules."""
 
     def due(self) -> ScheduleQuerySet:
-        """Keep the enabled schedules whose next tick has come by the database's clock."""
+        """Keep the enabled schedules whose next tick is due by the database's clock."""
         return self.filter(enabled=True, next_run_at__lte=DbNow())
 
 
@@ -78,9 +80,10 @@ class Schedule(models.Model):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
-    objects = ScheduleQuerySet.as_manager()
+    objects = JobsManager.from_queryset(ScheduleQuerySet)()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("schedule")
         verbose_name_plural = _("schedules")
         ordering = ("name",)
@@ -103,14 +106,14 @@ class Schedule(models.Model):
         return str(self.name)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Write the row; when it was turned on or given other times, its next tick is found first."""
+        """Write the row; after a change of its timing, or when it was enabled, with a new next tick."""
         if kwargs.get("update_fields") is None:
             self._find_next_tick()
         super().save(*args, **kwargs)
-        self._loaded = self._plan()
+        self._saved = self._plan()
 
     def clean(self) -> None:
-        """Raise ValidationError with all that the API would refuse."""
+        """Raise ValidationError with every problem that `scheduling.store.create_schedule` would name."""
         try:
             self.checked(registry)
         except InvalidJob as error:
@@ -120,12 +123,12 @@ class Schedule(models.Model):
     def from_db(cls, *args: Any, **kwargs: Any) -> Schedule:
         row = super().from_db(*args, **kwargs)
         if not row.get_deferred_fields():
-            row._loaded = row._plan()
+            row._saved = row._plan()
         return row
 
     @property
     def timing(self) -> Timing:
-        """When it ticks, as the columns say; unchecked."""
+        """The columns that say when it ticks, unchecked."""
         return Timing(
             kind=self.kind,
             run_at=self.run_at,
@@ -135,13 +138,12 @@ class Schedule(models.Model):
         )
 
     def checked(self, handlers: Registry | None = None) -> Spec:
-        """Return what the row says, checked; raise InvalidJob with all that is wrong with it.
+        """Return the row as a checked schedule; raise InvalidJob with every problem.
 
         Args:
-            handlers: who must know the job type; None: its handler may be in another process.
+            handlers: those among which the job type must be; None: its handler may be in another process.
         """
-        if self.kind not in ScheduleKind.values:
-            raise InvalidJob(f"kind={self.kind!r}: give one of {', '.join(ScheduleKind.values)}")
+        check("kind", self.kind, one_of(*ScheduleKind.values))
         by_kind = {
             ScheduleKind.CRON: {"cron": self.cron},
             ScheduleKind.INTERVAL: {"every": 0 if self.interval_seconds is None else self.interval_seconds},
@@ -169,11 +171,11 @@ class Schedule(models.Model):
         return (self.timing, self.enabled, self.next_run_at)
 
     def _find_next_tick(self) -> None:
-        """Keep `next_run_at` in step with what was changed by hand, in the admin or a shell.
+        """Set `next_run_at` after a change in the admin or a shell, unless it was itself changed.
 
-        The host's clock is good enough: it only picks the tick to begin with, whose time the database's clock awaits.
+        The host's clock is good enough: it only chooses the first tick, which then waits for the database's clock.
         """
-        timing, enabled, next_run_at = getattr(self, "_loaded", (None, False, None))
+        timing, enabled, next_run_at = getattr(self, "_saved", (None, False, None))
         if not self.enabled:
             self.next_run_at = None
         elif self.next_run_at is None or (self.next_run_at == next_run_at and (not enabled or self.timing != timing)):
@@ -181,18 +183,21 @@ class Schedule(models.Model):
             try:
                 self.next_run_at = self.checked().timing.first(now)
             except InvalidJob:
-                # Its tick disables it, and says why: at once, also on SQLite, whose clock counts milliseconds.
+                # Its tick disables it with the reason: at once, also on SQLite, whose clock counts milliseconds.
                 self.next_run_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 class ScheduleTick(models.Model):
-    """One tick that was taken; the unique pair is what makes a tick happen once."""
+    """A tick that was made; the unique pair lets it be made only once."""
 
     schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="ticks", verbose_name=_("schedule"))
     due_at = models.DateTimeField(_("due at"))
     job = models.ForeignKey(Job, on_delete=models.SET_NULL, null=True, related_name="+", verbose_name=_("job"))
 
+    objects = JobsManager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("schedule tick")
         verbose_name_plural = _("schedule ticks")
         constraints = (models.UniqueConstraint(fields=("schedule", "due_at"), name="django_jobs_tick_once"),)

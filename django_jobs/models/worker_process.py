@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from django.db import models
+from django.db.models import BooleanField, Case, Q, Value, When
 from django.utils.translation import gettext_lazy as _
 
 from .fields import DbNow, ExactCharField, StrictJSONField
+from .managers import JobsManager
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSnapshot:
+    """What one look at a process's row showed; `is_expired`: its lease had run out by the database's clock."""
+
+    id: str
+    beat: int
+    is_expired: bool
+    is_asked_to_stop: bool = False
 
 
 class WorkerProcessQuerySet(models.QuerySet["WorkerProcess"]):
@@ -14,6 +28,23 @@ class WorkerProcessQuerySet(models.QuerySet["WorkerProcess"]):
     def alive(self) -> WorkerProcessQuerySet:
         """Keep the processes whose lease runs by the database's clock."""
         return self.filter(lease_expires_at__gt=DbNow())
+
+    def registered(self) -> WorkerProcessQuerySet:
+        """Keep the processes that nobody has declared dead."""
+        return self.filter(lease_expires_at__isnull=False)
+
+    def snapshots(self) -> list[ProcessSnapshot]:
+        """Return what one look at every process shows."""
+        is_expired = Case(
+            When(Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lte=DbNow()), then=Value(True)),
+            default=Value(False),
+            output_field=BooleanField(),
+        )
+        rows = self.annotate(is_expired=is_expired).values_list("id", "beat", "is_expired", "stopping_at")
+        return [
+            ProcessSnapshot(process_id, beat, expired, stopping_at is not None)
+            for process_id, beat, expired, stopping_at in rows
+        ]
 
 
 class WorkerProcess(models.Model):
@@ -29,11 +60,11 @@ class WorkerProcess(models.Model):
     heartbeat_at = models.DateTimeField(_("last heartbeat"))
     lease_expires_at = models.DateTimeField(_("lease expires at"), null=True)
     stopping_at = models.DateTimeField(_("asked to stop at"), null=True, blank=True)
-    sessions = StrictJSONField(_("database sessions"), default=list)
 
-    objects = WorkerProcessQuerySet.as_manager()
+    objects = JobsManager.from_queryset(WorkerProcessQuerySet)()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("worker process")
         verbose_name_plural = _("worker processes")
         ordering = ("started_at", "id")

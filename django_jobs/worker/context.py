@@ -1,4 +1,4 @@
-"""What a handler with `takes_context=True` gets: its job's facts, its progress bar and the request to stop."""
+"""The context that a handler with `takes_context=True` gets: its job, its progress, and the request to stop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import time
 from datetime import datetime
 from typing import Any
 
-from django.db import connections
-
+from django_jobs.db.connections import in_transaction
+from django_jobs.db.dialects import dialect
 from django_jobs.exceptions import Cancelled, InvalidJob, LeaseLost
 from django_jobs.lifecycle import progress
-from django_jobs.lifecycle.sql import dialect
-from django_jobs.lifecycle.transactions import jobs_alias
 from django_jobs.payloads import decode
 
 from .run import Run
@@ -56,7 +54,7 @@ class Context:
     @property
     def created_at(self) -> datetime:
         """When the job was submitted, by the database's clock (aware, UTC)."""
-        return dialect(connections[jobs_alias()]).to_datetime(self._run.job.created_at)
+        return dialect().to_datetime(self._run.job.created_at)
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -90,7 +88,7 @@ class Context:
             raise InvalidJob(f"progress {fraction!r}: give a number from 0.0 to 1.0")
         self._refuse_lost()
         within = min(1.0, max(0.0, float(fraction)))
-        if connections[jobs_alias()].in_atomic_block:
+        if in_transaction():
             self._run.progress = (within, message)
         elif not progress.report_progress(self.job_id, self.fence, within, message):
             self._run.lost = True
@@ -103,7 +101,7 @@ class Context:
         if not self._run.cancel_requested and now - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = now
             standing = progress.standing(self.job_id, self.fence)
-            self._run.lost = not standing.held
+            self._run.lost = not standing.is_held
             self._run.cancel_requested = standing.cancel_requested
             self._refuse_lost()
         if self._run.cancel_requested:

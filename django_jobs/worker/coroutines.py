@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import Error, connections
 
 from django_jobs.conf import get_settings
-from django_jobs.exceptions import Cancelled, TimedOut
+from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome, runs_of
-from django_jobs.lifecycle.trace import traced
+from django_jobs.lifecycle.settle import Outcome
+from django_jobs.propagation import traced
 
 from .context import Context
 from .executor import as_completed, failure
+from .loop import Loop
 from .run import Run
-from .settler import settle_results
-
-if TYPE_CHECKING:
-    from .process import Process
+from .settler import Settler
+from .state import WorkerState
 
 SETTLE_SECONDS = 0.01
 
@@ -39,21 +39,19 @@ class Entry:
     has_ended: bool = False
 
 
-class Coroutines:
-    """Starts its two threads with the first coroutine job."""
+class Coroutines(Loop):
+    """The coroutine jobs of a process. As a thread it is their settler; that and the event loop start with the first job."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, state: WorkerState, settler: Settler) -> None:
+        super().__init__("coroutines", state)
+        self._settler = settler
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._seats: threading.Semaphore | None = None
+        self._places: threading.Semaphore | None = None
         self._runs: dict[str, Entry] = {}
         self._starting: list[Entry] = []
-        self._completed: list[Completed] = []
         self._outcomes: list[Outcome] = []
-        self._work = threading.Event()
-        self._stopped = False
-        self._settler: threading.Thread | None = None
+        self._taken_at = 0.0
 
     @property
     def running(self) -> int:
@@ -65,11 +63,13 @@ class Coroutines:
         with self._lock:
             return {job_id: entry.run.job.fence for job_id, entry in self._runs.items()}
 
-    def start(self, run: Run, handler: Handler, handlers: Registry) -> None:
-        """Hand a run to the loop; waits while as many run as the process may run at once."""
+    # Called by worker threads and the watchdog.
+
+    def hand_over(self, run: Run, handler: Handler, handlers: Registry) -> None:
+        """Hand a run to the event loop; waits while as many run as the process may run at once."""
         loop = self._ensure_loop()
-        assert self._seats is not None
-        self._seats.acquire()
+        assert self._places is not None
+        self._places.acquire()
         with self._lock:
             self._runs[run.job.id] = entry = Entry(run, handler, handlers)
             is_awake = bool(self._starting)
@@ -77,28 +77,31 @@ class Coroutines:
         if not is_awake:  # waking the loop is a system call
             loop.call_soon_threadsafe(self._launch)
 
+    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._places = threading.Semaphore(get_settings().ASYNC_CONCURRENCY)
+                threading.Thread(target=self._run_loop, args=(self._loop,), name="event loop", daemon=True).start()
+                self.start()
+            return self._loop
+
     def cancel(self, requested: dict[str, int]) -> None:
         """Cancel the coroutines of jobs, given as id and fence, that somebody asked to cancel."""
         with self._lock:
-            chosen = [one for one in self._runs.values() if requested.get(one.run.job.id) == one.run.job.fence]
+            chosen = [entry for entry in self._runs.values() if requested.get(entry.run.job.id) == entry.run.job.fence]
         for entry in chosen:
             entry.run.cancel_requested = True
             if entry.task is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(entry.task.cancel)
 
-    def give_up(self) -> list[ClaimedJob]:
-        """Take every unfinished run away and return its job."""
-        with self._lock:
-            runs = [entry.run for entry in self._runs.values() if not entry.run.abandoned]
-            for run in runs:
-                run.abandoned = True
-            return [run.job for run in runs]
-
     @property
-    def has_deadlines(self) -> bool:
-        """Whether any run has a timeout."""
+    def has_timeouts(self) -> bool:
+        """Whether any run that goes on has a timeout."""
         with self._lock:
-            return any(entry.run.deadline is not None for entry in self._runs.values())
+            return any(
+                entry.run.job.timeout_seconds is not None and not entry.has_ended for entry in self._runs.values()
+            )
 
     def overdue(self, grace: float) -> list[Entry]:
         """Return the runs that go on `grace` seconds past their timeout: the loop is blocked, or they ignore their end."""
@@ -118,41 +121,37 @@ class Coroutines:
                 return False
             run.abandoned = entry.has_ended = True
             self._outcomes.append(outcome)
-        self._work.set()
+        self.wake()
         return True
 
+    def give_up_all(self) -> None:
+        """Take every unfinished run away from the loop: the process ends, and hands their jobs back."""
+        with self._lock:
+            for entry in self._runs.values():
+                entry.run.abandoned = True
+
     def stop(self) -> None:
-        """Settle what is done and end both threads."""
-        self._stopped = True
-        self._work.set()
-        if self._settler is not None:
-            self._settler.join(5)
+        """Settle what has ended and end both threads."""
+        super().stop()
+        if self.is_alive():
+            self.join(5)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._seats = threading.Semaphore(get_settings().ASYNC_CONCURRENCY)
-                threading.Thread(target=self._run_loop, name="coroutines", daemon=True).start()
-                self._settler = threading.Thread(target=self._settle_loop, name="coroutine settler", daemon=True)
-                self._settler.start()
-            return self._loop
+    # On the event loop.
 
-    def _run_loop(self) -> None:
-        assert self._loop is not None
-        asyncio.set_event_loop(self._loop)
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
         try:
-            self._loop.run_forever()
+            loop.run_forever()
         finally:
-            for task in asyncio.all_tasks(self._loop):
+            for task in asyncio.all_tasks(loop):
                 task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
-            self._loop.close()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
 
     def _launch(self) -> None:
-        """Start the coroutines that were handed over since; this runs on the loop."""
+        """Start the coroutines that were handed over since."""
         assert self._loop is not None
         with self._lock:
             entries, self._starting = self._starting, []
@@ -160,25 +159,20 @@ class Coroutines:
                 entry.task = self._loop.create_task(self._execute(entry.run, entry.handler, entry.handlers))
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
-        result: Completed | Outcome | None = None
+        outcome: Outcome | None = None
         try:
-            result = as_completed(run.job, await self._call(run, handler))
+            outcome = as_completed(run.job, await self._call(run, handler))
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                error = Cancelled() if run.cancel_requested else error
-            result = failure(run, handler, handlers, error)
+            outcome = failure(run, handler, handlers, error)
             if isinstance(error, Error):
                 await sync_to_async(_drop_broken_connections)()
         finally:
-            self._done(run, result)
+            self._done(run, outcome or Outcome.lost(run.job))
 
     async def _call(self, run: Run, handler: Handler) -> Any:
         job = run.job
-        run.started = time.monotonic()
-        if job.timeout_seconds is not None:
-            run.deadline = run.started + job.timeout_seconds
-            self._process.keeper.watch()
-        arguments = (Context(run, self._process.id), job.payload) if handler.takes_context else (job.payload,)
+        run.deadline = run.start_clock()
+        arguments = (Context(run, self._state.id), job.payload) if handler.takes_context else (job.payload,)
         function = traced(job, handler)
         if job.timeout_seconds is None:
             return await function(*arguments)
@@ -191,51 +185,58 @@ class Coroutines:
                 raise TimedOut(f"timed out after {job.timeout_seconds} seconds") from None
             raise
 
-    def _done(self, run: Run, result: Completed | Outcome | None) -> None:
-        """Keep a result for the settler; this runs on the loop."""
+    def _done(self, run: Run, outcome: Outcome) -> None:
+        """Keep an outcome for the settler."""
         with self._lock:
             entry = self._runs.get(run.job.id)
-            if entry is not None and entry.run is run:
+            is_current = entry is not None and entry.run is run
+            if entry is not None and is_current:
                 entry.has_ended = True
-            if run.abandoned:  # whoever gave it up has settled it, or hands it back
-                result = None
-            elif isinstance(result, Completed):
-                self._completed.append(result)
-            elif result is not None:
-                self._outcomes.append(result)
-            elif entry is not None and entry.run is run:
+            if run.abandoned:
+                pass  # whoever gave it up has settled it, or hands it back
+            elif outcome.needs_settle:
+                self._outcomes.append(outcome)
+            elif is_current:
                 del self._runs[run.job.id]
-        assert self._seats is not None
-        self._seats.release()
+        assert self._places is not None
+        self._places.release()
         if not run.abandoned:
-            self._process.count(result)
-        self._work.set()
+            self._state.count(outcome)
+        self.wake()
 
-    def _settle_loop(self) -> None:
-        """Settle what has gathered, at most a hundred times a second; this is the settler's thread."""
-        try:
-            while True:
-                self._work.wait()
-                time.sleep(SETTLE_SECONDS)
-                self._work.clear()
-                with self._lock:
-                    completed, self._completed = self._completed, []
-                    outcomes, self._outcomes = self._outcomes, []
-                aside = settle_results(self._process, completed, outcomes)
-                locked = runs_of(*aside)
-                with self._lock:
-                    for job_id, fence in runs_of(completed, outcomes) - locked:
-                        entry = self._runs.get(job_id)
-                        if entry is not None and entry.run.job.fence == fence:  # it may be back already
-                            del self._runs[job_id]
-                    if locked:  # again with the next ones; the wait for their locks is pause enough
-                        self._completed += aside[0]
-                        self._outcomes += aside[1]
-                        self._work.set()
-                    if self._stopped and not self._completed and not self._outcomes:
-                        return
-        finally:
-            connections.close_all()
+    # In the settler's thread.
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the loop was stopped and everything is settled."""
+        return super().is_over and not self._outcomes
+
+    def step(self) -> None:
+        """Settle what has gathered, at most a hundred times a second."""
+        time.sleep(SETTLE_SECONDS)
+        self._settler.settle(self, time.monotonic())
+
+    def take_outcomes(self, now: float) -> list[Outcome] | None:
+        """Take what has ended; None without any, or when the last ones have only just been taken."""
+        if not self._outcomes or now - self._taken_at < SETTLE_SECONDS:
+            return None
+        self._taken_at = now
+        with self._lock:
+            outcomes, self._outcomes = self._outcomes, []
+            return outcomes
+
+    def settled(self, outcomes: Iterable[Outcome], postponed: list[Outcome]) -> None:
+        """Let go of the jobs whose settle has been answered; keep the others' outcomes for the next step."""
+        kept = {outcome.job.id for outcome in postponed}
+        with self._lock:
+            for outcome in outcomes:
+                entry = self._runs.get(outcome.job.id)
+                # With another fence it is back already.
+                if entry is not None and entry.run.job.fence == outcome.job.fence and outcome.job.id not in kept:
+                    del self._runs[outcome.job.id]
+            self._outcomes += postponed  # the wait for their locks is pause enough
+        if postponed:
+            self.wake()
 
 
 def _drop_broken_connections() -> None:

@@ -1,31 +1,29 @@
-"""Maintenance: promote, tick, rescue the dead, prune. Every process does it; compare-and-set keeps it right."""
+"""Maintenance: promote, tick, rescue the dead, cascade, prune. Every process does it; compare-and-set keeps it right."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from django.db import connections
 
 from django_jobs.conf import get_settings
-from django_jobs.lifecycle import processes, rescue
-from django_jobs.lifecycle.ahead import seconds_ahead
-from django_jobs.lifecycle.claim import promote
-from django_jobs.lifecycle.notify import cascade_in_process
+from django_jobs.db.connections import discard_connection
+from django_jobs.db.notify import cascade_in_process
+from django_jobs.due import seconds_ahead
+from django_jobs.lifecycle.dependents import cascade_all
+from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
-from django_jobs.lifecycle.replay import finish_replays
-from django_jobs.lifecycle.schedule import sync_declared, tick
-from django_jobs.lifecycle.wake import cascade_all
+from django_jobs.lifecycle.replay import revive_all
+from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
+from django_jobs.models import WorkerProcess
+from django_jobs.scheduling.store import sync_declared
+from django_jobs.scheduling.ticks import tick
 
-from .heartbeat import BEATS_PER_LEASE
+from .lease import BEATS_PER_LEASE
+from .liveness import LivenessMonitor
+from .loop import Loop
 from .memory import resident_megabytes
-from .watch import RescueWatch
-
-if TYPE_CHECKING:
-    from .process import Process
+from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
@@ -35,17 +33,19 @@ PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
 
 
-class Maintenance(threading.Thread):
-    """Repeats each chore in its own rhythm; a chore is a function that returns the seconds until it wants to run again."""
+class Maintenance(Loop):
+    """Repeats each chore in its own rhythm; a chore is a method that returns the seconds until it wants to run again.
 
-    def __init__(self, process: Process) -> None:
-        super().__init__(name=f"maintenance {process.id}", daemon=True)
-        self._process = process
-        self._stopped = False
+    Args:
+        max_rss: recycle the process above this many megabytes; None: never.
+    """
+
+    def __init__(self, state: WorkerState, liveness: LivenessMonitor, max_rss: int | None = None) -> None:
+        super().__init__("maintenance", state)
+        self._liveness = liveness
+        self._max_rss = max_rss
         self._synced = False
-        self._cascades_asked = self._cascades_done = 0
-        self._wake = threading.Event()
-        self._watch = RescueWatch(process)
+        self._cascades_requested = self._cascades_done = 0
         lease = get_settings().LEASE_SECONDS
         self._chores: dict[Callable[[], float], float] = {
             self.promote: 0.0,
@@ -56,10 +56,7 @@ class Maintenance(threading.Thread):
         }
         self._due = {chore: time.monotonic() + delay for chore, delay in self._chores.items()}
 
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped = True
-        self._wake.set()
+    # Called by other threads.
 
     def expect_due(self, seconds: float) -> None:
         """Promote in `seconds` at the latest, because a job was scheduled for then."""
@@ -67,56 +64,53 @@ class Maintenance(threading.Thread):
 
     def expect_cascade(self) -> None:
         """Cascade at once: a job that ended badly left dependents to be failed."""
-        self._cascades_asked += 1
+        self._cascades_requested += 1
         self._advance(self.cascade, time.monotonic())
 
     @property
     def owes_cascade(self) -> bool:
-        """Whether a cascade was asked for that is not finished."""
-        return self._cascades_asked != self._cascades_done
+        """Whether a cascade was requested that is not finished."""
+        return self._cascades_requested != self._cascades_done
 
     def look_at_requests(self) -> None:
-        """Look at once whether this process was asked to stop."""
+        """Look at once whether this process was asked to stop, or a job of it to be cancelled."""
         self._advance(self.rescue, time.monotonic())
 
     def _advance(self, chore: Callable[[], float], moment: float) -> None:
         if moment < self._due[chore]:
             self._due[chore] = moment
-            self._wake.set()
+            self.wake()
+
+    # In the thread.
 
     def run(self) -> None:
         """Run the chores when they are due, until stopped."""
         stop_listening = cascade_in_process(self.expect_cascade)
         try:
-            while not self._stopped:
-                self._wake.wait(self.step())
-                self._wake.clear()
-        except Exception as error:
-            self._process.is_broken(error)
+            super().run()
         finally:
             stop_listening()
-            connections.close_all()
 
     def step(self) -> float:
         """Run what is due; return how long to rest, in seconds."""
-        if self.owes_cascade:  # asked for while the last one ended
+        if self.owes_cascade:  # requested while the last one ended
             self._advance(self.cascade, time.monotonic())
         for chore in self._chores:
-            if self._stopped or self._due[chore] > time.monotonic():
+            if self.is_over or self._due[chore] > time.monotonic():
                 continue
             try:
                 rest = chore()
             except Exception as error:  # one bad chore must not end the others
-                rest = self._process.trouble.after(error)
-                self._watch.contact_lost()
-                processes.discard_connection()
+                rest = self._state.backoff.after(error)
+                self._liveness.contact_lost()
+                discard_connection()
             self._due[chore] = time.monotonic() + rest
         return max(0.0, min(self._due.values()) - time.monotonic())
 
     def promote(self) -> float:
         """Make due jobs ready, and wake a thread for them; see when the next tick is."""
         while True:
-            due, next_tick = seconds_ahead(self._process.id)
+            due, next_tick = seconds_ahead(self._state.id)
             if next_tick is not None:
                 self._advance(self.tick, time.monotonic() + next_tick + 0.001)
             if due is None or due > 0:
@@ -124,7 +118,7 @@ class Maintenance(threading.Thread):
                 return PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
             if not promote():
                 return CONTENDED_SECONDS  # other processes are at it
-            self._process.wakeup.call()
+            self._state.pollers.wake()
 
     def tick(self) -> float:
         """Submit the jobs of due schedules; the first time, write those that the code declares."""
@@ -135,26 +129,25 @@ class Maintenance(threading.Thread):
         return TICK_SECONDS if seconds is None else min(TICK_SECONDS, max(0.002, seconds + 0.001))
 
     def rescue(self) -> float:
-        """Look for dead processes, and for jobs that name a process that is gone."""
-        everyone = rescue.look()
-        if any(seen.asked_to_stop and seen.id == self._process.id for seen in everyone):
-            self._process.drain()
-        for seen in self._watch.dead(everyone):
-            rescue.rescue_process(seen.id, seen.beat)
-        rescue.rescue_nameless()
-        self._watch.look_at_own()
-        limit = self._process.max_rss
-        if limit is not None and resident_megabytes() > limit:
-            logger.warning("worker process %s uses more than %d MB: it will be recycled", self._process.id, limit)
-            self._process.recycle()
+        """Rescue the jobs of dead processes and those that name a process that is gone; look at this process's own rows."""
+        seen = WorkerProcess.objects.snapshots()
+        if any(process.is_asked_to_stop and process.id == self._state.id for process in seen):
+            self._state.drain()
+        for process in self._liveness.dead(seen):
+            rescue_process(process.id, process.beat)
+        rescue_nameless()
+        self._liveness.look_at_own()
+        if self._max_rss is not None and resident_megabytes() > self._max_rss:
+            logger.warning("worker process %s uses more than %d MB: it will be recycled", self._state.id, self._max_rss)
+            self._state.recycle()
         return get_settings().LEASE_SECONDS / BEATS_PER_LEASE
 
     def cascade(self) -> float:
-        """Fail the dependents of jobs as asked, or fail and revive what a process that died in the middle has left."""
-        asked = self._cascades_asked
+        """Fail the dependents of jobs as requested, or fail and revive what a process that died in the middle has left."""
+        requested = self._cascades_requested
         cascade_all()
-        finish_replays()
-        self._cascades_done = asked
+        revive_all()
+        self._cascades_done = requested
         return 0.0 if self.owes_cascade else get_settings().LEASE_SECONDS
 
     def prune(self) -> float:

@@ -8,7 +8,7 @@ import sys
 
 
 def resident_megabytes() -> float:
-    """Return the resident memory of this process in megabytes; its highest ever where the system tells no more."""
+    """Return the resident memory of this process in megabytes; where the system does not say, its highest so far."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,4 +1,4 @@
-"""The worker process: its lease, its threads, its end. The same class runs in `runworkers` and inside a script."""
+"""The worker process: its lease, its worker threads and its loops, its end. The same class runs in `runworkers` and in a script."""
 
 from __future__ import annotations
 
@@ -7,43 +7,39 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from django.db import Error
 
 from django_jobs.conf import get_settings
-from django_jobs.handlers import Registry, registry
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.notify import listen_in_process
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.db.notify import listen_in_process
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.release import release_process
 
+from .buffer import JobBuffer
+from .child.pool import ChildPool
 from .coroutines import Coroutines
-from .heartbeat import Heartbeat
-from .keeper import Keeper
+from .lease import Lease
 from .listener import Listener
+from .liveness import LivenessMonitor
 from .maintenance import Maintenance
-from .subprocesses import Subprocesses
-from .thread import Worker
-from .tray import Tray
-from .trouble import Trouble
-from .wakeup import Wakeup
+from .settler import Settler
+from .state import WorkerState
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from .thread import Worker
 
 logger = logging.getLogger("django_jobs")
 
-EXIT_DRAINED = 0
-EXIT_CONFIGURATION = 1
-EXIT_LEASE_LOST = 70
-EXIT_RECYCLE = 75
-UNLIMITED = 10**9
-
 
 class Process:
-    """A worker process: starts threads, holds the lease, stops in order.
+    """A worker process. Its threads join it with `adopt`; `thread.start_workers` starts as many as it is to have.
 
     Args:
         queues: the queues its own threads run; None means every queue.
-        threads: how many threads it starts by itself; workers made elsewhere join with `adopt`.
-        handlers: whose handlers its threads run.
+        threads: how many threads of its own it is to have.
         max_jobs: leave with exit code 75 after this many jobs.
         max_rss: leave with exit code 75 above this many megabytes.
     """
@@ -53,184 +49,161 @@ class Process:
         *,
         queues: Sequence[str] | None = None,
         threads: int = 0,
-        handlers: Registry = registry,
-        poll_interval: float | None = None,
         max_jobs: int | None = None,
         max_rss: int | None = None,
     ) -> None:
-        self.id = processes.new_process_id()
         self.queues = list(queues) if queues is not None else None
-        self.wakeup = Wakeup()
-        self.trouble = Trouble()
-        self.keeper = Keeper(self)
-        self.coroutines = Coroutines(self)
-        self.subprocesses = Subprocesses(self)
-        self.heartbeat = Heartbeat(self)
-        self.maintenance = Maintenance(self)
-        self.listener = Listener(self)
-        self.exit_code = EXIT_DRAINED
-        self.completed = 0
-        self.failed = 0
-        self._threads = threads
-        self._handlers = handlers
-        self._poll_interval = poll_interval
-        self._max_jobs = max_jobs
-        self.max_rss = max_rss if max_rss is not None else get_settings().MAX_RSS_MB
-        self.numbers = itertools.count(1)
+        self.threads = threads
+        self.state = WorkerState(max_jobs=max_jobs, on_lost=self._lose_runs)
+        self.lease = Lease(self.state)
+        self.maintenance = Maintenance(
+            self.state,
+            LivenessMonitor(self.state, self.held, self._cancel),
+            max_rss if max_rss is not None else get_settings().MAX_RSS_MB,
+        )
+        self.settler = Settler(self.state, self.maintenance.expect_due)
+        self.coroutines = Coroutines(self.state, self.settler)
+        self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
+        self.listener = Listener(self.state, self.maintenance.look_at_requests)
+        self.pool = ChildPool(self.state)
+        self.has_ended = False
+        self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._workers: list[Worker] = []
-        self._trays: list[Tray] = []
-        self._looking: set[Worker] = set()
-        self._found_nothing = False
-        self._lent: dict[str, ClaimedJob] = {}
-        self._started = False
-        self._stopping = threading.Event()
-        self._hurried = threading.Event()
+        self._buffers: list[JobBuffer] = []
+        self._held_by_hand: dict[str, ClaimedJob] = {}
+        self._has_started = False
+        self._grace_is_over = threading.Event()
         self._stop_listening: Callable[[], None] = lambda: None
-        self.is_lost = self.has_ended = False
 
-    # What the parts ask.
+    @property
+    def id(self) -> str:
+        """The name of this process in the database."""
+        return self.state.id
 
     @property
     def is_stopping(self) -> bool:
         """Whether no further job is claimed or started."""
-        return self._stopping.is_set()
-
-    @property
-    def is_notified(self) -> bool:
-        """Whether notifications of new work reach this process."""
-        return self.listener.is_healthy
+        return self.state.is_stopping
 
     @property
     def running(self) -> int:
         """How many jobs run now."""
-        return sum(worker.seat.run is not None for worker in self.workers()) + self.coroutines.running
+        return sum(worker.slot.run is not None for worker in self.workers()) + self.coroutines.running
 
     def workers(self) -> list[Worker]:
         """Return the worker threads that live."""
         with self._lock:
             return list(self._workers)
 
-    def trays(self) -> list[Tray]:
-        """Return the trays of the worker threads, and those that nobody uses any more but hold something."""
+    def buffers(self) -> list[JobBuffer]:
+        """Return the buffers of the worker threads, and those that nobody uses any more but hold something."""
         with self._lock:
-            self._trays = [tray for tray in self._trays if tray.is_used]
-            return list(self._trays)
+            self._buffers = [buffer for buffer in self._buffers if buffer.is_used]
+            return list(self._buffers)
 
     def held(self) -> dict[str, int]:
         """Return the fence of each job that this process holds."""
-        held: dict[str, int] = self.coroutines.held()
+        held = self.coroutines.held()
         with self._lock:
-            held.update((job.id, job.fence) for job in self._lent.values())
-        for tray in self.trays():
-            held.update(tray.held())
+            held.update((job.id, job.fence) for job in self._held_by_hand.values())
+        for buffer in self.buffers():
+            held.update(buffer.held())
         return held
 
     def has_abandoned(self) -> bool:
         """Whether a thread was given up; it may never end."""
-        return any(worker.seat.abandoned for worker in self.workers())
+        return any(worker.slot.abandoned for worker in self.workers())
 
-    def jobs_left(self) -> int:
-        """Return how many more jobs this process may run."""
-        return UNLIMITED if self._max_jobs is None else max(1, self._max_jobs - self.completed - self.failed)
+    def has_nothing_to_do(self) -> bool:
+        """Whether the last claim was in vain, nobody claims now, and nothing runs, is to be settled or to be cascaded."""
+        is_idle = self.state.found_nothing and not self.maintenance.owes_cascade
+        return is_idle and not self.running and not self.held()
 
     # Its life.
 
     def start(self) -> None:
-        """Register the process, start its loops and its threads; starting again does nothing."""
+        """Register the process and start its loops; starting again does nothing."""
         with self._lock:
-            if self._started:
+            if self._has_started:
                 return
             # First, because it is what may fail; the caller then starts the process again.
-            processes.register(self.id, queues=self.queues or [], threads=self._threads)
-            self._started = True
-        self._stop_listening = listen_in_process(self.wakeup.call)
-        self.heartbeat.start()
-        self.keeper.start()
-        self.maintenance.start()
-        self.listener.start()
-        for _ in range(self._threads):
-            Worker(self.queues, self._handlers, self._poll_interval, process=self).start()
+            leases.register(self.id, queues=self.queues or [], threads=self.threads)
+            self._has_started = True
+        self._stop_listening = listen_in_process(self.state.pollers.wake)
+        for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
+            loop.start()
+
+    def new_worker_id(self) -> str:
+        """Return the name of another worker thread."""
+        return f"{self.id}/{next(self._numbers)}"
 
     def adopt(self, worker: Worker, *, shares: bool = True) -> None:
-        """Take in a worker that is about to start; those with the same queues and handlers share a tray if they may."""
+        """Take in a worker that is about to start; those with the same queues and handlers share a buffer if they may."""
         self.start()
         with self._lock:
             for other in self._workers if shares else ():
-                if other.is_alive() and other.lanes.kind == worker.lanes.kind:
-                    worker.tray = other.tray
-            worker.tray.join(worker.seat)
-            if worker.tray not in self._trays:
-                self._trays.append(worker.tray)
+                if other.is_alive() and other.selector.kind == worker.selector.kind:
+                    worker.buffer = other.buffer
+            worker.buffer.join(worker.slot)
+            if worker.buffer not in self._buffers:
+                self._buffers.append(worker.buffer)
             self._workers.append(worker)
 
-    def left(self, worker: Worker) -> None:
-        """Take note that a worker thread has ended."""
+    def remove(self, worker: Worker) -> None:
+        """Note that a worker thread has ended."""
         with self._lock:
-            self._looking.discard(worker)
             if worker in self._workers:
                 self._workers.remove(worker)
             if not self._workers:
-                self.subprocesses.end_idle()
+                self.pool.end_idle()
 
-    def lend(self, job: ClaimedJob) -> None:
-        """Hold a job that a script has claimed and settles by itself, until `take_back`."""
+    def hold(self, job: ClaimedJob) -> None:
+        """Hold a job that a script has claimed and settles by itself, until `let_go`."""
         with self._lock:
-            self._lent[job.id] = job
+            self._held_by_hand[job.id] = job
 
-    def take_back(self, job_id: str) -> None:
-        """Hold a lent job no longer."""
+    def let_go(self, job_id: str) -> None:
+        """Hold a job of a script no longer."""
         with self._lock:
-            self._lent.pop(job_id, None)
+            self._held_by_hand.pop(job_id, None)
 
-    def is_looking(self, worker: Worker) -> None:
-        """Take note that a worker is about to claim."""
-        with self._lock:
-            self._looking.add(worker)
+    def _cancel(self, requested: dict[str, int]) -> None:
+        """Tell running jobs, given as id and fence, that somebody asked to cancel them."""
+        for worker in self.workers():
+            run = worker.slot.run
+            if run is not None and requested.get(run.job.id) == run.job.fence:
+                run.cancel_requested = True
+        self.coroutines.cancel(requested)
 
-    def has_looked(self, worker: Worker, *, found: bool) -> None:
-        """Take note of whether a worker found something to do."""
-        with self._lock:
-            self._looking.discard(worker)
-            self._found_nothing = not found
-
-    def count(self, result: Completed | Outcome | None) -> None:
-        """Count a run, and recycle the process after the last one it may run."""
-        with self._lock:
-            self._found_nothing = False
-            if isinstance(result, Outcome):
-                self.failed += 1
-            else:
-                self.completed += 1
-        if self._max_jobs is not None and self.completed + self.failed >= self._max_jobs:
-            self.recycle()
-
-    def has_nothing_to_do(self) -> bool:
-        """Whether the last look was in vain, nobody looks now, and nothing runs, is to be settled or to be cascaded."""
-        with self._lock:
-            at_rest = self._found_nothing and not self._looking and not self.maintenance.owes_cascade
-            return at_rest and not self.running and not self.held()
+    def _lose_runs(self) -> None:
+        """Tell running jobs that the lease is lost."""
+        for worker in self.workers():
+            run = worker.slot.run
+            if run is not None:
+                run.lost = True
 
     # Its end.
 
     def stop(self, *, graceful: bool = True, grace: float | None = None) -> bool:
-        """Stop claiming, hand back what has not started, let what runs finish; return whether everything ended in time."""
-        self._stopping.set()
-        for worker in self.workers():
-            worker.stop()
-        self.wakeup.close()
+        """Stop claiming, hand back what has not started, let what runs finish; return whether everything ended in time.
+
+        Args:
+            grace: seconds for what runs; None: SHUTDOWN_GRACE_SECONDS.
+        """
+        self.state.drain()
         limit = get_settings().SHUTDOWN_GRACE_SECONDS if grace is None else grace
         ended = self._join(time.monotonic() + (limit if graceful else 0.0))
         self._close(ended)
         return ended
 
-    def hurry(self) -> None:
-        """Make the deadline of the stop now."""
-        self._hurried.set()
+    def shorten_grace(self) -> None:
+        """Let the grace of the stop be over now."""
+        self._grace_is_over.set()
 
     def _join(self, deadline: float) -> bool:
-        while time.monotonic() < deadline and not self._hurried.is_set():
-            alive = [worker for worker in self.workers() if worker.is_alive() and not worker.seat.abandoned]
+        while time.monotonic() < deadline and not self._grace_is_over.is_set():
+            alive = [worker for worker in self.workers() if worker.is_alive() and not worker.slot.abandoned]
             if not alive and not self._has_work_in_hand():
                 return True
             if alive:
@@ -240,21 +213,19 @@ class Process:
         return not self._has_work_in_hand()
 
     def _has_work_in_hand(self) -> bool:
-        return self.coroutines.running > 0 or any(tray.is_busy for tray in self.trays())
+        return self.coroutines.running > 0 or any(buffer.is_busy for buffer in self.buffers())
 
     def _close(self, ended: bool) -> None:
         self.has_ended = True
         self._stop_listening()
-        self.coroutines.stop()
-        self.maintenance.stop()
-        self.listener.stop()
-        self.keeper.stop()
-        for thread in (self.maintenance, self.keeper):
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(5)
+        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog):
+            loop.stop()
+        for loop in (self.maintenance, self.watchdog):
+            if loop.is_alive() and loop is not threading.current_thread():
+                loop.join(5)
         # Before the row goes: a beat that finds none would take the lease for lost.
-        self.heartbeat.stop()
-        if ended and not self.is_lost:
+        self.lease.stop()
+        if ended and not self.state.is_lost:
             try:
                 release_process(self.id)
             except Error:
@@ -263,38 +234,6 @@ class Process:
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""
         for worker in self.workers():
-            worker.tray.give_up_run(worker.seat)
-        self.coroutines.give_up()
+            worker.buffer.give_up_run(worker.slot)
+        self.coroutines.give_up_all()
         release_process(self.id)
-
-    def drain(self) -> None:
-        """Claim nothing more; whoever waits for that stops the process in order."""
-        self._stopping.set()
-        self.wakeup.close()
-
-    def is_broken(self, error: Exception) -> None:
-        """Take note that a loop met an error that nobody foresaw: leave, to be started anew in a known state."""
-        logger.error("a loop of worker process %s broke; the process will be recycled", self.id, exc_info=error)
-        self.recycle()
-
-    def recycle(self) -> None:
-        """Drain and leave with exit code 75, to be started anew."""
-        self.exit_code = self.exit_code or EXIT_RECYCLE
-        self.drain()
-
-    def lose_lease(self) -> None:
-        """Stop at once: nothing that this process still does may be written."""
-        if self.is_lost:
-            return
-        self.is_lost = True
-        logger.error("worker process %s has lost its lease; whatever it still runs is dropped", self.id)
-        for worker in self.workers():
-            run = worker.seat.run
-            if run is not None:
-                run.lost = True
-        self.exit_code = EXIT_LEASE_LOST
-        self.drain()
-
-    def wait_until_stopping(self, timeout: float | None = None) -> bool:
-        """Wait until somebody or something stops the process; return whether that is so."""
-        return self._stopping.wait(timeout)

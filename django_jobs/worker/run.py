@@ -6,11 +6,11 @@ import ctypes
 import threading
 import time
 
-from django_jobs.lifecycle.outcome import ClaimedJob
+from django_jobs.lifecycle.claim import ClaimedJob
 
 
 class Run:
-    """The state that a handler's thread shares with the keeper and the heartbeat. Every change is made under the lock."""
+    """What a handler's thread shares with the threads that watch over it. Interrupts are made under the lock."""
 
     __slots__ = (
         "_interrupt",
@@ -28,17 +28,17 @@ class Run:
         "timed_out",
     )
 
-    def __init__(self, job: ClaimedJob, timeout: float | None = None) -> None:
+    def __init__(self, job: ClaimedJob) -> None:
         self.job = job
         self.started = time.monotonic()
-        self.deadline = None if timeout is None else self.started + timeout
+        self.deadline: float | None = None  # of `time.monotonic()`; None: the watchdog does not end it
         self.lost = False
         self.cancel_requested = False
         self.timed_out = False
         self.abandoned = False
         self.has_started = False
         self.changed_session = False
-        self.progress: tuple[float, str] | None = None
+        self.progress: tuple[float, str] | None = None  # for the watchdog to write
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._interrupt = False
@@ -47,6 +47,12 @@ class Run:
     def seconds(self) -> float:
         """How long the run has lasted, in seconds."""
         return time.monotonic() - self.started
+
+    def start_clock(self) -> float | None:
+        """Let the job's time begin now; return the deadline (`time.monotonic()`), None without a timeout."""
+        self.started = time.monotonic()
+        timeout = self.job.timeout_seconds
+        return None if timeout is None else self.started + timeout
 
     def arm(self) -> None:
         """Let this thread be interrupted from now on; called right before the handler."""

@@ -1,108 +1,124 @@
-"""Settle results, and keep trying while the database is away: what ran must not be lost to an outage."""
+"""Settle outcomes, and keep trying while the database is away: what ran must not be lost to an outage."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from django.db import Error
 
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.outcome import Completed, Outcome, Results
-from django_jobs.lifecycle.release import release_free
-from django_jobs.lifecycle.settle import not_settled, settle, settle_free
+from django_jobs.db.connections import discard_connection
+from django_jobs.lifecycle.release import release_unlocked
+from django_jobs.lifecycle.settle import Outcome, not_settled, settle, settle_unlocked
 from django_jobs.models import JobStatus
 
-from .tray import Tray
+from .buffer import JobBuffer
+from .state import WorkerState
 
-if TYPE_CHECKING:
-    from .process import Process
-
-
-def settle_tray(process: Process, tray: Tray, now: float) -> float:
-    """Settle what was done at a tray, if it is time to and nobody else is at it; return the time after that."""
-    while (results := tray.take_results(now)) is not None:
-        tray.settled(*results, aside=settle_results(process, *results))
-        now = time.monotonic()
-    return now
+Move = Callable[[Sequence[Outcome], str], list[Outcome]]  # settles for a process id; returns what is to be postponed
 
 
-def settle_rest(process: Process, tray: Tray) -> None:
-    """Settle all that is left at a tray, however long it takes."""
-    while (results := tray.take_rest()) is not None:
-        aside = settle_results(process, *results, is_again=True)
-        settle_results(process, *aside, waits=True, is_again=True)
-        tray.settled(*results, aside=([], []))
+class Source(Protocol):
+    """Where outcomes wait to be settled: a buffer, or the coroutines."""
+
+    def take_outcomes(self, now: float) -> list[Outcome] | None: ...
+    def settled(self, outcomes: Iterable[Outcome], postponed: list[Outcome]) -> None: ...
 
 
-def try_to_settle(process: Process, tray: Tray) -> None:
-    """Settle what was done at a tray, and what was put aside a second ago, with one try: the keeper has more to do."""
-    if (results := tray.take_results(time.monotonic())) is not None:
-        tray.settled(*results, aside=_try(process, *results))
-    if (results := tray.take_aside()) is not None:
-        tray.settled(*results, aside=_try(process, *results))
+class Settler:
+    """Settles for a worker process, in the thread that calls.
 
-
-def release_tray(tray: Tray) -> None:
-    """Hand back what waits at a tray, and what could not be handed back before; locked rows are left for the next time."""
-    if jobs := tray.take_unstarted():
-        locked = {job.id for job in release_free(jobs)}
-        tray.released(job for job in jobs if job.id not in locked)
-
-
-def settle_results(
-    process: Process,
-    completed: Sequence[Completed],
-    outcomes: Sequence[Outcome],
-    *,
-    waits: bool = False,
-    is_again: bool = False,
-) -> Results:
-    """Settle results of a process until the database has answered, or the lease is lost.
-
-    Returns those that are to be put aside because somebody else has locked their rows, unless it `waits` for them.
+    Args:
+        expect_due: called with the seconds until the next job that was rescheduled is due.
     """
-    while not process.is_lost and (completed or outcomes):
+
+    def __init__(self, state: WorkerState, expect_due: Callable[[float], None]) -> None:
+        self._state = state
+        self._expect_due = expect_due
+
+    def settle(self, source: Source, now: float) -> float:
+        """Settle what has ended, if it is time to and no other thread does; return the time afterwards.
+
+        Rows that somebody else has locked are postponed, so that they do not hold up the others. The first try is made right
+        here and not by `_insist`: this is the way of every job, and it is to be short.
+        """
+        state = self._state
+        while (outcomes := source.take_outcomes(now)) is not None:
+            postponed: list[Outcome] = []
+            if not state.is_lost:
+                try:
+                    postponed = settle_unlocked(outcomes, state.id)
+                    self._answered(outcomes)
+                except Error as error:
+                    self._rest_after(error)
+                    postponed = self._insist(settle_unlocked, outcomes)
+            source.settled(outcomes, postponed)
+            now = time.monotonic()
+        return now
+
+    def settle_rest(self, buffer: JobBuffer) -> None:
+        """Settle all that is left at a buffer, however long it takes; locked rows are waited for."""
+        while (outcomes := buffer.take_rest()) is not None:
+            self._insist(_settle_locked, self._insist(settle_unlocked, outcomes))
+            buffer.settled(outcomes, [])
+
+    def try_to_settle(self, buffer: JobBuffer) -> None:
+        """Settle what has ended, and what was postponed a second ago, with one try each: the watchdog has more to do."""
+        for take in (lambda: buffer.take_outcomes(time.monotonic()), buffer.take_postponed):
+            if (outcomes := take()) is not None:
+                buffer.settled(outcomes, self._try(outcomes))
+
+    def _try(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Settle with one try; return what is to be postponed: locked rows, or all while the database is away."""
+        if self._state.is_lost:
+            return []
         try:
-            return _settle(process, completed, outcomes, waits, is_again)
+            return self._settle_left(settle_unlocked, outcomes)
         except Error as error:
-            # The reply may have been lost after the commit, so the next try reads back what it finds moved.
-            is_again = True
-            time.sleep(process.trouble.after(error))
-            processes.discard_connection()
-    return [], []
+            self._state.backoff.after(error)
+            discard_connection()
+            return outcomes
+
+    def _insist(self, move: Move, outcomes: list[Outcome]) -> list[Outcome]:
+        """Settle until the database has answered, or the lease is lost; return what is to be postponed."""
+        while outcomes and not self._state.is_lost:
+            try:
+                return self._settle_left(move, outcomes)
+            except Error as error:
+                self._rest_after(error)
+        return []
+
+    def _settle_left(self, move: Move, outcomes: list[Outcome]) -> list[Outcome]:
+        """Settle what is not on record as settled: an earlier try may have been committed though its reply was lost."""
+        left = not_settled(outcomes, self._state.id)
+        postponed = move(left, self._state.id) if left else []
+        self._answered(outcomes)
+        return postponed
+
+    def _rest_after(self, error: Error) -> None:
+        time.sleep(self._state.backoff.after(error))
+        discard_connection()
+
+    def _answered(self, outcomes: list[Outcome]) -> None:
+        self._state.backoff.over()
+        delays = [
+            outcome.delay
+            for outcome in outcomes
+            if outcome.attempt is not None and outcome.status == JobStatus.SCHEDULED
+        ]
+        if delays:
+            self._expect_due(min(delays))
 
 
-def _try(process: Process, completed: Sequence[Completed], outcomes: Sequence[Outcome]) -> Results:
-    """Settle results with one try, and return those that are to be put aside: locked, or all while the database is away."""
-    if process.is_lost:
-        return [], []
-    try:
-        return _settle(process, completed, outcomes, waits=False, is_again=True)
-    except Error as error:
-        process.trouble.after(error)
-        processes.discard_connection()
-        return list(completed), list(outcomes)
+def _settle_locked(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
+    """Settle, and wait for the rows that somebody else has locked."""
+    settle(outcomes, process_id)
+    return []
 
 
-def _settle(
-    process: Process,
-    completed: Sequence[Completed],
-    outcomes: Sequence[Outcome],
-    waits: bool,
-    is_again: bool,
-) -> Results:
-    left: Results = (list(completed), list(outcomes))
-    if is_again:
-        left = not_settled(*left, process.id)
-    aside: Results = ([], [])
-    if any(left) and waits:
-        settle(*left, process.id)
-    elif any(left):
-        aside = settle_free(*left, process.id)
-    process.trouble.over()
-    delays = [outcome.delay for outcome in outcomes if outcome.status == JobStatus.SCHEDULED]
-    if delays:
-        process.maintenance.expect_due(min(delays))
-    return aside
+def release_buffer(buffer: JobBuffer) -> None:
+    """Hand back what waits at a buffer, and what could not be handed back before; locked rows are left for the next time."""
+    if jobs := buffer.take_unstarted():
+        locked = {job.id for job in release_unlocked(jobs)}
+        buffer.released(job for job in jobs if job.id not in locked)

@@ -1,36 +1,36 @@
-"""A worker thread: take jobs from the tray of its process, run them; claim and settle for all when it is time."""
+"""A worker thread: take jobs from the buffer of its process and run them; claim and settle for all when it is time."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_jobs.db.connections import discard_connection, is_stuck, usable_connection
+from django_jobs.db.errors import is_away
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Handler, Registry, make_handler, registry
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
-from django_jobs.lifecycle.transactions import is_away, is_transient
+from django_jobs.handlers import Handler, Registry, make_handler, registry, unknown_job_type
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.settle import Outcome
+from django_jobs.numbers import is_integer, is_seconds
 from django_jobs.text import shown
-from django_jobs.values import is_integer, is_seconds
 
-from .executor import execute, no_handler
-from .isolation import Isolation
-from .lanes import FIRST_REST, Lanes, queue_names
+from .buffer import JobBuffer, Slot
+from .child.isolation import Isolation
+from .cleanup import HandlerCleanup
+from .executor import execute
+from .local_process import local_process
+from .poller import FIRST_REST, QueueSelector, queue_names
+from .process import Process
 from .run import Run
-from .settler import release_tray, settle_rest, settle_tray
-from .tidy import Tidy
-from .tray import Seat, Tray
+from .settler import release_buffer
 
-if TYPE_CHECKING:
-    from .process import Process
-
-GUEST_SECONDS = 0.002
+INLINE_SECONDS = 0.002
 
 
 class Worker(threading.Thread):
@@ -41,6 +41,8 @@ class Worker(threading.Thread):
         handlers: a dict of job types to functions, or a Registry; decorated handlers are found besides.
         poll_interval: seconds between looks at an idle database.
         process: the worker process it belongs to; one that is shared by all such workers is made when none is given.
+
+    Raises InvalidJob for a bad argument.
     """
 
     def __init__(
@@ -51,39 +53,35 @@ class Worker(threading.Thread):
         *,
         process: Process | None = None,
     ) -> None:
-        from .embedded import embedded
-
         names = queue_names(queue)
         if poll_interval is not None and not is_seconds(poll_interval):
             raise InvalidJob(f"poll_interval={shown(poll_interval)}: give a positive number of seconds")
-        self.process = process or embedded()
-        self.worker_id = f"{self.process.id}/{next(self.process.numbers)}"
+        self.process = process or local_process()
+        self.worker_id = self.process.new_worker_id()
         super().__init__(name=f"worker {self.worker_id}", daemon=True)
-        self.seat = Seat()
-        self.tray = Tray()  # until `start`, which gives it the one it shares
         self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)
         self.poll_interval = poll_interval
-        self.lanes = Lanes(names, self.process, self.handlers)
+        self.slot = Slot(self.handlers)
+        self.buffer = JobBuffer()  # until `start`, which gives it the one that it shares
+        self.selector = QueueSelector(names, self.handlers, self.process.state.pollers)
+        self._state = self.process.state
+        self._settler = self.process.settler
+        self._watchdog = self.process.watchdog
+        self._isolation = Isolation(self._state, self.process.pool)
         self._stopping = threading.Event()
-        self._isolation = Isolation(self.process)
         self._connection: BaseDatabaseWrapper | None = None
         self._prepared: object = None
-        self._tidy = Tidy()
+        self._cleanup = HandlerCleanup()
 
     def stop(self) -> None:
-        """Ask the thread to finish its current job and end; release what it has not started."""
+        """Ask the thread to finish its current job and end; it releases what it has not started."""
         self._stopping.set()
-        self.process.wakeup.call_all()
+        self._state.pollers.wake_all()
 
     @property
     def is_stopping(self) -> bool:
         """Whether no further job is started."""
-        return self._stopping.is_set() or self.process.is_stopping or self.seat.abandoned
-
-    @property
-    def is_isolated(self) -> bool:
-        """Whether the current job runs in this thread's subprocess."""
-        return self._isolation.is_busy
+        return self._stopping.is_set() or self._state.is_stopping or self.slot.abandoned
 
     def start(self) -> None:
         """Start the thread, and its process when that has not started."""
@@ -92,156 +90,165 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Repeat the step until stopped."""
-        self._tidy.begin()
+        self._cleanup.begin()
         try:
             while not self.is_stopping:
                 try:
                     rest = self.step()
                 except Error as error:
-                    rest = self.process.trouble.after(error)
+                    rest = self._state.backoff.after(error)
                     self._drop_connection()
-                if rest > 0 and self.process.wakeup.wait_for_turn(rest, self.lanes.kind, self._stopping.is_set):
-                    self.lanes.expect_work()
+                if rest > 0 and self.selector.poller.wait(rest, lambda: self.is_stopping):
+                    self.selector.expect_work()
         except Exception as error:
-            self.process.is_broken(error)
+            self._state.recycle_after(error)
         finally:
             self._leave()
 
     def step(self) -> float:
         """Claim if it is time to, run what there is, settle; return how long to rest, in seconds."""
         self._prepare()
-        wanted = self.tray.take_claim()
+        wanted = self.buffer.take_claim()
         found = wanted > 0 and self._claim(wanted)
         ran = self._run_jobs()
-        if self.seat.abandoned:
+        if self.slot.abandoned:
             return -1.0
         if found or ran:
             return 0.0
-        return self.lanes.rest(self.poll_interval) if wanted else FIRST_REST  # another thread is looking
+        return self.selector.rest(self.poll_interval) if wanted else FIRST_REST  # another thread is claiming
 
     def _claim(self, wanted: int) -> bool:
-        """Claim for all threads of the tray from the first queue that has something for us; return whether one had."""
+        """Claim for all threads of the buffer from the first queue that has something for us; return whether one had."""
         jobs: list[ClaimedJob] = []
-        wanted = min(wanted, self.process.jobs_left())
-        self.process.is_looking(self)
+        wanted = min(wanted, self._state.jobs_left())
+        self._state.begin_claim(self)
         try:
-            queue = self.lanes.next_queue()
+            queue = self.selector.next_queue()
             while queue is not None and not jobs and not self.is_stopping:
-                jobs = claim(queue, wanted, self.process.id)
+                jobs = claim(queue, wanted, self._state.id)
                 if not jobs:
-                    queue = self.lanes.is_empty(queue)
+                    queue = self.selector.queue_after(queue)
         finally:
-            self.tray.load(jobs, is_dry=len(jobs) < wanted)
-            self.process.has_looked(self, found=bool(jobs))
+            self.buffer.load(jobs, is_dry=len(jobs) < wanted)
+            self._state.end_claim(self, found=bool(jobs))
         if jobs:
-            self.process.keeper.watch()
-            self.process.trouble.over()
-            self.lanes.found_work()
-            self.process.wakeup.call()
+            self._watchdog.wake()
+            self._state.backoff.over()
+            self.selector.poller.found_work()
+            self._state.pollers.wake()
         return bool(jobs)
 
     def run_one(self, queue: str) -> str | None:
         """Claim, run and settle one job of a queue in the calling thread; return its id, or None when none is ready.
 
-        For scripts: the thread itself is never started.
+        For scripts, as an inline worker: the thread itself is never started.
         """
         self.process.adopt(self, shares=False)
-        self._tidy.begin()
+        self._cleanup.begin()
         try:
             self._prepare()
-            jobs = claim(queue, 1, self.process.id)
-            self.tray.load(jobs, is_dry=True)
+            jobs = claim(queue, 1, self._state.id)
+            self.buffer.load(jobs, is_dry=True)
             self._run_jobs()
-            release_tray(self.tray)  # the process stops
-            settle_rest(self.process, self.tray)
-            while self.tray.is_busy and not (self.seat.abandoned or self.process.is_lost or self.process.is_stopping):
-                time.sleep(GUEST_SECONDS)  # the keeper has some of it in hand
-                settle_rest(self.process, self.tray)
+            release_buffer(self.buffer)  # the process stops
+            self._settler.settle_rest(self.buffer)
+            while self.buffer.is_busy and not (self.slot.abandoned or self._state.is_lost or self._state.is_stopping):
+                time.sleep(INLINE_SECONDS)  # the watchdog settles some of it
+                self._settler.settle_rest(self.buffer)
             return jobs[0].id if jobs else None
         finally:
-            self.tray.leave(self.seat)
-            self.process.keeper.watch()
-            self._tidy.close()
-            self.process.left(self)
+            self.buffer.leave(self.slot)
+            self._watchdog.wake()
+            self._cleanup.close()
+            self.process.remove(self)
 
     def _run_jobs(self) -> bool:
         """Run jobs until there is none left, or it is time to claim; return whether there was one."""
         ran, before = False, time.monotonic()
-        while not self.is_stopping and (run := self.tray.next_run(self.seat)) is not None:
+        while not self.is_stopping and (run := self.buffer.next_run(self.slot)) is not None:
             ran = True
-            if self.tray.has_waiting:
-                self.lanes.turn.pass_on()
-            self.process.keeper.watch()
+            if self.buffer.has_waiting:
+                self.selector.poller.hand_work()
+            self._watchdog.wake()
             self._run_one(run)
-            if self.seat.abandoned:
+            if self.slot.abandoned:
                 return True
             now = time.monotonic()
-            self.tray.took(now - before)
-            before = settle_tray(self.process, self.tray, now)
-            if self.tray.is_low:
+            self.buffer.took(now - before)
+            before = self._settler.settle(self.buffer, now)
+            if self.buffer.is_low:
                 break
-        settle_tray(self.process, self.tray, before)
+        self._settler.settle(self.buffer, before)
         if ran:
-            self._tidy.after_batch()
+            self._cleanup.after_batch()
         return ran
 
     def _run_one(self, run: Run) -> None:
         job = run.job
         handler = self.handlers.find(job.job_type)
         if handler is None:
-            self._keep(no_handler(job, self.handlers))
+            self._keep(Outcome.no_handler(job, unknown_job_type(job.job_type, self.handlers.job_types())))
             return
-        alone = handler.isolation == "process" or job.crash_count > 0
-        if handler.is_async and not alone and self.is_alive():  # in `run_one` the caller waits for it
-            self.process.coroutines.start(run, handler, self.handlers)
-            self.tray.hand_over(self.seat)
+        is_alone = handler.isolation == "process" or job.crash_count > 0
+        if handler.is_async and not is_alone and self.is_alive():  # an inline worker waits for its job
+            self.process.coroutines.hand_over(run, handler, self.handlers)
+            self.buffer.hand_over(self.slot)
             return
-        timeout = job.timeout_seconds
-        if timeout is not None:
-            run.deadline = run.started + timeout
-        if alone:
-            result = self._isolation.run_alone(run, handler, self.handlers)
+        if is_alone:
+            outcome = self._isolation.run_alone(run, handler, self.handlers)
         else:
-            result = execute(run, handler, self.handlers, self.process.id)
-        self._keep(result)
-        self._tidy.after_job()
+            if job.timeout_seconds is not None:
+                run.deadline = run.started + job.timeout_seconds
+            outcome = execute(run, handler, self.handlers, self._state.id)
+        self._keep(outcome)
+        self._cleanup.after_job()
         if run.changed_session:
             self._drop_connection()
         connection = self._connection
-        if connection is None or connection.connection is not self._prepared or processes.is_stuck(connection):
+        if connection is None or connection.connection is not self._prepared or is_stuck(connection):
             self._prepare()
 
-    def _keep(self, result: Completed | Outcome | None) -> None:
-        if self.tray.finish(self.seat, result):
-            self.process.count(result)
+    def _keep(self, outcome: Outcome) -> None:
+        if self.buffer.finish(self.slot, outcome):
+            self._state.count(outcome)
 
     def _prepare(self) -> None:
         """Set up the connection when it is a new one; check it when it is an old one."""
-        connection = processes.check_connection()
+        connection = usable_connection()
         if connection.connection is None or connection.connection is not self._prepared:
-            processes.prepare_connection(self.process.id)
+            leases.prepare_connection(self._state.id)
             self._prepared = connection.connection
         self._connection = connection
 
     def _drop_connection(self) -> None:
-        processes.discard_connection()
+        discard_connection()
         self._connection = self._prepared = None
 
     def _leave(self) -> None:
         """Hand back what has not started, settle what has, and close what is this thread's own."""
-        is_last = self.tray.leave(self.seat)
-        if not self.seat.abandoned:
-            settle_tray(self.process, self.tray, time.monotonic())
-            if is_last or self.process.is_stopping:
+        is_last = self.buffer.leave(self.slot)
+        if not self.slot.abandoned:
+            self._settler.settle(self.buffer, time.monotonic())
+            if is_last or self._state.is_stopping:
                 try:
-                    release_tray(self.tray)
+                    release_buffer(self.buffer)
                 except Error as error:  # the end of the process hands them back
-                    if not (is_away(error) or is_transient(error)):
+                    if not is_away(error):
                         raise
-            settle_rest(self.process, self.tray)
-        self._tidy.close()
+            self._settler.settle_rest(self.buffer)
+        self._cleanup.close()
         connections.close_all()
-        self.process.left(self)
+        self.process.remove(self)
+
+
+def start_workers(process: Process, *, handlers: Registry = registry, poll_interval: float | None = None) -> None:
+    """Start a process with its worker threads: as many as it is to have, on its queues.
+
+    Raises a database error when the process cannot be registered; nothing has been started then.
+    """
+    process.start()
+    for _ in range(process.threads):
+        Worker(process.queues, handlers, poll_interval, process=process).start()
 
 
 class WorkerPool:

@@ -86,7 +86,7 @@ def changes(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def declare_schedules() -> None:
-    """Declare what the site does by itself: a scan each night, and every ten minutes a look at what has changed."""
+    """Declare what the site does by itself: a scan each night, and every ten minutes a count of what has changed."""
     schedule("catalogue.nightly", "catalogue.rescan", cron="0 3 * * *", timezone="Europe/Berlin", overlap="skip")
     schedule("catalogue.changes", "catalogue.changes", every=timedelta(minutes=10), catch_up="skip", overlap="skip")
 

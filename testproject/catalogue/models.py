@@ -6,7 +6,7 @@ from django_jobs.models.fields import ExactCharField
 
 
 class Scan(models.Model):
-    """One look at a folder, made by the job `job_id`; `report` is written when all its files were tried."""
+    """One scan of a folder, made by the job `job_id`; `report` is written when all its files were tried."""
 
     folder = models.TextField()
     job_id = models.CharField(max_length=64, unique=True)

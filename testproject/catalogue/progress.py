@@ -1,4 +1,4 @@
-"""How far a scan is, asked of the database, and how that looks in a terminal and in a report."""
+"""How far a scan is, read from the database, and how that is shown in a terminal and in a report."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .models import Scan
 
 BAR_WIDTH = 30
 ENDED = {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.DEAD, JobStatus.CANCELLED}
-LETTERS_SHOWN = 3
+DEAD_LETTERS_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Progress:
         return sum(self.jobs[status] for status in ENDED)
 
     def line(self, seconds: float) -> str:
-        """Return a progress bar with figures."""
+        """Return a progress bar with numbers."""
         filled = BAR_WIDTH * self.ended // self.total
         return (
             f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {self.ended:,} of {self.total:,} jobs,"
@@ -43,8 +43,8 @@ class Progress:
         )
 
 
-def look(scan_job: Job) -> Progress:
-    """Return how far the scan is that this job began."""
+def read_progress(scan_job: Job) -> Progress:
+    """Return how far the scan is that this job started."""
     scan_job.refresh_from_db()
     first: Counter[str] = Counter([scan_job.status])
     if scan_job.status != JobStatus.COMPLETED:
@@ -60,10 +60,10 @@ def look(scan_job: Job) -> Progress:
 
 def report_lines(scan: Scan, scan_job: Job, progress: Progress, seconds: float) -> list[str]:
     """Return the report of a scan that is over: its files, its jobs, its dead letters."""
-    letters = DeadLetter.objects.open().filter(job__dependents__job=scan_job.result["report"])
-    examples = letters.select_related("job").order_by("job__payload", "pk")[:LETTERS_SHOWN]
+    dead_letters = DeadLetter.objects.open().filter(job__dependents__job=scan_job.result["report"])
+    examples = dead_letters.select_related("job").order_by("job__payload", "pk")[:DEAD_LETTERS_SHOWN]
     found = scan.report or {}
-    figures = {
+    numbers = {
         "files": found.get("files", 0),
         "  read as text": found.get("measured", 0),
         "  lines": found.get("lines", 0),
@@ -71,11 +71,11 @@ def report_lines(scan: Scan, scan_job: Job, progress: Progress, seconds: float) 
         "jobs": progress.total,
         **{f"  {status}": progress.jobs[status] for status in JobStatus if progress.jobs[status]},
         "retries": progress.retries,
-        "dead letters": letters.count(),
+        "dead letters": dead_letters.count(),
     }
     return [
-        *(f"{name:<16}{figure:>14,}" for name, figure in figures.items()),
-        *(f"  {letter.job.payload.get('path')}: {shorten(letter.error, 90)}" for letter in examples),
+        *(f"{name:<16}{number:>14,}" for name, number in numbers.items()),
+        *(f"  {dead.job.payload.get('path')}: {shorten(dead.error, 90)}" for dead in examples),
         f"{'jobs/s':<16}{progress.total / seconds:>14,.0f}  ({seconds:.1f} s; with the retries"
         f" {progress.total + progress.retries:,} attempts)",
     ]

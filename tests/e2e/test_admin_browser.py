@@ -12,8 +12,8 @@ from django.db import connections
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import django_jobs
-from django_jobs.lifecycle.schedule import create_schedule
 from django_jobs.models import DeadLetter, Job, Queue
+from django_jobs.scheduling.store import create_schedule
 from tests.support.factories import JobFactory
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
@@ -58,7 +58,7 @@ class Desk:
         context.set_default_timeout(15_000)
         self.page: Page = context.new_page()
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda said: self._note(said.type, said.text))
+        self.page.on("console", lambda message: self._note(message.type, message.text))
         self.page.goto(f"{url}/admin/")
         self.page.fill("#id_username", "operator")
         self.page.fill("#id_password", "secret")
@@ -151,13 +151,13 @@ def test_no_page_breaks_the_policy_or_the_width_of_the_screen(desk: Desk, width:
     job = JobFactory(status="running", progress=0.3, job_type="shop.a_rather_long_module_name.and_a_function_name")
     JobFactory.create_batch(60)
     row = create_schedule("nightly", "effects.record", cron="0 3 * * 1-5")
-    letter = DeadLetter.objects.create(
+    dead_letter = DeadLetter.objects.create(
         job=JobFactory(status="dead"), reason="retries exhausted", error="x" * 300, died_at=job.created_at
     )
     desk.page.set_viewport_size({"width": width, "height": 800})
     for path in (
-        "", "overview/", "job/", f"job/{job.pk}/change/", "deadletter/", "deadletter/groups/",
-        f"deadletter/{letter.pk}/change/", "queue/", "workerprocess/", "schedule/", f"schedule/{row.pk}/change/",
+        "", "overview/", "job/", f"job/{job.pk}/change/", "deadletter/", "deadletter/causes/",
+        f"deadletter/{dead_letter.pk}/change/", "queue/", "workerprocess/", "schedule/", f"schedule/{row.pk}/change/",
     ):  # fmt: skip
         page = desk.open(path)
         assert page.evaluate("window.violations") == [], path

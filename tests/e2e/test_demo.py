@@ -198,8 +198,8 @@ def test_the_demo_reports_what_the_folder_holds_again_and_again(folder: Path) ->
     for scan in Scan.objects.all():
         measured = dict(scan.files.exclude(measured_at=None).values_list("path", "sha256"))
         assert measured == {path: sha256(content).hexdigest() for path, content in TEXTS.items()}
-    letters = DeadLetter.objects.open().filter(reason="retries exhausted")
-    assert Counter(letter.job.payload["path"] for letter in letters) == dict.fromkeys(NOT_TEXTS, 2)
+    dead_letters = DeadLetter.objects.open().filter(reason="retries exhausted")
+    assert Counter(dead_letter.job.payload["path"] for dead_letter in dead_letters) == dict.fromkeys(NOT_TEXTS, 2)
     assert not WorkerProcess.objects.exists(), "it stopped its workers in order"
     check_drained()
 
@@ -208,12 +208,12 @@ def test_the_demo_reports_what_the_folder_holds_again_and_again(folder: Path) ->
 def test_a_dead_letter_that_is_replayed_after_the_file_was_mended_completes(folder: Path) -> None:
     demo(str(folder))
     (folder / "app/old.txt").write_text("schön\n", encoding="utf-8")
-    (letter,) = [one for one in DeadLetter.objects.open() if one.job.payload["path"] == "app/old.txt"]
-    letter.replay()
+    (dead_letter,) = [each for each in DeadLetter.objects.open() if each.job.payload["path"] == "app/old.txt"]
+    dead_letter.replay()
     ended = manage("runworkers", "--drain")
     assert ended.returncode == 0, ended.stderr
-    letter.job.refresh_from_db()
-    assert letter.job.status == "completed", dump_rows()
+    dead_letter.job.refresh_from_db()
+    assert dead_letter.job.status == "completed", dump_rows()
     assert SourceFile.objects.get(path="app/old.txt").encoding == "utf-8"
     assert DeadLetter.objects.open().count() == len(NOT_TEXTS) - 1
 
@@ -261,9 +261,9 @@ def test_serve_opens_the_admin_for_its_user_and_runs_what_is_replayed(folder: Pa
         page = log_in(f"http://127.0.0.1:{port}/admin/login/?next=/admin/catalogue/sourcefile/", "demo", "demo")
         assert "app/deep/page.html" in page
         (folder / "app/old.txt").write_text("mended\n")
-        (letter,) = [one for one in DeadLetter.objects.open() if one.job.payload["path"] == "app/old.txt"]
-        letter.replay()
-        wait_until(lambda: Job.objects.get(pk=letter.job_id).status == "completed", what="the replayed job")
+        (dead_letter,) = [each for each in DeadLetter.objects.open() if each.job.payload["path"] == "app/old.txt"]
+        dead_letter.replay()
+        wait_until(lambda: Job.objects.get(pk=dead_letter.job_id).status == "completed", what="the replayed job")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
     assert not WorkerProcess.objects.exists(), "it stopped its workers in order"

@@ -1,4 +1,4 @@
-"""The schedules of the demo site: a scan each night, and every ten minutes a look at what has changed."""
+"""The schedules of the demo site: a scan each night, and every ten minutes a count of what has changed."""
 
 import os
 from datetime import timedelta
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from django_jobs import schedules
-from django_jobs.lifecycle.schedule import run_schedule_now, sync_declared
 from django_jobs.models import Job, Schedule
+from django_jobs.scheduling import spec
+from django_jobs.scheduling.store import sync_declared
+from django_jobs.scheduling.ticks import run_schedule_now
 from testproject.catalogue import jobs
 from testproject.catalogue.models import Scan, SourceFile
 from tests.support.processes import manage
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def _declared(monkeypatch: pytest.MonkeyPatch, db: None) -> None:
-    monkeypatch.setattr(schedules, "_declared", {})
+    monkeypatch.setattr(spec, "_declared", {})
     jobs.declare_schedules()
     sync_declared()
 

@@ -25,13 +25,13 @@ def produce_and_consume(jobs_per_producer: int) -> None:
     total = 10 * jobs_per_producer
     with running_process(threads=5) as process:
         run_in_threads(produce, 10, timeout=300)
-        wait_until(lambda: process.completed >= total, timeout=300, what="the jobs to be run")
+        wait_until(lambda: process.state.completed >= total, timeout=300, what="the jobs to be run")
         wait_until(lambda: not Job.objects.live().exists(), timeout=60, what="the jobs to be settled")
     assert Job.objects.counts_by_status()["completed"] == Job.objects.count() == total
     starts = Counter(Effect.objects.values_list("job_id", flat=True))
     assert len(starts) == total
     assert set(starts.values()) == {1}
-    assert (process.completed, process.failed, Attempt.objects.count()) == (total, 0, 0)
+    assert (process.state.completed, process.state.failed, Attempt.objects.count()) == (total, 0, 0)
     check_invariants()
 
 

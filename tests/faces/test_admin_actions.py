@@ -13,7 +13,7 @@ from tests.support.staff import browse, operator, staff
 pytestmark = pytest.mark.django_db
 
 JOBS = "/admin/django_jobs/job/"
-LETTERS = "/admin/django_jobs/deadletter/"
+DEAD_LETTERS = "/admin/django_jobs/deadletter/"
 
 
 def do(client: Any, url: str, action: str, *rows: Any, **fields: Any) -> Any:
@@ -23,7 +23,7 @@ def do(client: Any, url: str, action: str, *rows: Any, **fields: Any) -> Any:
 
 
 # operation, the right it takes, how a row is made on which it does something, and what it has done then
-def _letter() -> Any:
+def _dead_letter() -> Any:
     return DeadLetterFactory()
 
 
@@ -32,10 +32,10 @@ def _job_in(status: str) -> Any:
 
 
 MATRIX = {
-    "replay_selected of letters": (
-        LETTERS, "replay_selected", "replay_deadletter", _letter, lambda row: row.replayed_at is not None),
+    "replay_selected of dead letters": (
+        DEAD_LETTERS, "replay_selected", "replay_deadletter", _dead_letter, lambda row: row.replayed_at is not None),
     "acknowledge_selected": (
-        LETTERS, "acknowledge_selected", "acknowledge_deadletter", _letter, lambda row: row.acknowledged_at),
+        DEAD_LETTERS, "acknowledge_selected", "acknowledge_deadletter", _dead_letter, lambda row: row.acknowledged_at),
     "replay_selected of jobs": (
         JOBS, "replay_selected", "replay_deadletter", _job_in("dead"), lambda row: row.status == "pending"),
     "run_selected_now": (
@@ -75,9 +75,15 @@ def test_an_operation_is_refused_by_get_and_without_a_csrf_token(name: str) -> N
 
 def test_who_may_only_look_sees_no_button() -> None:
     client = browse(staff())
-    letter = DeadLetterFactory()
+    dead_letter = DeadLetterFactory()
     running = JobFactory(status="running")
-    pages = [JOBS, LETTERS, f"{LETTERS}groups/", f"{LETTERS}{letter.pk}/change/", f"{JOBS}{running.pk}/change/"]
+    pages = [
+        JOBS,
+        DEAD_LETTERS,
+        f"{DEAD_LETTERS}causes/",
+        f"{DEAD_LETTERS}{dead_letter.pk}/change/",
+        f"{JOBS}{running.pk}/change/",
+    ]
     for page in pages:
         text = client.get(page).text
         assert 'name="action"' not in text, page
@@ -87,38 +93,45 @@ def test_who_may_only_look_sees_no_button() -> None:
 def test_a_user_without_the_view_right_gets_no_page() -> None:
     user = staff()
     user.user_permissions.clear()
-    letter = DeadLetterFactory()
+    dead_letter = DeadLetterFactory()
     client = browse(user)
-    for page in (JOBS, LETTERS, f"{LETTERS}groups/", f"{LETTERS}{letter.pk}/change/", f"{JOBS}{letter.job_id}/change/"):
+    for page in (
+        JOBS,
+        DEAD_LETTERS,
+        f"{DEAD_LETTERS}causes/",
+        f"{DEAD_LETTERS}{dead_letter.pk}/change/",
+        f"{JOBS}{dead_letter.job_id}/change/",
+    ):
         assert client.get(page).status_code == 403, page
 
 
-def test_replayed_letters_are_closed_and_their_jobs_run_again() -> None:
-    letters = DeadLetterFactory.create_batch(3)
-    answer = do(operator(), LETTERS, "replay_selected", *letters)
+def test_replayed_dead_letters_are_closed_and_their_jobs_run_again() -> None:
+    dead_letters = DeadLetterFactory.create_batch(3)
+    answer = do(operator(), DEAD_LETTERS, "replay_selected", *dead_letters)
     assert "Replayed 3 dead letters." in answer.text
     assert set(Job.objects.values_list("status", flat=True)) == {"pending"}
     assert DeadLetter.objects.replayed().count() == 3
     assert {entry.get_change_message() for entry in LogEntry.objects.all()} == {"Replayed 3 dead letters."}
 
 
-def test_an_acknowledgement_keeps_its_note_in_the_letter_and_in_the_log() -> None:
-    letter = DeadLetterFactory()
-    do(operator(), LETTERS, "acknowledge_selected", letter, note="the bank was closed")
-    letter.refresh_from_db()
-    assert letter.note == "the bank was closed"
-    assert letter.acknowledged_by.username == "operator"
+def test_an_acknowledgement_keeps_its_note_in_the_dead_letter_and_in_the_log() -> None:
+    dead_letter = DeadLetterFactory()
+    do(operator(), DEAD_LETTERS, "acknowledge_selected", dead_letter, note="the bank was closed")
+    dead_letter.refresh_from_db()
+    assert dead_letter.note == "the bank was closed"
+    assert dead_letter.acknowledged_by.username == "operator"
     assert "the bank was closed" in LogEntry.objects.get().get_change_message()
 
 
 def test_rows_in_other_states_are_left_and_counted() -> None:
     open_one, closed = DeadLetterFactory.create_batch(2)
     DeadLetter.objects.filter(pk=closed.pk).update(acknowledged_at=timezone.now(), note="before")
-    answer = do(operator(), LETTERS, "acknowledge_selected", open_one, closed, note="after")
+    answer = do(operator(), DEAD_LETTERS, "acknowledge_selected", open_one, closed, note="after")
     assert "Acknowledged 1 dead letter." in answer.text
     assert "1 was left as it is" in answer.text
     closed.refresh_from_db()
     assert closed.note == "before"
+    assert LogEntry.objects.get().object_id == str(open_one.pk), "what was left has no entry"
 
 
 def test_a_bulk_action_over_mixed_statuses_does_what_each_allows() -> None:
@@ -168,8 +181,8 @@ def test_a_great_many_rows_leave_one_log_entry_with_count_and_filter() -> None:
 
 
 def test_a_throttled_replay_spreads_the_jobs_over_time() -> None:
-    letters = DeadLetterFactory.create_batch(5)
-    do(operator(), LETTERS, "replay_selected", *letters, per_second="2")
+    dead_letters = DeadLetterFactory.create_batch(5)
+    do(operator(), DEAD_LETTERS, "replay_selected", *dead_letters, per_second="2")
     jobs = list(Job.objects.order_by("available_at", "pk"))
     assert sorted(job.status for job in jobs) == ["pending", "pending", "scheduled", "scheduled", "scheduled"]
     spans = [round((job.available_at - jobs[0].available_at).total_seconds()) for job in jobs]
@@ -178,10 +191,10 @@ def test_a_throttled_replay_spreads_the_jobs_over_time() -> None:
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "abc", "1e99"])
 def test_a_rate_that_cannot_be_is_refused(rate: str) -> None:
-    letter = DeadLetterFactory()
-    do(operator(), LETTERS, "replay_selected", letter, per_second=rate)
-    letter.refresh_from_db()
-    assert letter.is_open
+    dead_letter = DeadLetterFactory()
+    do(operator(), DEAD_LETTERS, "replay_selected", dead_letter, per_second=rate)
+    dead_letter.refresh_from_db()
+    assert dead_letter.is_open
 
 
 @pytest.mark.parametrize(
@@ -212,12 +225,12 @@ def test_a_button_on_a_jobs_page_leads_back_to_that_page() -> None:
 
 
 def test_a_replay_with_an_edited_payload_keeps_what_is_masked() -> None:
-    letter = DeadLetterFactory(job__payload={"user": 7, "auth": {"password": "geheim"}, "list": [{"token": "x"}]})
+    dead_letter = DeadLetterFactory(job__payload={"user": 7, "auth": {"password": "geheim"}, "list": [{"token": "x"}]})
     client = operator()
-    page = client.get(f"{LETTERS}{letter.pk}/change/")
+    page = client.get(f"{DEAD_LETTERS}{dead_letter.pk}/change/")
     assert "geheim" not in page.text
     typed = page.context["payload"].replace("7", "8")
-    answer = client.post(f"{LETTERS}{letter.pk}/replay-edited/", {"payload": typed}, follow=True)
+    answer = client.post(f"{DEAD_LETTERS}{dead_letter.pk}/replay-edited/", {"payload": typed}, follow=True)
     assert "edited payload" in answer.text
     job = Job.objects.get()
     assert job.payload == {"user": 8, "auth": {"password": "geheim"}, "list": [{"token": "x"}]}
@@ -226,18 +239,18 @@ def test_a_replay_with_an_edited_payload_keeps_what_is_masked() -> None:
 
 @pytest.mark.parametrize("typed", ["", "[]", "{", '"x"', '{"a": NaN}', '{"a": "\\u0000"}', "[" * 100_000])
 def test_an_edited_payload_that_cannot_be_is_refused_and_shown_again(typed: str) -> None:
-    letter = DeadLetterFactory()
-    answer = operator().post(f"{LETTERS}{letter.pk}/replay-edited/", {"payload": typed})
+    dead_letter = DeadLetterFactory()
+    answer = operator().post(f"{DEAD_LETTERS}{dead_letter.pk}/replay-edited/", {"payload": typed})
     assert "The payload was refused" in answer.text
-    letter.refresh_from_db()
-    assert letter.is_open
+    dead_letter.refresh_from_db()
+    assert dead_letter.is_open
 
 
 @pytest.mark.parametrize("missing", ["view_payload", "replay_deadletter"])
 def test_a_replay_with_an_edited_payload_takes_both_rights(missing: str) -> None:
-    letter = DeadLetterFactory()
+    dead_letter = DeadLetterFactory()
     user = staff(*({"view_payload", "replay_deadletter"} - {missing}))
-    answer = browse(user).post(f"{LETTERS}{letter.pk}/replay-edited/", {"payload": "{}"})
+    answer = browse(user).post(f"{DEAD_LETTERS}{dead_letter.pk}/replay-edited/", {"payload": "{}"})
     assert answer.status_code == 403
-    letter.refresh_from_db()
-    assert letter.is_open
+    dead_letter.refresh_from_db()
+    assert dead_letter.is_open

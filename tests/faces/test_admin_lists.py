@@ -11,7 +11,7 @@ from tests.support.staff import operator
 pytestmark = pytest.mark.django_db
 
 JOBS = "/admin/django_jobs/job/"
-LETTERS = "/admin/django_jobs/deadletter/"
+DEAD_LETTERS = "/admin/django_jobs/deadletter/"
 
 
 def shown(client, url: str, **params: str) -> list[str]:
@@ -83,27 +83,27 @@ def test_a_filter_for_live_jobs_sees_the_oldest_one(monkeypatch: pytest.MonkeyPa
     assert shown(operator(), JOBS, status="scheduled") == [old.pk]
 
 
-def test_letters_are_open_ones_unless_others_are_asked_for() -> None:
+def test_dead_letters_are_open_ones_unless_others_are_asked_for() -> None:
     client = operator()
     now = JobFactory().created_at
     open_one, closed, replayed = DeadLetterFactory.create_batch(3)
     type(closed).objects.filter(pk=closed.pk).update(acknowledged_at=now)
     type(closed).objects.filter(pk=replayed.pk).update(replayed_at=now)
-    assert shown(client, LETTERS) == [str(open_one.pk)]
-    assert shown(client, LETTERS, state="acknowledged") == [str(closed.pk)]
-    assert shown(client, LETTERS, state="replayed") == [str(replayed.pk)]
-    assert len(shown(client, LETTERS, state="all")) == 3
+    assert shown(client, DEAD_LETTERS) == [str(open_one.pk)]
+    assert shown(client, DEAD_LETTERS, state="acknowledged") == [str(closed.pk)]
+    assert shown(client, DEAD_LETTERS, state="replayed") == [str(replayed.pk)]
+    assert len(shown(client, DEAD_LETTERS, state="all")) == 3
 
 
-def test_a_letter_is_found_by_job_fingerprint_and_words_of_its_error() -> None:
+def test_a_dead_letter_is_found_by_job_fingerprint_and_words_of_its_error() -> None:
     client = operator()
     DeadLetterFactory(error="KeyError: 'x'", fingerprint="f0")
     wanted = DeadLetterFactory(error="TimeoutError: no answer from the bank", fingerprint="f1")
     for term in (wanted.job_id, "f1", "answer from the BANK"):
-        assert shown(client, LETTERS, q=term) == [str(wanted.pk)], term
+        assert shown(client, DEAD_LETTERS, q=term) == [str(wanted.pk)], term
 
 
-@pytest.mark.parametrize("url", [f"{JOBS}nobody/change/", f"{LETTERS}999/change/", f"{LETTERS}x/change/"])
+@pytest.mark.parametrize("url", [f"{JOBS}nobody/change/", f"{DEAD_LETTERS}999/change/", f"{DEAD_LETTERS}x/change/"])
 def test_a_row_that_is_gone_leads_back_to_the_list_with_a_word(url: str) -> None:
     answer = operator().get(url, follow=True)
     assert answer.status_code == 200
@@ -115,15 +115,15 @@ def test_a_mistyped_address_is_no_server_error(query: str) -> None:
     client = operator()
     JobFactory()
     DeadLetterFactory()
-    for url in (JOBS, LETTERS):
+    for url in (JOBS, DEAD_LETTERS):
         assert client.get(url + query, follow=True).status_code == 200
 
 
 def test_nothing_can_be_added_edited_or_deleted_by_a_form() -> None:
     client = operator()
-    letter = DeadLetterFactory()
-    for model, pk in (("job", letter.job_id), ("deadletter", letter.pk)):
+    dead_letter = DeadLetterFactory()
+    for model, pk in (("job", dead_letter.job_id), ("deadletter", dead_letter.pk)):
         assert client.get(reverse(f"admin:django_jobs_{model}_add")).status_code == 403
         assert client.post(reverse(f"admin:django_jobs_{model}_delete", args=(pk,)), {"post": "yes"}).status_code == 403
         assert client.post(reverse(f"admin:django_jobs_{model}_change", args=(pk,)), {}).status_code == 405
-    assert type(letter).objects.filter(pk=letter.pk).exists()
+    assert type(dead_letter).objects.filter(pk=dead_letter.pk).exists()

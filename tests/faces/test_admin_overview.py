@@ -7,10 +7,11 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.utils import timezone
 
+from django_jobs import stats
 from django_jobs.admin.charts import bars_of
-from django_jobs.lifecycle import figures
-from django_jobs.lifecycle.schedule import create_schedule
+from django_jobs.db.dialects import base
 from django_jobs.models import Job, Queue, Schedule, ScheduleTick, WorkerProcess
+from django_jobs.scheduling.store import create_schedule
 from tests.support.factories import DeadLetterFactory, JobFactory, QueueFactory, WorkerProcessFactory
 from tests.support.staff import browse, operator, staff
 
@@ -50,7 +51,7 @@ def test_the_overview_counts_what_waits_runs_and_died() -> None:
     rows = {row["name"]: row for row in context["queues"]}
     assert (rows["mail"]["ready"], rows["mail"]["oldest"][:6], rows["slow"]["running"]) == ("3", "10 min", 1)
     state = context["state"]
-    assert (state["ready"], state["running"], state["scheduled"], state["letters"]) == (3, 1, 1, 1)
+    assert (state["ready"], state["running"], state["scheduled"], state["dead_letters"]) == (3, 1, 1, 1)
     assert (state["alive"], state["threads"]) == (1, 4)
 
 
@@ -84,7 +85,7 @@ def test_ended_jobs_are_counted_by_minute_and_quality() -> None:
     finished(600, "dead")
     finished(600, "cancelled")
     finished(2 * 86_400)
-    minutes = figures.newest_figures(now, figures.window_floor()).minutes
+    minutes = stats.newest_stats(now, stats.window_floor()).minutes
     hour = bars_of(minutes, now, 60, timedelta(minutes=1))
     assert len(hour) == 60
     assert sum(good for _, good, _ in hour) == 2
@@ -109,24 +110,24 @@ def test_bars_end_with_the_present_one() -> None:
     [([], 50, None), ([3], 95, 3), ([1, 2, 3, 4], 50, 2), (list(range(1, 101)), 95, 95), ([5, 1], 50, 1)],
 )
 def test_a_percentile_is_a_value_that_was_measured(values: list[float], percent: int, answer: float | None) -> None:
-    assert figures.percentile(values, percent) == answer
+    assert stats.percentile(values, percent) == answer
 
 
 def test_waits_and_runs_are_those_of_the_newest_completed_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "SAMPLE", 2)
+    monkeypatch.setattr(stats, "SAMPLE", 2)
     finished(30, wait=100, run=200)
     finished(20, wait=1, run=2)
     finished(10, wait=3, run=4, queue="mail")
-    found = figures.queue_figures()
-    figures.add_times(found, figures.window_floor())
+    found = stats.queue_stats()
+    stats.add_times(found, stats.window_floor())
     assert [round(value) for value in found["default"].waits + found["mail"].waits] == [1, 3]
     assert [round(value) for value in found["default"].runs + found["mail"].runs] == [2, 4]
 
 
 def test_a_count_of_ready_jobs_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "MOST_COUNTED", 5)
+    monkeypatch.setattr(base, "MOST_COUNTED", 5)
     JobFactory.create_batch(7, queue="mail")
-    assert figures.queue_figures()["mail"].ready == 6
+    assert stats.queue_stats()["mail"].ready == 6
 
 
 # --- queues

@@ -73,8 +73,8 @@ def fill(text: str) -> Job:
     JobDependencyFactory(job=running, depends_on=job)
     AttemptFactory(job=job, error=text, traceback=f'File "{text}", line 1, in {text}', worker_id=text[:128])
     DeadLetterFactory(job=job, error=text, traceback=f'File "{text}", line 1, in {text}', fingerprint=text[:64])
-    letter = DeadLetterFactory(job=job, error=text, note=text, fingerprint="")
-    DeadLetter.objects.filter(pk=letter.pk).update(acknowledged_at=timezone.now())
+    dead_letter = DeadLetterFactory(job=job, error=text, note=text, fingerprint="")
+    DeadLetter.objects.filter(pk=dead_letter.pk).update(acknowledged_at=timezone.now())
     QueueFactory(name=short, paused_at=timezone.now())
     WorkerProcessFactory(id=text[:128], host=text[:255], queues=[text[:500]])
     schedule = Schedule.objects.create(
@@ -87,10 +87,10 @@ def fill(text: str) -> Job:
 
 def pages() -> Iterator[str]:
     """Yield the address of every page, each with the rows that are there."""
-    lists = ("overview", "job", "deadletter", "queue", "schedule", "workerprocess", "deadletter/groups")
+    lists = ("overview", "job", "deadletter", "queue", "schedule", "workerprocess", "deadletter/causes")
     yield from (f"{ROOT}{name}/" for name in lists)
     yield f"{ROOT}deadletter/?state=all"
-    yield f"{ROOT}deadletter/groups/?age=all"
+    yield f"{ROOT}deadletter/causes/?age=all"
     for model in (Job, DeadLetter, Schedule):
         for row in model._default_manager.order_by("-pk")[:4]:
             yield f"{ROOT}{model._meta.model_name}/{quote(row.pk)}/change/"
@@ -170,8 +170,8 @@ def test_payloads_are_hidden_without_the_right_and_secrets_from_everybody() -> N
         "deep": [{"X-API-Key": "geheim", "db_password": {"a": "geheim"}}],
     }
     job = JobFactory(status="completed", payload=secret, result=secret, metadata=secret)
-    letter = DeadLetterFactory(job__payload=secret)
-    urls = (f"{ROOT}job/{job.pk}/change/", f"{ROOT}deadletter/{letter.pk}/change/")
+    dead_letter = DeadLetterFactory(job__payload=secret)
+    urls = (f"{ROOT}job/{job.pk}/change/", f"{ROOT}deadletter/{dead_letter.pk}/change/")
     for url in urls:
         blind = browse(staff("replay_deadletter", name=f"blind{len(url)}")).get(url).text
         assert "ada-lovelace" not in blind
@@ -266,10 +266,10 @@ def test_a_graph_stops_at_its_limit_and_says_so() -> None:
     assert not whole.truncated
 
 
-# --- letters by cause
+# --- dead letters by cause
 
 
-def test_letters_are_grouped_by_what_went_wrong() -> None:
+def test_dead_letters_are_grouped_by_what_went_wrong() -> None:
     now = timezone.now()
     trace = 'Traceback\n  File "/srv/shop/bank.py", line 7, in charge\n    …\nTimeoutError: no'
     for minutes in (50, 10):
@@ -278,28 +278,28 @@ def test_letters_are_grouped_by_what_went_wrong() -> None:
     DeadLetterFactory(fingerprint="f2", died_at=now - timedelta(minutes=1))
     DeadLetterFactory(fingerprint="", reason="crash loop", died_at=now - timedelta(minutes=1))
     client = operator()
-    hour = client.get(f"{ROOT}deadletter/groups/?age=1h").context
-    assert hour["groups"][0].count == 2
-    assert {group.newest.fingerprint for group in hour["groups"]} == {"f1", "f2", ""}
-    day = client.get(f"{ROOT}deadletter/groups/?age=24h").context["groups"]
+    hour = client.get(f"{ROOT}deadletter/causes/?age=1h").context
+    assert hour["causes"][0].count == 2
+    assert {cause.newest.fingerprint for cause in hour["causes"]} == {"f1", "f2", ""}
+    day = client.get(f"{ROOT}deadletter/causes/?age=24h").context["causes"]
     assert day[0].count == 3
-    for group in day:
-        answer = client.get(f"{ROOT}deadletter/?{group.query}")
-        assert len(answer.context["cl"].result_list) == group.count
+    for cause in day:
+        answer = client.get(f"{ROOT}deadletter/?{cause.query}")
+        assert len(answer.context["cl"].result_list) == cause.count
     assert day[0].place == "bank.py:7 in charge"
 
 
-def test_all_letters_of_a_cause_are_replayed_in_two_steps() -> None:
+def test_all_dead_letters_of_a_cause_are_replayed_in_two_steps() -> None:
     DeadLetterFactory.create_batch(60, fingerprint="f1")
     other = DeadLetterFactory(fingerprint="f2")
     client = operator()
-    page = client.get(f"{ROOT}deadletter/groups/?age=24h")
-    group = page.context["groups"][0]
-    data = {"action": "replay_selected", "select_across": "1", "index": "0", "_selected_action": group.newest.pk}
-    asked = client.post(f"{ROOT}deadletter/?{group.query}", {**data, "per_second": "30"})
+    page = client.get(f"{ROOT}deadletter/causes/?age=24h")
+    cause = page.context["causes"][0]
+    data = {"action": "replay_selected", "select_across": "1", "index": "0", "_selected_action": cause.newest.pk}
+    asked = client.post(f"{ROOT}deadletter/?{cause.query}", {**data, "per_second": "30"})
     assert "all 60" in asked.text
     assert 'value="30' in asked.text
-    client.post(f"{ROOT}deadletter/?{group.query}", {**data, "per_second": "30", "confirmed": "1"})
+    client.post(f"{ROOT}deadletter/?{cause.query}", {**data, "per_second": "30", "confirmed": "1"})
     assert Job.objects.filter(status="pending").count() == 30
     assert Job.objects.filter(status="scheduled").count() == 30
     other.refresh_from_db()

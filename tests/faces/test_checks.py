@@ -11,10 +11,10 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from django_jobs import checks
+from django_jobs.db.server import OLDEST, journal_mode, max_connections, product_and_version
 from django_jobs.handlers import registry
-from django_jobs.lifecycle import facts
 from django_jobs.models import Job, Schedule
-from django_jobs.scheduler import Scheduler
+from django_jobs.queue import Scheduler
 from django_jobs.testing import make_job
 from testproject.database import SQLITE_OPTIONS
 
@@ -31,9 +31,9 @@ def ours(databases: list[str] | None = None) -> list[str]:
 @contextmanager
 def looks_like(vendor: str, **given: Any) -> Iterator[None]:
     """Let the checks that only read settings take the database for another one."""
-    fake = mock.Mock(vendor=vendor, settings_dict={"OPTIONS": given})
+    fake = mock.Mock(vendor=vendor, settings_dict={"OPTIONS": given}, alias="default")
     fake.is_in_memory_db.return_value = False
-    with mock.patch.object(checks, "connections", {"default": fake}):
+    with mock.patch.object(checks, "jobs_connection", return_value=fake):
         yield
 
 
@@ -54,7 +54,7 @@ def test_a_good_site_has_nothing_to_mend() -> None:
 # --- options
 
 
-def test_sqlite_without_options_is_told_about_each() -> None:
+def test_sqlite_without_options_is_warned_about_each() -> None:
     with looks_like("sqlite"):
         assert ids(checks.check_database_options) == ["django_jobs.W001", "django_jobs.W002"]
     with looks_like("sqlite", **SQLITE_OPTIONS):
@@ -71,16 +71,16 @@ def test_the_hint_for_sqlite_is_what_the_test_project_has() -> None:
 
 def test_a_database_in_memory_has_no_workers_to_wait_for() -> None:
     with looks_like("sqlite"):
-        checks.connections["default"].is_in_memory_db.return_value = True  # type: ignore[attr-defined]
+        checks.jobs_connection().is_in_memory_db.return_value = True  # type: ignore[attr-defined]
         assert ids(checks.check_database_options) == []
 
 
 @pytest.mark.databases("sqlite")
-def test_sqlite_without_a_write_ahead_log_is_told_about_it() -> None:
+def test_sqlite_without_a_write_ahead_log_is_warned_about() -> None:
     assert ours(["default"]) == []
-    with mock.patch.object(facts, "journal_mode", return_value="delete"):
+    with mock.patch.object(checks, "journal_mode", return_value="delete"):
         assert ours(["default"]) == ["django_jobs.W003"]
-    assert facts.journal_mode("default") == "wal"
+    assert journal_mode() == "wal"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_sqlite_without_a_write_ahead_log_is_told_about_it() -> None:
     ],
 )
 @pytest.mark.parametrize("vendor", ["postgresql", "mysql"])
-def test_another_isolation_than_read_committed_is_told(vendor: str, level: Any, found: int) -> None:
+def test_another_isolation_than_read_committed_is_reported(vendor: str, level: Any, found: int) -> None:
     given = {} if level is None else {"isolation_level": level}
     with looks_like(vendor, **given):
         assert ids(checks.check_database_options) == ["django_jobs.W004"] * found
@@ -106,15 +106,15 @@ def test_another_isolation_than_read_committed_is_told(vendor: str, level: Any, 
     ("pool", "found"),
     [(None, 0), (True, 1), ({"max_size": 8}, 0), ({"min_size": 8}, 0), ({"max_size": 7}, 1), ({"min_size": 2}, 1)],
 )
-def test_a_pool_smaller_than_a_worker_process_is_told(pool: Any, found: int) -> None:
+def test_a_pool_smaller_than_a_worker_process_is_reported(pool: Any, found: int) -> None:
     with looks_like("postgresql", pool=pool):
         assert ids(checks.check_database_options) == ["django_jobs.W005"] * found
 
 
 def test_more_threads_want_a_larger_pool() -> None:
     with looks_like("postgresql", pool={"max_size": 8}), override_settings(DJANGO_JOBS={"THREADS": 5}):
-        (told,) = messages(checks.check_database_options)
-    assert "'max_size': 9" in str(told.hint)
+        (message,) = messages(checks.check_database_options)
+    assert "'max_size': 9" in str(message.hint)
 
 
 def test_an_engine_without_our_statements_is_an_error() -> None:
@@ -157,13 +157,13 @@ def test_a_router_keeps_the_tables_together(router: Router, found: list[str]) ->
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(60, []), (10, []), (9.5, ["django_jobs.W007"])])
-def test_a_short_lease_is_told(seconds: float, found: list[str]) -> None:
+def test_a_short_lease_is_reported(seconds: float, found: list[str]) -> None:
     with override_settings(DJANGO_JOBS={"LEASE_SECONDS": seconds}):
         assert ours() == found
 
 
 @pytest.mark.parametrize(("on", "debug", "found"), [(True, False, 1), (True, True, 0), (False, False, 0)])
-def test_shell_jobs_on_a_real_site_are_told(on: bool, debug: bool, found: int) -> None:
+def test_shell_jobs_on_a_real_site_are_reported(on: bool, debug: bool, found: int) -> None:
     with override_settings(DJANGO_JOBS={"SHELL_JOBS": on}, DEBUG=debug):
         assert ours() == ["django_jobs.W009"] * found
 
@@ -172,7 +172,7 @@ def test_shell_jobs_on_a_real_site_are_told(on: bool, debug: bool, found: int) -
 
 
 @pytest.mark.parametrize(
-    ("product", "version", "told"),
+    ("product", "version", "expected"),
     [
         ("postgresql", (14, 9), "is PostgreSQL 14.9; django_jobs needs 15"),
         ("mariadb", (10, 5, 22), "is MariaDB 10.5.22; django_jobs needs 10.6"),
@@ -180,28 +180,28 @@ def test_shell_jobs_on_a_real_site_are_told(on: bool, debug: bool, found: int) -
         ("sqlite", (3, 37, 2), "is SQLite 3.37.2; django_jobs needs 3.38"),
     ],
 )
-def test_a_database_that_is_too_old_is_an_error(product: str, version: tuple[int, ...], told: str) -> None:
-    with mock.patch.object(facts, "product_and_version", return_value=(product, version)):
+def test_a_database_that_is_too_old_is_an_error(product: str, version: tuple[int, ...], expected: str) -> None:
+    with mock.patch.object(checks, "product_and_version", return_value=(product, version)):
         (message,) = messages(checks.check_database, ["default"])
-    assert (message.id, told in str(message.msg)) == ("django_jobs.E009", True)
+    assert (message.id, expected in str(message.msg)) == ("django_jobs.E009", True)
 
 
 def test_the_version_is_read_from_the_database() -> None:
-    product, version = facts.product_and_version("default")
-    assert product in facts.OLDEST
-    assert version >= facts.OLDEST[product][1]
-    assert (facts.max_connections("default") is None) == (product == "sqlite")
+    product, version = product_and_version()
+    assert product in OLDEST
+    assert version >= OLDEST[product][1]
+    assert (max_connections() is None) == (product == "sqlite")
 
 
 @pytest.mark.databases("postgresql", "mariadb")
-def test_a_server_that_takes_fewer_connections_than_one_process_wants_is_told() -> None:
-    with mock.patch.object(facts, "max_connections", return_value=7):
+def test_a_server_that_takes_fewer_connections_than_one_process_wants_is_reported() -> None:
+    with mock.patch.object(checks, "max_connections", return_value=7):
         assert ours(["default"]) == ["django_jobs.W006"]
     with override_settings(DJANGO_JOBS={"THREADS": 1000}):
         assert ours(["default"]) == ["django_jobs.W006"]
 
 
-def test_live_jobs_and_schedules_without_a_handler_are_told() -> None:
+def test_live_jobs_and_schedules_without_a_handler_are_reported() -> None:
     make_job("effects.recrod")
     make_job("effects.recrod", status="scheduled")
     make_job("effects.gone", status="completed")
@@ -228,7 +228,7 @@ def test_the_database_is_asked_only_when_it_is_named(django_assert_num_queries: 
 
 def test_checks_before_the_first_migrate_ask_for_no_table() -> None:
     with (
-        mock.patch("django_jobs.lifecycle.readiness.missing_migrations", return_value=["django_jobs.0001_initial"]),
+        mock.patch.object(checks, "missing_migrations", return_value=["django_jobs.0001_initial"]),
         mock.patch.object(Job, "objects", None),
     ):
         assert ours(["default"]) == []

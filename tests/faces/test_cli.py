@@ -1,11 +1,11 @@
-"""`manage.py jobs`: the verbs that submit, wait and look."""
+"""`manage.py jobs`: the verbs that submit, wait and inspect."""
 
 import json
 
 import pytest
 from django.test import override_settings
 
-from django_jobs.lifecycle.processes import register
+from django_jobs.lifecycle.leases import register
 from django_jobs.models import Job
 from tests.support.commands import jobs, json_lines, refused
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobDependencyFactory, JobFactory
@@ -85,12 +85,12 @@ def test_a_bad_enqueue_is_refused_and_writes_nothing(args: list[str], code: int,
     assert any(problem in one for one in problems), problems
 
 
-def test_all_problems_of_an_enqueue_are_told_one_a_line() -> None:
+def test_all_problems_of_an_enqueue_are_printed_one_a_line() -> None:
     _, problems = refused("enqueue", "effects.record", "--priority", "0", "--max-retries", "-1", "--queue", "")
     assert len(problems) == 3
 
 
-# --- look
+# --- inspect
 
 
 def test_list_filters_and_prints_a_table() -> None:

@@ -1,4 +1,4 @@
-"""`manage.py jobs`: the verbs that change things, move files and look after the whole."""
+"""`manage.py jobs`: the verbs that change things, move files and watch over the whole."""
 
 import io
 from datetime import UTC, datetime
@@ -6,11 +6,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 
-from django_jobs.lifecycle.processes import register
+from django_jobs.lifecycle.leases import register
 from django_jobs.models import DeadLetter, Job, Queue, Schedule
-from django_jobs.scheduler import Scheduler
+from django_jobs.queue import Scheduler
 from tests.support.commands import jobs, json_lines, refused
 from tests.support.factories import DeadLetterFactory, JobDependencyFactory, JobFactory
 
@@ -30,6 +30,17 @@ def test_cancel_cancels_what_waits_and_names_what_cannot_be() -> None:
     assert len(problems) == 2
     JobFactory(id="r", status="running")
     assert json_lines("cancel", "r") == [{"id": "r", "state": "was asked to stop"}]
+
+
+def test_jobs_are_named_in_the_order_given_and_each_problem_after_them() -> None:
+    for job_id in ("a", "b", "c"):
+        JobFactory(id=job_id, status="completed" if job_id == "c" else "pending")
+    out = io.StringIO()
+    with pytest.raises(CommandError) as error:
+        call_command("jobs", "cancel", "nobody", "b", "c", "a", stdout=out)
+    assert out.getvalue() == "b cancelled\na cancelled\n"
+    assert [line.split(" is ")[0] for line in str(error.value).splitlines()] == ["there", "job 'c'"]
+    assert "nobody" in str(error.value).splitlines()[0]
 
 
 def test_retry_runs_scheduled_jobs_now_and_others_again() -> None:

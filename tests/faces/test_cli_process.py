@@ -32,8 +32,8 @@ def test_commands_are_enqueued_run_and_looked_at_from_the_command_line() -> None
     failed = manage("jobs", "wait", "bad")
     assert (failed.returncode, failed.stdout) == (1, "dead\n")
     assert failed.stderr == "job 'bad' ended dead: CommandFailed: exit code 3: no\n"
-    (letter,) = [json.loads(line) for line in manage("jobs", "dlq", "list", "--json").stdout.splitlines()]
-    assert (letter["job_id"], letter["reason"]) == ("bad", "retries exhausted")
+    (dead_letter,) = [json.loads(line) for line in manage("jobs", "dlq", "list", "--json").stdout.splitlines()]
+    assert (dead_letter["job_id"], dead_letter["reason"]) == ("bad", "retries exhausted")
     assert manage("jobs", "dlq", "replay", "bad").stdout == "bad replayed\n"
     (job,) = [json.loads(line) for line in manage("jobs", "list", "--status", "pending", "--json").stdout.splitlines()]
     assert (job["id"], job["command"], job["attempts"]) == ("bad", "echo no >&2; exit 3", 1)
@@ -73,7 +73,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
-def test_broken_settings_are_told_without_a_traceback() -> None:
+def test_broken_settings_are_reported_without_a_traceback() -> None:
     refused = manage("jobs", "stats", settings={"THREDS": 3})
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
@@ -96,9 +96,9 @@ def test_a_database_that_is_not_migrated_or_not_there_is_one_line(database: obje
         drop_database(url)
     for command, bare in refused.items():
         assert bare.returncode == 1, command
-        said = [line for line in bare.stderr.splitlines() if not line.startswith("health: ")]  # the log's line
-        assert len(said) == 1, command
-        assert "lacks django_jobs.0001_initial: run" in said[0], command
+        lines = [line for line in bare.stderr.splitlines() if not line.startswith("health: ")]  # the log's line
+        assert len(lines) == 1, command
+        assert "lacks django_jobs.0001_initial: run" in lines[0], command
     away = f"sqlite:///{tmp_path}/no/such/directory/db" if vendor == "sqlite" else url
     gone = manage("jobs", "list", env={"DATABASE_URL": away})
     assert gone.returncode == 1

@@ -12,10 +12,11 @@ from django.db import OperationalError
 from django.test import Client, override_settings
 from django.urls import include, path
 
-from django_jobs.health import Thresholds, health, live, ready
-from django_jobs.lifecycle.processes import pause, register
+from django_jobs.lifecycle.leases import register
+from django_jobs.lifecycle.queues import pause
 from django_jobs.models import WorkerProcess
-from django_jobs.scheduler import Scheduler
+from django_jobs.monitoring.health import Thresholds, health, live, ready
+from django_jobs.queue import Scheduler
 from django_jobs.testing import advance_time, make_job
 from tests.support.factories import WorkerProcessFactory
 
@@ -92,7 +93,7 @@ def test_a_job_may_wait_as_long_as_the_threshold_says() -> None:
 @pytest.mark.usefixtures("worker")
 def test_a_due_job_that_nobody_makes_ready_is_a_problem() -> None:
     make_job("effects.record", status="scheduled")
-    assert health(Thresholds(max_wait=60)).figures["promote_lag_seconds"] == 0
+    assert health(Thresholds(max_wait=60)).stats["promote_lag_seconds"] == 0
     advance_time(timedelta(minutes=62))
     (problem,) = health(Thresholds(max_wait=60)).problems
     assert problem.startswith("a scheduled job is due since 12")
@@ -132,7 +133,7 @@ def test_the_web_process_lives_without_a_database(django_assert_num_queries: Any
 def test_ready_wants_a_migrated_database() -> None:
     assert get("/jobs/health/ready") == {"healthy": True, "problems": []}
     assert command("--ready") == (0, "healthy: the database is ready\n")
-    with mock.patch("django_jobs.health.missing_migrations", return_value=["django_jobs.0002_more"]):
+    with mock.patch("django_jobs.monitoring.health.missing_migrations", return_value=["django_jobs.0002_more"]):
         problem = "the database lacks django_jobs.0002_more: run manage.py migrate"
         assert get("/jobs/health/ready", 503)["problems"] == [problem]
         assert command("--ready") == (1, problem)
@@ -141,11 +142,11 @@ def test_ready_wants_a_migrated_database() -> None:
 def test_a_database_that_is_away_is_an_answer_and_its_address_stays_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    away = mock.patch("django_jobs.health.jobs_alias", side_effect=["default"])
-    gone = mock.patch("django_jobs.health.missing_migrations", side_effect=OperationalError("no route to 10.0.0.7"))
-    with away, gone:
-        assert ready().problems == ["the database 'default' cannot be used (OperationalError)"]
+    gone = mock.patch(
+        "django_jobs.monitoring.health.missing_migrations", side_effect=OperationalError("no route to 10.0.0.7")
+    )
     with gone:
+        assert ready().problems == ["the database 'default' cannot be used (OperationalError)"]
         assert "10.0.0.7" not in str(get("/jobs/health/ready", 503))
     assert "10.0.0.7" in caplog.text
 
@@ -162,6 +163,6 @@ def test_probes_only_look() -> None:
 
 @override_settings(DEBUG=False)
 def test_metrics_without_the_client_say_what_to_install() -> None:
-    with mock.patch.dict("sys.modules", {"django_jobs.metrics": None}):
+    with mock.patch.dict("sys.modules", {"django_jobs.monitoring.metrics": None}):
         response = Client().get("/jobs/metrics")
     assert (response.status_code, b"[metrics]" in response.content) == (501, True)

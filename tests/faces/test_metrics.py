@@ -14,10 +14,12 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import django_jobs
-from django_jobs import NewJob, metrics, signals
-from django_jobs.lifecycle.processes import pause, register
+from django_jobs import NewJob, signals
+from django_jobs.lifecycle.leases import register
+from django_jobs.lifecycle.queues import pause
 from django_jobs.models import Attempt, DeadLetter, Job, JobStatus
-from django_jobs.scheduler import Scheduler
+from django_jobs.monitoring import metrics
+from django_jobs.queue import Scheduler
 from django_jobs.testing import advance_time, drain, make_job
 from tests.support.factories import AttemptFactory
 from tests.support.in_process import running_process
@@ -67,7 +69,7 @@ def test_jobs_by_queue_and_status_add_up_to_the_rows() -> None:
     assert samples["django_jobs_dead_letters_open", ()] == DeadLetter.objects.open().count() == 6
 
 
-def test_what_is_ready_and_what_waits_are_told_apart() -> None:
+def test_what_is_ready_and_what_waits_are_counted_apart() -> None:
     first = django_jobs.submit("effects.record")
     django_jobs.submit("effects.record", depends_on=[first])
     django_jobs.submit("effects.record", depends_on=[first], delay=60)
@@ -78,7 +80,7 @@ def test_what_is_ready_and_what_waits_are_told_apart() -> None:
     assert 30 <= samples["django_jobs_oldest_ready_seconds", ("default",)] < 90
 
 
-def test_workers_lags_pauses_and_attempts_are_told() -> None:
+def test_workers_lags_pauses_and_attempts_are_reported() -> None:
     register("test:1:a", queues=[], threads=3)
     make_job("effects.record", status="scheduled", delay=timedelta(seconds=60))
     Scheduler().schedule_interval("minutely", "effects.record", 60)
@@ -97,7 +99,7 @@ def test_workers_lags_pauses_and_attempts_are_told() -> None:
     assert samples["django_jobs_schedule_lag_seconds", ()] >= 39
 
 
-def test_empty_tables_are_told_too() -> None:
+def test_empty_tables_are_reported_too() -> None:
     samples = scrape()
     assert samples["django_jobs_workers_alive", ()] == 0
     assert total(samples, "django_jobs_jobs") == 0
@@ -178,4 +180,4 @@ def test_processes_that_share_a_directory_are_added_up(tmp_path: Path) -> None:
         patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
         samples = scrape()
     assert total(samples, "django_jobs_events_total", "submitted", "mail") == 2
-    assert total(samples, "django_jobs_workers_alive") == 0, "the tables are told besides"
+    assert total(samples, "django_jobs_workers_alive") == 0, "the tables are reported besides"

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.models import DeadLetter, Job
 from django_jobs.queue import JobQueue, JobQueueManager
-from django_jobs.worker.embedded import stop_embedded
+from django_jobs.worker.local_process import stop_local_process
 from tests.support.invariants import check_drained
 from tests.support.waiting import wait_until
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _no_worker_outlives_its_database(transactional_db: None) -> Iterator[None]:
     yield
-    stop_embedded()
+    stop_local_process()
 
 
 def drain(queue: JobQueue) -> list[str]:

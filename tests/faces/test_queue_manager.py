@@ -11,7 +11,7 @@ import pytest
 from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job, WorkerProcess
 from django_jobs.queue import EventHandler, JobQueue, JobQueueManager, Worker, WorkerPool
-from django_jobs.worker.embedded import stop_embedded
+from django_jobs.worker.local_process import stop_local_process
 from tests.support.invariants import check_drained
 from tests.support.threads import run_in_threads
 from tests.support.waiting import wait_until
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _no_worker_outlives_its_database(transactional_db: None) -> Iterator[None]:
     yield
-    stop_embedded()
+    stop_local_process()
 
 
 class Recorder(EventHandler):

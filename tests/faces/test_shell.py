@@ -17,7 +17,7 @@ from django_jobs.models import DeadLetter, Job
 from django_jobs.payloads import encode_result
 from django_jobs.queue import JobQueue, Worker
 from django_jobs.shell import CommandFailed, run_command
-from django_jobs.worker.embedded import stop_embedded
+from django_jobs.worker.local_process import stop_local_process
 from tests.support.proc import is_alive
 from tests.support.waiting import wait_until
 
@@ -193,7 +193,7 @@ def test_shell_jobs_complete_fail_and_time_out_as_other_jobs_do() -> None:
         slow = queue.enqueue("shell", {"command": "sleep 60"}, timeout_seconds=0.3)
         for _ in range(3):
             queue.process_next()
-        stop_embedded()
+        stop_local_process()
     assert queue.get_job(good).result == {"exit_code": 0, "stdout": "Hello\n", "stderr": ""}
     assert (queue.get_job(bad).status, queue.get_job(bad).error) == ("dead", "CommandFailed: exit code 4: oops")
     assert DeadLetter.objects.get(job=slow).reason == "timeout"
@@ -209,5 +209,5 @@ def test_a_running_shell_job_is_cancelled() -> None:
         wait_until(lambda: Job.objects.get().status == "running")
         assert queue.cancel(job_id)
         assert queue.wait_for_completion(job_id, timeout=20)
-        stop_embedded()
+        stop_local_process()
     assert Job.objects.get().status == "cancelled"

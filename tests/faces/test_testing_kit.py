@@ -14,9 +14,9 @@ import django_jobs
 from django_jobs import Cancelled, Fail, Retry, Snooze, signals
 from django_jobs.exceptions import HandlerNotFound, InvalidJob, JobsError
 from django_jobs.handlers import make_handler, registry
-from django_jobs.lifecycle.processes import pause
+from django_jobs.lifecycle.queues import pause
 from django_jobs.models import Attempt, DeadLetter, Job, JobStatus, Queue, WorkerProcess
-from django_jobs.scheduler import Scheduler
+from django_jobs.queue import Scheduler
 from django_jobs.testing import (
     adrain,
     advance_time,
@@ -109,7 +109,7 @@ def test_giving_up_is_raised(handle: Any) -> None:
         run_due()
 
 
-def test_a_result_that_is_no_json_is_told(handle: Any) -> None:
+def test_a_result_that_is_no_json_is_reported(handle: Any) -> None:
     handle("kit.bad", lambda payload: {1, 2})
     job = django_jobs.submit("kit.bad")
     with pytest.raises(JobsError, match="result"):
@@ -117,7 +117,7 @@ def test_a_result_that_is_no_json_is_told(handle: Any) -> None:
     assert Job.objects.get(pk=job.pk).status == JobStatus.DEAD
 
 
-def test_a_job_without_a_handler_is_told() -> None:
+def test_a_job_without_a_handler_is_reported() -> None:
     make_job("effects.recrod")
     with pytest.raises(HandlerNotFound, match=r"Did you mean 'effects\.record"):
         run_due()
@@ -167,16 +167,16 @@ def test_an_atomic_handler_below_a_transaction_of_the_tests_own_says_why_it_cann
 def test_what_waits_for_a_commit_happens_and_signals_are_sent(handle: Any) -> None:
     after: list[str] = []
 
-    def tells(sender: Any, job: Job, **kwargs: Any) -> None:
+    def record_end(sender: Any, job: Job, **kwargs: Any) -> None:
         after.append(f"{job.job_type} completed")
 
     handle("kit.commit", lambda payload: transaction.on_commit(lambda: after.append("committed")))
-    signals.job_completed.connect(tells)
+    signals.job_completed.connect(record_end)
     try:
         django_jobs.submit("kit.commit")
         run_due()
     finally:
-        signals.job_completed.disconnect(tells)
+        signals.job_completed.disconnect(record_end)
     assert after == ["committed", "kit.commit completed"]
 
 
@@ -232,7 +232,7 @@ def test_drain_says_so_when_there_is_no_end(handle: Any) -> None:
     handle("kit.forever", snoozes)
     django_jobs.submit("kit.forever")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("django_jobs.testing.running.MOST_RUNS", 5)
+        patch.setattr("django_jobs.testing.run.MOST_RUNS", 5)
         with pytest.raises(AssertionError, match=r"no end; the last job was kit\.forever"):
             drain()
 
@@ -258,7 +258,7 @@ def test_retries_run_out_as_time_goes_by() -> None:
     for status in ("scheduled", "scheduled", "dead"):
         assert [job.status for job in drain(reraise=False)] == [status]
         advance_time(timedelta(hours=2))
-    assert DeadLetter.objects.get().died_at < timezone.now() - timedelta(hours=1), "letters grow old too"
+    assert DeadLetter.objects.get().died_at < timezone.now() - timedelta(hours=1), "dead letters grow old too"
 
 
 def test_time_does_not_go_back() -> None:
@@ -296,7 +296,7 @@ def test_a_submitted_job_is_found_by_what_was_said_of_it() -> None:
     assert_submitted("effects.record", {"user": 1})
 
 
-def test_what_was_submitted_instead_is_told() -> None:
+def test_what_was_submitted_instead_is_reported() -> None:
     with pytest.raises(AssertionError, match="There are no jobs at all"):
         assert_submitted("effects.record")
     django_jobs.submit("effects.record", {"user": 8}, queue="mail")

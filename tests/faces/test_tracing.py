@@ -16,9 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import django_jobs
-from django_jobs import NewJob, Snooze, signals, tracing
+from django_jobs import NewJob, Snooze, signals
 from django_jobs.handlers import make_handler, registry
 from django_jobs.models import Job
+from django_jobs.monitoring import tracing
 from django_jobs.testing import advance_time, drain, run_due
 from tests.support.in_process import running_process
 from tests.support.waiting import wait_until

@@ -68,7 +68,7 @@ def singular(catalogue: dict[str | tuple[str, int], str], text: str) -> str | No
 def test_every_string_is_in_the_german_catalogue_and_no_other() -> None:
     german = read_po(LOCALE / "de/LC_MESSAGES/django.po")
     assert used() == german.keys() - {""}, "run makemessages as docs/CONTRIBUTING.md says"
-    assert [text for text, said in german.items() if not said] == []
+    assert [text for text, translated in german.items() if not translated] == []
     assert read_po(LOCALE / "en/LC_MESSAGES/django.po").keys() == german.keys()
 
 
@@ -79,24 +79,24 @@ def test_the_compiled_catalogue_is_that_of_the_source() -> None:
 
 
 def test_a_translation_has_the_places_of_its_string() -> None:
-    wrong = [text for text, said in read_po(LOCALE / "de/LC_MESSAGES/django.po").items()
-             if set(PLACES.findall(text)) != set(PLACES.findall(said))]  # fmt: skip
+    wrong = [text for text, translated in read_po(LOCALE / "de/LC_MESSAGES/django.po").items()
+             if set(PLACES.findall(text)) != set(PLACES.findall(translated))]  # fmt: skip
     assert wrong == []
 
 
 @pytest.mark.django_db
 def test_the_pages_of_the_admin_are_german_in_german() -> None:
-    letter = DeadLetterFactory()
+    dead_letter = DeadLetterFactory()
     JobFactory(queue="mail")
     client = operator()
     with translation.override("de"):
         overview = client.get("/admin/django_jobs/overview/").content.decode()
-        job = client.get(f"/admin/django_jobs/job/{letter.job_id}/change/").content.decode()
-        letters = client.get("/admin/django_jobs/deadletter/").content.decode()
+        job = client.get(f"/admin/django_jobs/job/{dead_letter.job_id}/change/").content.decode()
+        dead_letters = client.get("/admin/django_jobs/deadletter/").content.decode()
     for text in ("Übersicht", "Hintergrundjobs", "Letzte Stunde", "Warteschlangen", "lebende Worker-Prozesse"):
         assert text in overview
     for text in ("Nutzdaten", "Zeitleiste", "tot"):
         assert text in job
-    assert "Quittieren" in letters
-    said = {"Overview", "Last hour", "Queues", "Payload", "Timeline", "Acknowledge"}
-    assert [text for text in said if f">{text}<" in overview + job + letters] == []
+    assert "Quittieren" in dead_letters
+    english = {"Overview", "Last hour", "Queues", "Payload", "Timeline", "Acknowledge"}
+    assert [text for text in english if f">{text}<" in overview + job + dead_letters] == []

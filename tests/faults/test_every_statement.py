@@ -10,19 +10,20 @@ import pytest
 from django.db import Error
 
 from django_jobs import NewJob, submit, submit_many
+from django_jobs.db.connections import discard_connection
+from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.acknowledge import acknowledge
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim, promote
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.dependents import continue_cascade
+from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.release import release_process, release_started
-from django_jobs.lifecycle.replay import acknowledge, replay
+from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.schedule import create_schedule, tick
-from django_jobs.lifecycle.settle import settle, settle_again
-from django_jobs.lifecycle.transactions import database_now
-from django_jobs.lifecycle.wake import continue_cascade
+from django_jobs.lifecycle.settle import Outcome, settle, settle_again
 from django_jobs.models import (
     Attempt,
     AttemptOutcome,
@@ -35,6 +36,8 @@ from django_jobs.models import (
     ScheduleTick,
     WorkerProcess,
 )
+from django_jobs.scheduling.store import create_schedule
+from django_jobs.scheduling.ticks import tick
 from tests.support.invariants import check_invariants
 from tests.support.statements import broken_connection
 
@@ -54,12 +57,12 @@ class Move:
 
 
 def _claimed(*jobs: NewJob) -> list[ClaimedJob]:
-    processes.register("one", queues=[], threads=1)
+    leases.register("one", queues=[], threads=1)
     submit_many(jobs)
     return claim("default", 100, "one")
 
 
-def _batch() -> tuple[list[Completed], list[Outcome]]:
+def _batch() -> list[Outcome]:
     """Four runs: one completed and waited for, one to be tried again, one dead and waited for, one cancelled."""
     jobs = _claimed(
         *(NewJob("catalogue.report", job_id=name) for name in ("done", "flaky", "bad", "stopped")),
@@ -69,27 +72,26 @@ def _batch() -> tuple[list[Completed], list[Outcome]]:
         NewJob("catalogue.report", job_id="last", depends_on=["after-bad"]),
     )
     named = {job.id: job for job in jobs}
-    return [Completed("done", named["done"].fence, '{"n": 1}')], [
+    return [
+        Outcome.completed(named["done"], '{"n": 1}'),
         _outcome(named["flaky"], "scheduled", "failed"),
         _outcome(named["bad"], "dead", "failed", DeadLetterReason.RETRIES_EXHAUSTED),
         _outcome(named["stopped"], "cancelled", "cancelled"),
     ]
 
 
-def _outcome(job: ClaimedJob, status: str, attempt: str, letter: DeadLetterReason | None = None) -> Outcome:
-    return Outcome(
-        job=job, status=JobStatus(status), attempt=AttemptOutcome(attempt), letter=letter, error="as it was told"
-    )
+def _outcome(job: ClaimedJob, status: str, attempt: str, reason: DeadLetterReason | None = None) -> Outcome:
+    return Outcome(job, JobStatus(status), AttemptOutcome(attempt), reason=reason, error="the error")
 
 
 def _dead_tree() -> None:
-    settle(*_batch(), "one")
+    settle(_batch(), "one")
     while continue_cascade():
         pass
 
 
 def _half_failed() -> None:
-    settle(*_batch(), "one")
+    settle(_batch(), "one")
 
 
 def _due_schedule() -> None:
@@ -141,9 +143,9 @@ MOVES = {
     "submit_many": Move(_waiting, _submit_many),
     "promote": Move(_scheduled, lambda _: promote()),
     "claim": Move(
-        lambda: (processes.register("one", queues=[], threads=1), _waiting()), lambda _: claim("default", 5, "one")
+        lambda: (leases.register("one", queues=[], threads=1), _waiting()), lambda _: claim("default", 5, "one")
     ),
-    "settle": Move(_batch, lambda batch: settle(*batch, "one"), lambda batch: settle_again(*batch, "one")),
+    "settle": Move(_batch, lambda batch: settle(batch, "one"), lambda batch: settle_again(batch, "one")),
     "release": Move(
         lambda: _claimed(NewJob("catalogue.report", job_id="a"), NewJob("catalogue.report", job_id="b")),
         lambda jobs: release_started(jobs, "one"),
@@ -156,10 +158,10 @@ MOVES = {
     "cascade": Move(_half_failed, lambda _: continue_cascade()),
     "cancel": Move(
         lambda: (_waiting(), submit("catalogue.report", job_id="next", depends_on=["waiting"])),
-        lambda _: cancel("waiting"),
+        lambda _: cancel(["waiting"]).raise_if_left(),
     ),
-    "replay": Move(_dead_tree, lambda _: replay("bad")),
-    "acknowledge": Move(_dead_tree, lambda _: acknowledge(DeadLetter.objects.get().pk)),
+    "replay": Move(_dead_tree, lambda _: replay(["bad"]).raise_if_left()),
+    "acknowledge": Move(_dead_tree, lambda _: acknowledge([DeadLetter.objects.get().pk]).raise_if_left()),
     "rescue": Move(
         lambda: _claimed(*(NewJob("catalogue.report", job_id=name) for name in "abc")),
         lambda _: rescue_process("one"),
@@ -167,7 +169,7 @@ MOVES = {
     ),
     "tick": Move(_due_schedule, lambda _: tick()),
     "prune": Move(_old_jobs, lambda _: prune_batch()),
-    "register": Move(_nothing, lambda _: processes.register("one", queues=[], threads=1)),
+    "register": Move(_nothing, lambda _: leases.register("one", queues=[], threads=1)),
 }
 
 
@@ -205,7 +207,7 @@ def _break_at_each(move: Move, *, reply_is_lost: bool) -> int:
                 move.act(given)
             except Error:
                 assert breaker.has_broken
-        processes.discard_connection()
+        discard_connection()
         now = _rows()
         if not breaker.has_broken:
             assert now == done
@@ -252,7 +254,7 @@ def _rows() -> dict[str, list[str]]:
         ),
         "edges": _values(JobDependency.objects.all(), ("job_id", "depends_on_id", "state")),
         "attempts": _values(Attempt.objects.all(), ("job_id", "number", "outcome", "worker_id")),
-        "letters": _values(DeadLetter.objects.all(), ("job_id", "reason", "acknowledged_at", "replayed_at")),
+        "dead letters": _values(DeadLetter.objects.all(), ("job_id", "reason", "acknowledged_at", "replayed_at")),
         "ticks": _values(ScheduleTick.objects.all(), ("schedule__name", "job__status", "job_id")),
         "schedules": _values(Schedule.objects.all(), ("name", "enabled", "last_error", "last_run_at")),
         "processes": _values(WorkerProcess.objects.all(), ("pk", "lease_expires_at")),

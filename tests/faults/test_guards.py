@@ -11,13 +11,15 @@ from django.db import connection, connections, transaction
 from django.db.models import F
 
 from django_jobs import submit
-from django_jobs.lifecycle import processes, release, rescue, schedule
-from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.notify import listen_in_process
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
-from django_jobs.lifecycle.settle import settle, settle_in_transaction
-from django_jobs.lifecycle.sql import dialect, mariadb, postgresql, sqlite
+from django_jobs.db.dialects import dialect, mariadb, postgresql, sqlite
+from django_jobs.db.notify import listen_in_process
+from django_jobs.lifecycle import leases, release, rescue
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, settle
 from django_jobs.models import AttemptOutcome, Job, JobStatus, Schedule, ScheduleTick, WorkerProcess
+from django_jobs.models.fields import DbNow
+from django_jobs.scheduling import ticks
+from django_jobs.scheduling.store import create_schedule
 from tests.support.databases import Database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,7 +52,7 @@ def without_fence_in_complete(database: Database) -> Iterator[None]:
 
 @contextmanager
 def without_fence_in_end(database: Database) -> Iterator[None]:
-    def all_of_them(self: Any, connection: Any, fences: list[tuple[str, int]], rest: str) -> set[str]:
+    def all_of_them(self: Any, fences: list[tuple[str, int]], rest: str) -> set[str]:
         return {job_id for job_id, _ in fences}
 
     fence = " AND job.fence = ended.fence", " AND django_jobs_job.fence = ended.fence"
@@ -63,10 +65,11 @@ def without_fence_in_end(database: Database) -> Iterator[None]:
 
 @contextmanager
 def without_fence_in_release(database: Database) -> Iterator[None]:
-    def back(ids: list[str], fence: int, using: str) -> int:
-        return Job.objects.filter(pk__in=ids, status="running").update(status="pending", fence=F("fence") + 1)
+    def back(jobs: list[ClaimedJob]) -> int:
+        rows = Job.objects.filter(pk__in=[job.id for job in jobs], status="running")
+        return rows.update(status="pending", fence=F("fence") + 1)
 
-    with mock.patch.object(release, "_back", back):
+    with mock.patch.object(release, "_release", back):
         yield
 
 
@@ -92,29 +95,29 @@ def without_lease_in_claim(database: Database) -> Iterator[None]:
 
 @contextmanager
 def without_lock_in_wake(database: Database) -> Iterator[None]:
-    with mock.patch.object(type(dialect(connection)), "write_lock", ""):
+    with mock.patch.object(type(dialect()), "write_lock", ""):
         yield
 
 
 @contextmanager
 def without_share_lock_in_submit(database: Database) -> Iterator[None]:
-    with mock.patch.object(type(dialect(connection)), "share_lock", ""):
+    with mock.patch.object(type(dialect()), "share_lock", ""):
         yield
 
 
 @contextmanager
 def without_beat_in_rescue(database: Database) -> Iterator[None]:
     declare = rescue._declare_dead
-    with mock.patch.object(rescue, "_declare_dead", lambda process_id, beat, using: declare(process_id, None, using)):
+    with mock.patch.object(rescue, "_declare_dead", lambda process_id, beat: declare(process_id, None)):
         yield
 
 
 @contextmanager
 def without_lock_in_tick(database: Database) -> Iterator[None]:
     def found(rows: Any, *, skip_locked: bool) -> Any:
-        return rows.annotate(now=schedule.DbNow()).first()
+        return rows.annotate(now=DbNow()).first()
 
-    with mock.patch.object(schedule, "_locked", found):
+    with mock.patch.object(ticks, "_locked", found):
         yield
 
 
@@ -136,7 +139,7 @@ def without_unique_ticks(database: Database) -> Iterator[None]:
 
 def _register(*names: str) -> None:
     for name in names:
-        processes.register(name, queues=[], threads=1)
+        leases.register(name, queues=[], threads=1)
 
 
 def _twice_claimed() -> tuple[ClaimedJob, Job]:
@@ -171,7 +174,7 @@ def _meanwhile(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any
 
 def a_stale_completion_writes_nothing() -> None:
     stale, row = _twice_claimed()
-    assert settle([Completed("job", stale.fence, None)], [], "one") == {"job"}
+    assert settle([Outcome.completed(stale)], "one") == {"job"}
     assert (
         Job.objects.values().get()
         == Job.objects.filter(fence=row.fence, worker_id="two", status="running").values().get()
@@ -181,20 +184,20 @@ def a_stale_completion_writes_nothing() -> None:
 def a_stale_atomic_completion_writes_nothing() -> None:
     stale, row = _twice_claimed()
     with transaction.atomic():
-        assert not settle_in_transaction(Completed("job", stale.fence, None), "default")
+        assert not complete_in_transaction(Outcome.completed(stale), "one")
     assert Job.objects.get().fence == row.fence
 
 
 def a_stale_failure_writes_nothing() -> None:
     stale, row = _twice_claimed()
-    outcome = Outcome(job=stale, status=JobStatus.SCHEDULED, attempt=AttemptOutcome.FAILED, spends_retry=True)
-    assert settle([], [outcome], "one") == {"job"}
+    outcome = Outcome(stale, JobStatus.SCHEDULED, AttemptOutcome.FAILED, spends_retry=True)
+    assert settle([outcome], "one") == {"job"}
     assert (Job.objects.get().fence, Job.objects.get().status) == (row.fence, "running")
 
 
 def a_stale_release_takes_no_job_away() -> None:
     stale, row = _twice_claimed()
-    assert release.release_unstarted([stale]) == 0
+    assert release.release([stale]) == 0
     assert (Job.objects.get().fence, Job.objects.get().status) == (row.fence, "running")
 
 
@@ -239,17 +242,17 @@ def the_last_of_two_dependencies_tells_that_the_dependent_is_ready() -> None:
         submit(TYPE, {}, job_id=name)
     a, b = claim("default", 2, "one")
     submit(TYPE, {}, job_id="dependent", queue="later", depends_on=["a", "b"])
-    told: list[str] = []
-    stop = listen_in_process(told.append)
+    notified: list[str] = []
+    stop = listen_in_process(notified.append)
     try:
         _meanwhile(
-            lambda: settle([Completed(a.id, a.fence, None)], [], "one"),
-            lambda: settle([Completed(b.id, b.fence, None)], [], "one"),
+            lambda: settle([Outcome.completed(a)], "one"),
+            lambda: settle([Outcome.completed(b)], "one"),
         )
     finally:
         stop()
     assert Job.objects.get(pk="dependent").pending_dependencies == 0
-    assert "later" in told
+    assert "later" in notified
 
 
 def a_submit_beside_the_settle_of_its_dependency_waits_for_it() -> None:
@@ -257,7 +260,7 @@ def a_submit_beside_the_settle_of_its_dependency_waits_for_it() -> None:
     submit(TYPE, {}, job_id="a")
     (a,) = claim("default", 1, "one")
     _meanwhile(
-        lambda: settle([Completed("a", a.fence, None)], [], "one"),
+        lambda: settle([Outcome.completed(a)], "one"),
         lambda: submit(TYPE, {}, job_id="dependent", depends_on=["a"]),
     )
     assert Job.objects.get(pk="dependent").pending_dependencies == 0, "nobody is left to wake it"
@@ -267,22 +270,22 @@ def a_process_that_has_beaten_since_the_look_is_not_rescued() -> None:
     _register("one")
     submit(TYPE, {}, job_id="job")
     claim("default", 1, "one")
-    (seen,) = rescue.look()
-    processes.beat("one")
+    (seen,) = WorkerProcess.objects.snapshots()
+    leases.beat("one")
     assert rescue.rescue_process("one", seen.beat) == 0
     assert Job.objects.get().status == "running"
 
 
 def _due_schedule() -> Schedule:
     Schedule.objects.all().delete()
-    row = schedule.create_schedule("each minute", TYPE, every=60)
-    Schedule.objects.update(next_run_at=schedule.DbNow())
+    row = create_schedule("each minute", TYPE, every=60)
+    Schedule.objects.update(next_run_at=DbNow())
     return row
 
 
 def two_ticks_at_once_leave_the_schedule_in_order() -> None:
     row = _due_schedule()
-    _meanwhile(lambda: schedule._take(row.pk, "default"), lambda: schedule._tick_one(row.pk, "default"))
+    _meanwhile(lambda: ticks._take(row.pk), lambda: ticks._tick_one(row.pk))
     assert Job.objects.count() == ScheduleTick.objects.count() == 1
     assert Schedule.objects.get().enabled
 
@@ -290,7 +293,7 @@ def two_ticks_at_once_leave_the_schedule_in_order() -> None:
 def one_tick_is_one_job_even_without_the_lock() -> None:
     row = _due_schedule()
     with without_lock_in_tick(None):  # type: ignore[arg-type]
-        _meanwhile(lambda: schedule._take(row.pk, "default"), lambda: schedule._tick_one(row.pk, "default"))
+        _meanwhile(lambda: ticks._take(row.pk), lambda: ticks._tick_one(row.pk))
     assert Job.objects.count() == 1
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from django_jobs import NewJob, submit_many
-from django_jobs.lifecycle.schedule import create_schedule, disable
 from django_jobs.models import Attempt, Job, Schedule, ScheduleTick
+from django_jobs.scheduling.store import create_schedule, disable
 from tests.support.databases import Database
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained

@@ -10,9 +10,10 @@ from datetime import timedelta
 import pytest
 from django.db import connections
 
-from django_jobs.lifecycle.schedule import create_schedule, disable, tick
-from django_jobs.lifecycle.transactions import database_now
+from django_jobs.db.transactions import database_now
 from django_jobs.models import Job, Schedule, ScheduleTick, WorkerProcess
+from django_jobs.scheduling.store import create_schedule, disable
+from django_jobs.scheduling.ticks import tick
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
 from tests.support.processes import Workers, manage, spawn_workers
@@ -79,20 +80,21 @@ def _kill_one(workers: Workers, choose: random.Random) -> int:
 
 
 KILLED_AT = {
-    "after the job is written": "django_jobs.lifecycle.schedule.submit_many",
-    "after the tick is written": "django_jobs.lifecycle.schedule._submit",
-    "before the commit": "django_jobs.lifecycle.schedule._take",
+    "after the job is written": "ticks.submit_many",
+    "after the tick is written": "ticks._submit",
+    "before the commit": "ticks._take",
 }
 KILL_SELF = """
 import os, signal
 from unittest import mock
-from django_jobs.lifecycle import schedule
+from django_jobs.db.transactions import transactional
+from django_jobs.scheduling import ticks
 def and_die(*args, **kwargs):
-    original(*args, **kwargs)
+    getattr(original, "__wrapped__", original)(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
 original = {target}
-with mock.patch("{target}", and_die):
-    schedule.tick()
+with mock.patch("django_jobs.scheduling.{target}", transactional(and_die)):
+    ticks.tick()
 """
 
 
@@ -101,8 +103,7 @@ def test_a_process_that_is_killed_inside_a_tick_leaves_it_to_the_next(target: st
     create_schedule("hourly", "effects.record", every=3600)
     due = database_now() - SECOND
     Schedule.objects.update(next_run_at=due)
-    code = KILL_SELF.format(target=target).replace("original = django_jobs.lifecycle.schedule", "original = schedule")
-    killed = manage("shell", "-v", "0", "-c", code)
+    killed = manage("shell", "-v", "0", "-c", KILL_SELF.format(target=target))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not Job.objects.exists()
     assert Schedule.objects.get().next_run_at == due

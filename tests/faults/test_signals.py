@@ -68,10 +68,10 @@ def test_a_signal_while_the_database_is_away(private_server: PrivateServer, argu
         private_server.kill()
         connection.close()
         time.sleep(1)  # until every thread has met the outage
-        told = time.monotonic()
+        signalled_at = time.monotonic()
         workers.terminate()
         assert workers.wait(30) == 0
-        print(f"\nit left {time.monotonic() - told:.1f} s after the signal, with a grace of 2 s")
+        print(f"\nit left {time.monotonic() - signalled_at:.1f} s after the signal, with a grace of 2 s")
         assert "Traceback" not in workers.output()
     private_server.start()
     check_invariants(submitted)

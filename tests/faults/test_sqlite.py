@@ -141,7 +141,7 @@ def test_a_full_database_refuses_a_submit_whole_and_is_drained_when_there_is_roo
         check_invariants(submitted, [new.options["job_id"] for new in refused])
         assert Job.objects.count() == len(submitted)
         with running_process() as process:
-            wait_until(lambda: process.trouble.count or not open_jobs(), 10, "the workers to see that it is full")
+            wait_until(lambda: process.state.backoff.count or not open_jobs(), 10, "the workers to see that it is full")
             options["init_command"] = _limit(100_000)  # connections are made anew after an error
             wait_until(lambda: open_jobs() == 0, 30, "the end of all jobs")
     check_drained(submitted)

@@ -5,12 +5,20 @@ import pytest
 import django_jobs
 from django_jobs import NewJob, signals
 from django_jobs.exceptions import InvalidJob, JobNotFound
-from django_jobs.lifecycle import bulk
-from django_jobs.lifecycle.edit import change_many, replay_edited
+from django_jobs.lifecycle.acknowledge import acknowledge
+from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.change import change
+from django_jobs.lifecycle.moved import Moved
+from django_jobs.lifecycle.replay import replay, replay_dead_letters, replay_edited
 from django_jobs.models import DeadLetter, Job, JobDependency
 from tests.support.factories import DeadLetterFactory, JobDependencyFactory, JobFactory
 
 pytestmark = pytest.mark.django_db
+
+
+def tally(moved: Moved) -> tuple[int, int]:
+    """Return how many rows a move changed, and how many it left."""
+    return len(moved.done), len(moved.left)
 
 
 def statuses() -> dict[str, str]:
@@ -18,12 +26,14 @@ def statuses() -> dict[str, str]:
     return dict(Job.objects.values_list("pk", "status"))
 
 
-def test_many_are_replayed_in_chunks_and_their_letters_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "CHUNK", 3)
-    letters = DeadLetterFactory.create_batch(7)
+def test_many_are_replayed_in_chunks_and_their_dead_letters_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_jobs.lifecycle.moved.CHUNK", 3)
+    dead_letters = DeadLetterFactory.create_batch(7)
     fine = JobFactory(status="completed")
-    tally = bulk.replay_many([letter.job_id for letter in letters] + [fine.pk, "nobody"])
-    assert tally == (7, 2)
+    moved = replay([dead_letter.job_id for dead_letter in dead_letters] + [fine.pk, "nobody"])
+    assert tally(moved) == (7, 2)
+    assert isinstance(moved.left["nobody"], JobNotFound)
+    assert "is completed" in str(moved.left[fine.pk])
     assert set(statuses().values()) == {"pending", "completed"}
     assert DeadLetter.objects.open().count() == 0
 
@@ -31,7 +41,7 @@ def test_many_are_replayed_in_chunks_and_their_letters_closed(monkeypatch: pytes
 def test_a_taken_unique_key_holds_back_its_own_job_only() -> None:
     JobFactory(unique_key="k", status="pending")
     held, free = JobFactory(unique_key="k", status="dead"), JobFactory(status="dead")
-    assert bulk.replay_many([held.pk, free.pk]) == (1, 1)
+    assert tally(replay([held.pk, free.pk])) == (1, 1)
     assert (statuses()[held.pk], statuses()[free.pk]) == ("dead", "pending")
 
 
@@ -39,16 +49,16 @@ def test_a_replay_lets_failed_dependents_wait_again() -> None:
     root = JobFactory(status="dead")
     dependent = JobFactory(status="failed")
     JobDependencyFactory(job=dependent, depends_on=root, state="broken")
-    assert bulk.replay_many([root.pk]) == (1, 0)
+    assert tally(replay([root.pk])) == (1, 0)
     dependent.refresh_from_db()
     assert (dependent.status, dependent.pending_dependencies) == ("pending", 1)
 
 
-def test_a_job_with_two_open_letters_is_replayed_once() -> None:
+def test_a_job_with_two_open_dead_letters_is_replayed_once() -> None:
     first = DeadLetterFactory()
     second = DeadLetterFactory(job=first.job)
     fence = first.job.fence
-    assert bulk.replay_letters([first.pk, second.pk]).done == 1
+    assert tally(replay_dead_letters([first.pk, second.pk])) == (2, 0)
     assert Job.objects.get().fence == fence + 1
     assert DeadLetter.objects.open().count() == 0
 
@@ -61,7 +71,7 @@ def test_a_cancelled_job_fails_or_frees_its_dependents() -> None:
             NewJob("effects.record", depends_on=["root"], on_dependency_failure="run"),
         ]
     )
-    assert bulk.cancel_many([root.pk]) == (1, 0)
+    assert tally(cancel([root.pk])) == (1, 0)
     assert statuses() == {root.pk: "cancelled", failing.pk: "failed", running_anyway.pk: "pending"}
     assert set(JobDependency.objects.values_list("state", flat=True)) == {"broken", "satisfied"}
 
@@ -72,21 +82,20 @@ def test_each_row_of_a_bulk_move_is_announced(django_capture_on_commit_callbacks
     def hear(sender, job, **extra) -> None:
         heard.append(job.pk)
 
-    letters = DeadLetterFactory.create_batch(3)
+    dead_letters = DeadLetterFactory.create_batch(3)
     signals.dead_letter_acknowledged.connect(hear, sender=Job)
     try:
         with django_capture_on_commit_callbacks(execute=True):
-            bulk.acknowledge_many([letter.pk for letter in letters], note="why")
+            acknowledge([dead_letter.pk for dead_letter in dead_letters], note="why")
     finally:
         signals.dead_letter_acknowledged.disconnect(hear, sender=Job)
-    assert sorted(heard) == sorted(letter.job_id for letter in letters)
+    assert sorted(heard) == sorted(dead_letter.job_id for dead_letter in dead_letters)
 
 
-def test_delays_must_be_one_for_each_row() -> None:
-    letter = DeadLetterFactory()
-    with pytest.raises(ValueError, match="zip"):
-        bulk.replay_many([letter.job_id], delays=[1.0, 2.0])
-    assert letter.job.status == "dead"
+def test_a_throttled_replay_delays_the_rows_that_it_names() -> None:
+    first, second = DeadLetterFactory.create_batch(2)
+    replay([first.job_id, second.job_id], waits={second.job_id: 60.0, "nobody": 1.0})
+    assert statuses() == {first.job_id: "pending", second.job_id: "scheduled"}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,7 @@ def test_delays_must_be_one_for_each_row() -> None:
 def test_a_change_that_cannot_be_changes_nothing(wrong: dict) -> None:
     job = JobFactory()
     with pytest.raises(InvalidJob):
-        change_many([job.pk], **wrong)
+        change([job.pk], **wrong)
     job.refresh_from_db()
     assert (job.priority, job.queue) == (5, "default")
 
@@ -111,3 +120,23 @@ def test_a_refused_replay_keeps_the_payload_that_was() -> None:
     assert set(Job.objects.filter(pk__in=[running.pk, held.pk]).values_list("payload__a", flat=True)) == {1}
     with pytest.raises(JobNotFound):
         replay_edited("nobody", {})
+
+
+def test_the_moves_of_a_queryset_say_how_many_jobs_they_moved() -> None:
+    scheduled, pending, running = (
+        JobFactory(status=status, queue="a") for status in ("scheduled", "pending", "running")
+    )
+    dead, elsewhere = JobFactory(status="dead", queue="a"), JobFactory(status="dead", queue="b")
+    ours = Job.objects.filter(queue="a")
+    assert ours.run_now() == 2
+    assert statuses() == {
+        scheduled.pk: "pending", pending.pk: "pending", running.pk: "running", dead.pk: "dead", elsewhere.pk: "dead",
+    }  # fmt: skip
+    assert ours.cancel() == 3
+    assert [job.cancel_requested_at is None for job in ours.order_by("pk")] == [True, True, False, True]
+    assert ours.replay() == 3, "the running job is left, and so is the other queue's"
+    assert statuses() == {
+        scheduled.pk: "pending", pending.pk: "pending", running.pk: "running", dead.pk: "pending", elsewhere.pk: "dead",
+    }  # fmt: skip
+    assert ours.none().cancel() == 0
+    assert ours.order_by("pk")[:1].cancel() == 1

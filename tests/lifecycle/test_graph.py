@@ -5,11 +5,10 @@ import pytest
 import django_jobs
 from django_jobs import NewJob
 from django_jobs.exceptions import CycleError, InvalidJob, JobNotFound
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
-from django_jobs.lifecycle.settle import settle
-from django_jobs.lifecycle.wake import cascade_all, continue_cascade
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.dependents import cascade_all, continue_cascade
+from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.processes import manage
 
@@ -18,16 +17,16 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def process() -> None:
-    processes.register("p", queues=[], threads=1)
+    leases.register("p", queues=[], threads=1)
 
 
 def complete(*jobs: ClaimedJob) -> None:
-    assert settle([Completed(job.id, job.fence, None) for job in jobs], [], "p") == set()
+    assert settle([Outcome.completed(job) for job in jobs], "p") == set()
 
 
 def kill(job: ClaimedJob) -> None:
     letter = DeadLetterReason.RETRIES_EXHAUSTED
-    settle([], [Outcome(job=job, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, letter=letter, error="no")], "p")
+    settle([Outcome(job=job, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, reason=letter, error="no")], "p")
 
 
 def statuses(*ids: str) -> list[str]:

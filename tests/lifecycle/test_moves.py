@@ -4,14 +4,15 @@ import pytest
 
 import django_jobs
 from django_jobs import NewJob
+from django_jobs.due import seconds_until_due
 from django_jobs.exceptions import InvalidJob, JobNotFound
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases, queues
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim, promote, seconds_until_due
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
-from django_jobs.lifecycle.release import release_started, release_unstarted
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.promote import promote
+from django_jobs.lifecycle.release import release, release_started
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
-from django_jobs.lifecycle.settle import settle, settle_again
+from django_jobs.lifecycle.settle import Outcome, settle, settle_again
 from django_jobs.models import AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobStatus, WorkerProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -19,16 +20,16 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def process() -> str:
-    processes.register("p", queues=[], threads=1)
+    leases.register("p", queues=[], threads=1)
     return "p"
 
 
-def done(job: ClaimedJob, result: str | None = None) -> Completed:
-    return Completed(job.id, job.fence, result)
+def done(job: ClaimedJob, result: str | None = None) -> Outcome:
+    return Outcome.completed(job, result)
 
 
 def died(job: ClaimedJob, letter: DeadLetterReason | None = DeadLetterReason.RETRIES_EXHAUSTED) -> Outcome:
-    return Outcome(job=job, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, letter=letter, error="ValueError: no")
+    return Outcome(job=job, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, reason=letter, error="ValueError: no")
 
 
 def test_a_claim_takes_the_highest_priority_then_the_oldest() -> None:
@@ -46,9 +47,9 @@ def test_a_claim_takes_no_more_than_asked_and_each_job_once() -> None:
 
 def test_a_claim_takes_nothing_from_a_paused_queue() -> None:
     django_jobs.submit("effects.record", {})
-    processes.pause("default")
+    queues.pause("default")
     assert claim("default", 1, "p") == []
-    processes.resume("default")
+    queues.resume("default")
     assert len(claim("default", 1, "p")) == 1
 
 
@@ -57,14 +58,14 @@ def test_a_process_without_a_live_lease_claims_nothing() -> None:
     assert claim("default", 1, "nobody") == []
     WorkerProcess.objects.filter(pk="p").update(lease_expires_at=None)
     assert claim("default", 1, "p") == []
-    assert not processes.beat("p").acknowledged, "no beat revives a process that was declared dead"
+    assert not leases.beat("p"), "no beat revives a process that was declared dead"
 
 
 def test_a_settle_completes_and_writes_the_result() -> None:
     jobs = django_jobs.submit_many([NewJob("effects.record", unique_key=str(n)) for n in range(3)])
     claimed = claim("default", 10, "p")
     results = ['{"a":[1,2.5,"é😀"]}', None, "0"]
-    assert settle([done(job, text) for job, text in zip(claimed, results, strict=True)], [], "p") == set()
+    assert settle([done(job, text) for job, text in zip(claimed, results, strict=True)], "p") == set()
     stored = [Job.objects.get(pk=job.id) for job in jobs]
     assert [job.result for job in stored] == [{"a": [1, 2.5, "é😀"]}, None, 0]
     assert {(job.status, job.unique_lock, job.fence) for job in stored} == {("completed", None, 2)}
@@ -73,9 +74,9 @@ def test_a_settle_completes_and_writes_the_result() -> None:
 def test_a_claim_settles_once_alone_or_in_a_batch() -> None:
     django_jobs.submit_many([NewJob("effects.record") for _ in range(3)])
     first, second, third = claim("default", 3, "p")
-    assert settle([done(first)], [], "p") == set()
-    assert settle([done(first)], [], "p") == {first.id}
-    assert settle([done(second), done(first), done(third)], [], "p") == {first.id}
+    assert settle([done(first)], "p") == set()
+    assert settle([done(first)], "p") == {first.id}
+    assert settle([done(second), done(first), done(third)], "p") == {first.id}
 
 
 def test_a_stale_worker_cannot_settle_a_rescued_job() -> None:
@@ -83,7 +84,7 @@ def test_a_stale_worker_cannot_settle_a_rescued_job() -> None:
     first, second = claim("default", 2, "p")
     assert rescue_process("p") == 2
     before = list(Job.objects.order_by("pk").values())
-    assert settle([done(first)], [died(second)], "p") == {first.id, second.id}
+    assert settle([done(first), died(second)], "p") == {first.id, second.id}
     assert list(Job.objects.order_by("pk").values()) == before
     assert DeadLetter.objects.count() == 0
 
@@ -92,22 +93,22 @@ def test_only_the_lost_member_of_a_batch_is_dropped() -> None:
     django_jobs.submit_many([NewJob("effects.record") for _ in range(5)])
     claimed = claim("default", 5, "p")
     Job.objects.filter(pk=claimed[2].id).update(fence=99)
-    assert settle([done(job) for job in claimed], [], "p") == {claimed[2].id}
+    assert settle([done(job) for job in claimed], "p") == {claimed[2].id}
     assert Job.objects.filter(status="completed").count() == 4
 
 
 def test_a_settle_whose_reply_was_lost_is_read_back_as_done() -> None:
     django_jobs.submit_many([NewJob("effects.record"), NewJob("effects.record")])
     first, second = claim("default", 2, "p")
-    settle([done(first)], [died(second)], "p")
-    assert settle_again([done(first)], [died(second)], "p") == set()
+    settle([done(first), died(second)], "p")
+    assert settle_again([done(first), died(second)], "p") == set()
     assert DeadLetter.objects.count() == 1
 
 
 def test_released_jobs_spend_no_retry_and_only_started_ones_leave_an_attempt() -> None:
     django_jobs.submit_many([NewJob("effects.record"), NewJob("effects.record")])
     first, second = claim("default", 2, "p")
-    assert release_unstarted([first]) == 1
+    assert release([first]) == 1
     assert release_started([second], "p") == 1
     jobs = {job.id: job for job in Job.objects.all()}
     assert {(job.status, job.retry_count, job.fence) for job in jobs.values()} == {("pending", 0, 2)}
@@ -127,7 +128,7 @@ def test_due_jobs_are_promoted_and_future_ones_are_not() -> None:
 
 def test_a_dead_job_is_replayed_from_the_start() -> None:
     job = django_jobs.submit("effects.record", {}, unique_key="k")
-    settle([], [died(claim("default", 1, "p")[0])], "p")
+    settle([died(claim("default", 1, "p")[0])], "p")
     job.refresh_from_db()
     assert (job.status, job.unique_lock, job.error) == ("dead", None, "ValueError: no")
     letter = DeadLetter.objects.get()
@@ -137,13 +138,13 @@ def test_a_dead_job_is_replayed_from_the_start() -> None:
     assert letter.replayed_at is not None
     with pytest.raises(InvalidJob, match="replayed already"):
         letter.replay()
-    settle([], [died(claim("default", 1, "p")[0])], "p")
+    settle([died(claim("default", 1, "p")[0])], "p")
     assert DeadLetter.objects.count() == 2
 
 
 def test_a_replay_that_a_live_unique_key_forbids_changes_nothing() -> None:
     job = django_jobs.submit("effects.record", {}, unique_key="k")
-    settle([], [died(claim("default", 1, "p")[0])], "p")
+    settle([died(claim("default", 1, "p")[0])], "p")
     django_jobs.submit("effects.record", {}, unique_key="k")
     with pytest.raises(InvalidJob, match="unique key"):
         job.replay()
@@ -154,7 +155,7 @@ def test_a_replay_that_a_live_unique_key_forbids_changes_nothing() -> None:
 
 def test_a_letter_is_acknowledged_once() -> None:
     django_jobs.submit("effects.record", {})
-    settle([], [died(claim("default", 1, "p")[0])], "p")
+    settle([died(claim("default", 1, "p")[0])], "p")
     letter = DeadLetter.objects.get()
     letter.acknowledge(note="known")
     assert (letter.note, letter.is_open, letter.job.status) == ("known", False, "dead")
@@ -172,7 +173,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked() -> None
     with pytest.raises(InvalidJob, match="is cancelled already"):
         waiting.cancel()
     with pytest.raises(JobNotFound):
-        cancel("nobody")
+        cancel(["nobody"]).raise_if_left()
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "completed"])
@@ -181,7 +182,7 @@ def test_only_a_job_that_ended_badly_is_replayed(status: str) -> None:
     if status != "pending":
         (held,) = claim("default", 1, "p")
         if status == "completed":
-            settle([done(held)], [], "p")
+            settle([done(held)], "p")
     with pytest.raises(InvalidJob, match=f"is {status}"):
         job.replay()
 
@@ -212,7 +213,7 @@ def test_jobs_of_a_process_without_a_row_are_rescued() -> None:
 def test_a_process_whose_beat_has_moved_is_not_rescued() -> None:
     django_jobs.submit("effects.record", {})
     claim("default", 1, "p")
-    processes.beat("p")
+    leases.beat("p")
     assert rescue_process("p", beat=0) == 0
     assert rescue_process("p", beat=1) == 1
     assert not WorkerProcess.objects.exists()
@@ -221,6 +222,6 @@ def test_a_process_whose_beat_has_moved_is_not_rescued() -> None:
 def test_a_process_that_holds_a_job_does_not_leave() -> None:
     django_jobs.submit("effects.record", {})
     (job,) = claim("default", 1, "p")
-    assert not processes.leave("p")
-    settle([done(job)], [], "p")
-    assert processes.leave("p")
+    assert not leases.leave("p")
+    settle([done(job)], "p")
+    assert leases.leave("p")

@@ -9,12 +9,12 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from django_jobs.due import queues_with_work
 from django_jobs.ids import new_id
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.claim import claim, promote
-from django_jobs.lifecycle.outcome import Completed
-from django_jobs.lifecycle.processes import queues_with_work
-from django_jobs.lifecycle.settle import settle
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.promote import promote
+from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
@@ -30,7 +30,7 @@ def copies(job: Job, number: int) -> Iterator[Job]:
 
 @pytest.fixture(autouse=True)
 def a_full_table() -> None:
-    processes.register("p", queues=[], threads=1)
+    leases.register("p", queues=[], threads=1)
     soon = timezone.now() + timedelta(hours=1)
     past = timezone.now() - timedelta(hours=1)
     Job.objects.bulk_create(
@@ -87,7 +87,7 @@ def test_a_claim_walks_the_index_of_ready_jobs_in_its_order() -> None:
 def test_a_batch_is_claimed_and_settled_by_its_keys_without_reading_the_table() -> None:
     with recorded() as statements:
         jobs = claim("q1", 100, "p")
-        settle([Completed(job.id, job.fence, None) for job in jobs], [], "p")
+        settle([Outcome.completed(job) for job in jobs], "p")
     updates = [(sql, params) for sql, params in statements if "UPDATE" in sql and "django_jobs_job" in sql]
     assert len(updates) == 2 + (connection.vendor == "mysql")  # there a claim is picked FOR UPDATE first
     for sql, params in updates:

@@ -11,8 +11,7 @@ from django.test import override_settings
 import django_jobs
 from django_jobs.lifecycle.prune import prune, prune_batch
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobStatus, ScheduleTick
-from django_jobs.queue import JobQueue
-from django_jobs.scheduler import Scheduler
+from django_jobs.queue import JobQueue, Scheduler
 from django_jobs.testing import advance_time, drain, make_job, tick_schedules
 
 pytestmark = pytest.mark.django_db

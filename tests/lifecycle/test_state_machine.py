@@ -12,15 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from django_jobs import submit
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim, promote
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.dependents import cascade_all
+from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release_started
-from django_jobs.lifecycle.replay import replay, run_now
+from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import settle
-from django_jobs.lifecycle.wake import cascade_all
+from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobDependency, JobStatus
 
 WAITING = {"pending", "scheduled"}
@@ -51,7 +51,7 @@ class Moves(RuleBasedStateMachine):
         self.processes = {"one": 0, "two": 0}
         self.fences: dict[str, int] = {}
         for name in self.processes:
-            processes.register(self._process(name), queues=[], threads=1)
+            leases.register(self._process(name), queues=[], threads=1)
 
     def _process(self, name: str) -> str:
         return f"{name}:{self.processes[name]}"
@@ -109,9 +109,9 @@ class Moves(RuleBasedStateMachine):
         one, process = data.draw(st.sampled_from(self.claims))
         holds = self._holds(one)
         lost = (
-            settle([Completed(one.id, one.fence, '"done"')], [], process)
+            settle([Outcome.completed(one, '"done"')], process)
             if completed
-            else settle([], [Outcome(job=one, **outcome)], process)  # type: ignore[arg-type, misc]
+            else settle([Outcome(job=one, **outcome)], process)  # type: ignore[arg-type, misc]
         )
         assert lost == (set() if holds else {one.id})
         return one.id if holds else None
@@ -138,7 +138,7 @@ class Moves(RuleBasedStateMachine):
         outcome = {
             "status": JobStatus.DEAD,
             "attempt": AttemptOutcome.FAILED,
-            "letter": DeadLetterReason.RETRIES_EXHAUSTED,
+            "reason": DeadLetterReason.RETRIES_EXHAUSTED,
         }
         if job_id := self._settle(data, False, outcome):
             self.jobs[job_id].attempts += 1
@@ -170,7 +170,7 @@ class Moves(RuleBasedStateMachine):
             else:
                 job.status = "scheduled"
         self.processes[name] += 1
-        processes.register(self._process(name), queues=[], threads=1)
+        leases.register(self._process(name), queues=[], threads=1)
 
     @rule()
     def promote(self) -> None:
@@ -185,7 +185,7 @@ class Moves(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         job = self.jobs[job_id]
         with _refused(unless=job.status in {*WAITING, "running"}):
-            cancel(job_id)
+            cancel([job_id]).raise_if_left()
             if job.status == "running":
                 job.asked_to_stop = True
             else:
@@ -197,7 +197,7 @@ class Moves(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         job = self.jobs[job_id]
         with _refused(unless=job.status in BAD):
-            replay(job_id, dependents=False)
+            replay([job_id], dependents=False).raise_if_left()
             job.status = "pending"
             job.retries = job.crashes = 0
 
@@ -207,7 +207,7 @@ class Moves(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         job = self.jobs[job_id]
         with _refused(unless=job.status in WAITING):
-            run_now(job_id)
+            run_now([job_id]).raise_if_left()
             job.status = "pending"
 
     # What must hold after each.

@@ -10,11 +10,12 @@ import pytest
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle import transfer as moves
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency
-from django_jobs.models.records import _ATTEMPT, _EDGE, _EXTRA, _LETTER, Record
 from django_jobs.queue import JobQueue
-from django_jobs.transfer import all_jobs, export_dicts, export_file, import_dicts
+from django_jobs.transfer import importing
+from django_jobs.transfer.exporting import all_jobs, export_dicts, export_file
+from django_jobs.transfer.importing import import_dicts
+from django_jobs.transfer.record import _ATTEMPT, _DEAD_LETTER, _EDGE, _EXTRA, Record
 from tests.support.databases import VENDORS, created_database, new_url, why_unreachable
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
@@ -96,7 +97,7 @@ def test_every_column_is_exported_or_left_out_for_a_reason() -> None:
     assert in_dict | set(_EXTRA) == columns(Job, without={"unique_lock", "pending_dependencies"})
     assert set(_ATTEMPT) == columns(Attempt, without={"id", "job"})
     # Users are other ones in another database.
-    assert set(_LETTER) == columns(DeadLetter, without={"id", "job", "acknowledged_by", "replayed_by"})
+    assert set(_DEAD_LETTER) == columns(DeadLetter, without={"id", "job", "acknowledged_by", "replayed_by"})
     assert set(_EDGE) == columns(JobDependency, without={"id", "job"})
 
 
@@ -152,13 +153,13 @@ def test_a_live_unique_key_is_held_once() -> None:
 def test_what_changes_between_check_and_write_is_an_error_that_writes_nothing() -> None:
     items = [{"job_id": "a", "job_type": "t"}, {"job_id": "b", "job_type": "t"}]
 
-    write = moves.write
+    write = importing._write
 
     def write_late(*args: Any) -> int:
         JobFactory(id="b")
         return write(*args)
 
-    with mock.patch.object(moves, "write", write_late), pytest.raises(InvalidJob, match="has changed since"):
+    with mock.patch.object(importing, "_write", write_late), pytest.raises(InvalidJob, match="has changed since"):
         import_dicts(items)
     assert list(Job.objects.values_list("pk", flat=True)) == ["b"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from django_jobs.transfer import import_dicts
+from django_jobs.transfer.importing import import_dicts
 from tests.support.transfers import delete_all, exported, imported, make_mixed_jobs, refusal
 
 

@@ -6,12 +6,12 @@ import time
 import pytest
 from django.db import connections
 
+from django_jobs import waiting
 from django_jobs.exceptions import InvalidJob, JobNotFound
-from django_jobs.lifecycle import wait as waiting
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.wait import wait
 from django_jobs.queue import JobQueue
-from django_jobs.worker.embedded import stop_embedded
+from django_jobs.waiting import wait
+from django_jobs.worker.local_process import stop_local_process
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
 
@@ -59,13 +59,13 @@ def test_a_notification_ends_the_wait_at_once(how: str, monkeypatch: pytest.Monk
         if how == "settled":
             assert queue.process_next() == job_id
         else:
-            cancel(job_id)
+            cancel([job_id])
 
     started = time.monotonic()
     try:
         status, _ = run_in_threads([lambda: wait(job_id, timeout=25), end])
     finally:
-        stop_embedded()
+        stop_local_process()
     assert status == {"settled": "completed"}.get(how, how)
     assert time.monotonic() - started < 20
 

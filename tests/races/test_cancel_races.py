@@ -9,12 +9,11 @@ import pytest
 
 from django_jobs import NewJob, submit_many
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle import processes
-from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim, promote
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import settle
+from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from django_jobs.models.job import TERMINAL
 from tests.support.databases import Database
@@ -45,20 +44,20 @@ class Race:
     def settle_some(self) -> None:
         """Claim and settle: well, with a retry, or with death."""
         name, source = f"settler-{next(self._numbers)}", random.Random(1)
-        processes.register(name, queues=[], threads=1)
+        leases.register(name, queues=[], threads=1)
         while not self.is_over():
-            processes.beat(name)
+            leases.beat(name)
             jobs = self._claim(name)
-            done = [Completed(job.id, job.fence, None) for job in jobs if source.random() < 0.5]
-            bad = [job for job in jobs if job.id not in {one.id for one in done}]
-            lost = settle(done, [_outcome(job, source) for job in bad], name)
+            done = [Outcome.completed(job) for job in jobs if source.random() < 0.5]
+            bad = [job for job in jobs if job.id not in {outcome.job.id for outcome in done}]
+            lost = settle([*done, *(_outcome(job, source) for job in bad)], name)
             self.moves["settled"] += len(jobs) - len(lost)
 
     def die(self) -> None:
         """Claim and die, and be rescued."""
         while not self.is_over():
             name = f"dying-{next(self._numbers)}"
-            processes.register(name, queues=[], threads=1)
+            leases.register(name, queues=[], threads=1)
             self._claim(name)
             self.moves["rescued"] += rescue_process(name)
 
@@ -68,7 +67,7 @@ class Race:
         while not self.is_over():
             for job_id in [*source.sample(self.ids, 5), *(job.id for job in self.claims[-5:])]:
                 try:
-                    self.moves[f"cancel of a {cancel(job_id)} job"] += 1
+                    self.moves[f"cancel of a {Job.objects.get(pk=job_id).cancel()} job"] += 1
                 except InvalidJob:
                     self.moves["refused cancels"] += 1
 
@@ -93,7 +92,7 @@ def _outcome(job: ClaimedJob, source: random.Random) -> Outcome:
         job=job,
         status=JobStatus.DEAD,
         attempt=AttemptOutcome.FAILED,
-        letter=DeadLetterReason.RETRIES_EXHAUSTED,
+        reason=DeadLetterReason.RETRIES_EXHAUSTED,
         error="no",
     )
 

@@ -12,11 +12,10 @@ from django.db.models import F
 
 import django_jobs
 from django_jobs import NewJob
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.outcome import Completed, Outcome
-from django_jobs.lifecycle.settle import settle
-from django_jobs.lifecycle.wake import cascade_all
+from django_jobs.lifecycle.dependents import cascade_all
+from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained, check_invariants
@@ -29,17 +28,17 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def submit_races_settle(rounds: int) -> None:
     """Settle a dependency and submit its dependent at the same moment; the dependent must always become ready."""
-    processes.register("p", queues=[], threads=2)
+    leases.register("p", queues=[], threads=2)
     ready = threading.Barrier(2, timeout=30)
 
     def settle_each() -> None:
         for number in range(rounds):
             ready.wait()
             if number % 50 == 0:
-                processes.beat("p")
+                leases.beat("p")
             (job,) = claim(f"q{number % 2}", 1, "p")
             ready.wait()
-            assert settle([Completed(job.id, job.fence, None)], [], "p") == set()
+            assert settle([Outcome.completed(job)], "p") == set()
 
     def submit_each() -> None:
         for number in range(rounds):
@@ -94,7 +93,7 @@ def test_a_wake_is_never_lost_in_five_thousand_rounds_beside_a_worker_process() 
 
 def settle_shared(dependencies: int, dependents: int, threads: int) -> None:
     """Let threads settle, in random order, jobs that share dependents."""
-    processes.register("p", queues=[], threads=threads)
+    leases.register("p", queues=[], threads=threads)
     ids = [f"d{number}" for number in range(dependencies)]
     django_jobs.submit_many(
         [NewJob("effects.record", job_id=one) for one in ids]
@@ -108,8 +107,8 @@ def settle_shared(dependencies: int, dependents: int, threads: int) -> None:
     def settle_share(number: int) -> None:
         mine = claimed[number::threads]
         for start in range(0, len(mine), 5):
-            done = [Completed(job.id, job.fence, None) for job in mine[start : start + 5]]
-            assert settle(done, [], "p") == set()
+            done = [Outcome.completed(job) for job in mine[start : start + 5]]
+            assert settle(done, "p") == set()
 
     run_in_threads([lambda number=number: settle_share(number) for number in range(threads)], timeout=600)
     assert Job.objects.filter(queue="last", pending_dependencies=0).count() == dependents
@@ -213,15 +212,15 @@ def chain() -> list[NewJob]:
 @pytest.mark.load
 @pytest.mark.parametrize("shape", [tree, chain])
 def test_a_dead_root_fails_twenty_thousand_jobs_and_a_replay_brings_all_back(shape: Callable[[], list[NewJob]]) -> None:
-    processes.register("p", queues=[], threads=1)
+    leases.register("p", queues=[], threads=1)
     batch = shape()
     for start in range(0, len(batch), 5000):
         django_jobs.submit_many(batch[start : start + 5000])
     (root,) = claim("default", 1, "p")
     started = time.monotonic()
     letter = DeadLetterReason.RETRIES_EXHAUSTED
-    dead = Outcome(job=root, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, letter=letter, error="no")
-    settle([], [dead], "p")
+    dead = Outcome(job=root, status=JobStatus.DEAD, attempt=AttemptOutcome.FAILED, reason=letter, error="no")
+    settle([dead], "p")
     cascade_all()
     failed = time.monotonic()
     assert Job.objects.filter(status="failed").count() == 20_000

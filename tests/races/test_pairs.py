@@ -6,14 +6,13 @@ import pytest
 
 from django_jobs import submit
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.outcome import ClaimedJob, Completed, Outcome
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.dependents import continue_cascade
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import settle
-from django_jobs.lifecycle.wake import continue_cascade
+from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.factories import JobFactory
 from tests.support.invariants import check_invariants
@@ -24,7 +23,7 @@ ROUNDS = 8
 
 
 def _claimed(job_id: str, process_id: str = "one") -> ClaimedJob:
-    processes.register(process_id, queues=[], threads=1)
+    leases.register(process_id, queues=[], threads=1)
     submit("catalogue.report", {}, job_id=job_id)
     (job,) = claim("default", 1, process_id)
     return job
@@ -35,7 +34,7 @@ def _dead(job: ClaimedJob) -> Outcome:
         job=job,
         status=JobStatus.DEAD,
         attempt=AttemptOutcome.FAILED,
-        letter=DeadLetterReason.RETRIES_EXHAUSTED,
+        reason=DeadLetterReason.RETRIES_EXHAUSTED,
         error="as it was told",
     )
 
@@ -49,8 +48,8 @@ def _refused(move: Callable[[], object]) -> bool:
 
 
 def test_two_claims_share_nothing() -> None:
-    processes.register("one", queues=[], threads=1)
-    processes.register("two", queues=[], threads=1)
+    leases.register("one", queues=[], threads=1)
+    leases.register("two", queues=[], threads=1)
     JobFactory.create_batch(40, job_type="catalogue.report")
     one, two = run_in_threads(
         [lambda name=name: [job.id for _ in range(20) for job in claim("default", 3, name)] for name in ("one", "two")]
@@ -62,11 +61,11 @@ def test_two_claims_share_nothing() -> None:
 def test_a_settle_and_a_rescue_leave_one_of_both_and_one_attempt(ends: str) -> None:
     for number in range(ROUNDS):
         job = _claimed(f"job-{number}", f"process-{number}")
-        done = [Completed(job.id, job.fence, None)] if ends == "completed" else []
+        done = [Outcome.completed(job)] if ends == "completed" else []
         outcomes = [] if done else [_dead(job)]
         lost, rescued = run_in_threads(
             [
-                lambda done=done, outcomes=outcomes, number=number: settle(done, outcomes, f"process-{number}"),
+                lambda done=done, outcomes=outcomes, number=number: settle([*done, *outcomes], f"process-{number}"),
                 lambda number=number: rescue_process(f"process-{number}"),
             ]
         )
@@ -84,7 +83,7 @@ def test_a_late_settle_after_a_rescue_writes_no_attempt_and_no_letter() -> None:
     other = _claimed("other", "two")
     assert rescue_process("one") == 1
     late = Outcome(job=job, status=JobStatus.SCHEDULED, attempt=AttemptOutcome.FAILED, spends_retry=True)
-    assert settle([], [late, _dead(other)], "one") == {job.id}
+    assert settle([late, _dead(other)], "one") == {job.id}
     assert [*Attempt.objects.filter(job_id=job.id).values_list("outcome", flat=True)] == ["crashed"]
     assert Job.objects.get(pk=job.id).retry_count == 0
     assert [*DeadLetter.objects.values_list("job_id", flat=True)] == [other.id]
@@ -96,8 +95,8 @@ def test_a_settle_and_a_cancel_leave_one_final_status() -> None:
         retry = Outcome(job=job, status=JobStatus.SCHEDULED, attempt=AttemptOutcome.FAILED, spends_retry=True)
         lost, refused = run_in_threads(
             [
-                lambda retry=retry, number=number: settle([], [retry], f"process-{number}"),
-                lambda job=job: _refused(lambda: cancel(job.id)),
+                lambda retry=retry, number=number: settle([retry], f"process-{number}"),
+                lambda job=job: _refused(lambda: cancel([job.id]).raise_if_left()),
             ]
         )
         assert (lost, refused) == (set(), False)
@@ -108,12 +107,12 @@ def test_a_settle_and_a_cancel_leave_one_final_status() -> None:
 def test_of_two_replays_one_is_refused() -> None:
     for number in range(ROUNDS):
         job = _claimed(f"job-{number}", f"process-{number}")
-        settle([], [_dead(job)], f"process-{number}")
-        refused = run_in_threads(lambda job=job: _refused(lambda: replay(job.id)), 2)
+        settle([_dead(job)], f"process-{number}")
+        refused = run_in_threads(lambda job=job: _refused(lambda: replay([job.id]).raise_if_left()), 2)
         assert sorted(refused) == [False, True]
         row = Job.objects.get(pk=job.id)
         assert (row.status, row.fence) == ("pending", job.fence + 2)
-        cancel(job.id)
+        cancel([job.id]).raise_if_left()
 
 
 def test_two_cascades_count_an_edge_once() -> None:

@@ -7,7 +7,8 @@ from django.utils import timezone
 from factory.django import DjangoModelFactory
 
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, Queue, WorkerProcess
-from django_jobs.models.job import LIVE, TERMINAL, rank_of
+from django_jobs.models.job import LIVE, TERMINAL
+from django_jobs.numbers import rank_of
 
 
 class JobFactory(DjangoModelFactory):

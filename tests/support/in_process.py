@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django_jobs.worker.process import Process
+from django_jobs.worker.thread import start_workers
 
 
 @contextmanager
 def running_process(threads: int = 2) -> Iterator[Process]:
     """Run jobs of all queues in threads of this process; in the end let what runs finish."""
-    process = Process(threads=threads, poll_interval=0.02)
-    process.start()
+    process = Process(threads=threads)
+    start_workers(process, poll_interval=0.02)
     try:
         yield process
     finally:
         assert process.stop(grace=10), "the worker threads ended in time"
-        for thread in (process.listener, process.heartbeat):
+        for thread in (process.listener, process.lease):
             if thread.is_alive():
                 thread.join(5)  # until its connection is closed

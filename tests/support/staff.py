@@ -13,7 +13,7 @@ def staff(*codenames: str, name: str = "ada") -> User:
     user = User.objects.create_user(name, password="secret", is_staff=True)
     wanted = {*VIEW, *codenames}
     permissions = Permission.objects.filter(content_type__app_label="django_jobs", codename__in=wanted)
-    assert {one.codename for one in permissions} == wanted, "each permission exists"
+    assert {permission.codename for permission in permissions} == wanted, "each permission exists"
     user.user_permissions.set(permissions)
     return user
 

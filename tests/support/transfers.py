@@ -11,7 +11,8 @@ from django.utils import timezone
 from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency
 from django_jobs.payloads import decode, encode_payload
-from django_jobs.transfer import all_jobs, export_file, import_file
+from django_jobs.transfer.exporting import all_jobs, export_file
+from django_jobs.transfer.importing import import_file
 
 from .factories import AttemptFactory, DeadLetterFactory, JobDependencyFactory, JobFactory
 

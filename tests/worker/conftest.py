@@ -10,6 +10,7 @@ from django_jobs.handlers import Registry, make_handler, registry
 from django_jobs.lifecycle.submit import submit
 from django_jobs.models import Job
 from django_jobs.worker.process import Process
+from django_jobs.worker.thread import start_workers
 
 Handle = Callable[..., None]
 
@@ -29,14 +30,10 @@ class Bench:
         """Submit a job to it."""
         return submit(job_type, payload, handlers=self.handlers, options=options)
 
-    def make(self, threads: int = 1, **options: Any) -> Process:
-        """Make a process without starting it."""
-        return Process(threads=threads, handlers=self.handlers, poll_interval=0.05, **options)
-
     def start(self, threads: int = 1, **options: Any) -> Process:
         """Start a process; it is stopped at the end of the test."""
-        process = self.make(threads, **options)
-        process.start()
+        process = Process(threads=threads, **options)
+        start_workers(process, handlers=self.handlers, poll_interval=0.05)
         self._stack.callback(lambda: process.has_ended or process.stop(grace=10))
         return process
 

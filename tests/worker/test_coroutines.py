@@ -11,7 +11,7 @@ from django.db import connection
 from django_jobs import Retry
 from django_jobs.models import DeadLetter, Job
 from django_jobs.signals import job_retried
-from django_jobs.worker.process import EXIT_RECYCLE
+from django_jobs.worker.state import EXIT_RECYCLE
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
@@ -66,8 +66,8 @@ def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
     try:
         assert job.wait(20).status == "dead"
         assert [*DeadLetter.objects.values_list("reason", flat=True)] == ["timeout"]
-        assert process.wait_until_stopping(20)
-        assert process.exit_code == EXIT_RECYCLE
+        assert process.state.wait_until_stopping(20)
+        assert process.state.exit_code == EXIT_RECYCLE
     finally:
         release.set()
         process.stop(grace=10)
@@ -75,7 +75,7 @@ def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
 
 def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench) -> None:
     runs: list[int] = []
-    release, told = threading.Event(), threading.Event()
+    release, is_sent = threading.Event(), threading.Event()
 
     async def again(payload: dict[str, Any]) -> None:
         runs.append(1)
@@ -88,8 +88,8 @@ def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench
         pass
 
     def slowly(**kwargs: Any) -> None:
-        told.set()
-        wait_until(lambda: len(runs) == 2, 20, "the job to run again while this is still told")
+        is_sent.set()
+        wait_until(lambda: len(runs) == 2, 20, "the job to run again while this is still sent")
 
     bench.handle("t.again", again)
     bench.handle("t.other", other)
@@ -97,7 +97,7 @@ def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench
     try:
         job = bench.submit("t.again")
         process = bench.start(threads=2)
-        assert told.wait(20)
+        assert is_sent.wait(20)
         # Settled in the round after the one that was held up.
         assert bench.submit("t.other").wait(20).status == "completed"
         wait_until(lambda: process.held().keys() == {job.pk}, 20, "the job to be the only one that is held")

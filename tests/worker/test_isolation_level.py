@@ -3,7 +3,7 @@
 import pytest
 from django.db import connection, transaction
 
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases
 
 
 @pytest.mark.databases("postgresql")
@@ -11,7 +11,7 @@ from django_jobs.lifecycle import processes
 def test_a_site_with_serializable_requests_has_read_committed_workers() -> None:
     from psycopg import IsolationLevel
 
-    processes.register("p", queues=[], threads=1)
+    leases.register("p", queues=[], threads=1)
     connection.ensure_connection()
     assert connection.connection is not None
     connection.connection.isolation_level = IsolationLevel.SERIALIZABLE  # as OPTIONS["isolation_level"] does
@@ -23,7 +23,7 @@ def test_a_site_with_serializable_requests_has_read_committed_workers() -> None:
 
     try:
         assert level() == "serializable"
-        processes.prepare_connection("p")
+        leases.prepare_connection("p")
         assert level() == "read committed"
     finally:
         connection.close()

@@ -61,12 +61,12 @@ def test_whatever_a_handler_raises_is_a_normal_failure(bench: Bench, error: Base
     bad = bench.submit("t.bad", priority=9)
     good = [bench.submit("t.ok") for _ in range(20)]
     assert bench.run(bad, *good) == ["dead", *["completed"] * 20]
-    letter = DeadLetter.objects.get()
-    assert letter.reason == "retries exhausted"
-    assert type(error).__name__ in letter.error
-    assert len(letter.error) < 5000
-    assert "\0" not in letter.error
-    assert letter.fingerprint
+    dead_letter = DeadLetter.objects.get()
+    assert dead_letter.reason == "retries exhausted"
+    assert type(error).__name__ in dead_letter.error
+    assert len(dead_letter.error) < 5000
+    assert "\0" not in dead_letter.error
+    assert dead_letter.fingerprint
 
 
 def test_retries_are_spent_with_backoff_and_then_the_job_is_dead(bench: Bench) -> None:
@@ -108,7 +108,7 @@ def test_a_result_that_is_not_json_makes_the_job_dead_at_once(bench: Bench) -> N
     assert "result.a[0]" in (job.error or "")
 
 
-def test_a_job_without_a_handler_fails_with_a_letter(bench: Bench) -> None:
+def test_a_job_without_a_handler_fails_with_a_dead_letter(bench: Bench) -> None:
     from django_jobs.lifecycle.submit import submit
 
     job = submit("t.nobody", {}, any_type=True, options={})
@@ -183,7 +183,7 @@ def test_an_atomic_handler_that_lost_its_job_leaves_nothing(bench: Bench) -> Non
     bench.submit("t.mark", job_id="mark", delay=3600)
     job = bench.submit("t.loses")
     process = bench.start()
-    wait_until(lambda: process.completed == 1, what="the run to end")
+    wait_until(lambda: process.state.completed == 1, what="the run to end")
     process.stop(grace=5)
     job.refresh_from_db()
     assert job.status != "completed"

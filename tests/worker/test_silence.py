@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_jobs.lifecycle import processes
+from django_jobs.db.connections import discard_connection
+from django_jobs.lifecycle import leases
 from tests.support.in_process import running_process
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -20,7 +21,7 @@ def options() -> Iterator[dict[str, Any]]:
     settings["OPTIONS"] = dict(before)
     yield settings["OPTIONS"]
     settings["OPTIONS"] = before
-    processes.discard_connection()
+    discard_connection()
 
 
 def _server_says(name: str) -> str:
@@ -31,8 +32,8 @@ def _server_says(name: str) -> str:
 
 @pytest.mark.databases("postgresql")
 def test_both_ends_give_up_a_silent_peer_before_the_lease_of_a_minute_is_over(options: dict[str, Any]) -> None:
-    processes.limit_silence()
-    processes.prepare_connection("p")
+    leases.limit_silence()
+    leases.prepare_connection("p")
     said = connections["default"].connection.info.get_parameters()  # type: ignore[union-attr]
     names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "connect_timeout")
     assert [said[name] for name in names] == ["15", "7", "3", "45000", "10"]
@@ -43,13 +44,13 @@ def test_both_ends_give_up_a_silent_peer_before_the_lease_of_a_minute_is_over(op
 @pytest.mark.databases("postgresql")
 def test_what_the_site_says_of_silence_stays(options: dict[str, Any]) -> None:
     options.update({"tcp_user_timeout": 1234, "options": "-c tcp_user_timeout=4321"})
-    processes.limit_silence()
-    processes.prepare_connection("p")
+    leases.limit_silence()
+    leases.prepare_connection("p")
     assert connections["default"].connection.info.get_parameters()["tcp_user_timeout"] == "1234"  # type: ignore[union-attr]
     assert _server_says("tcp_user_timeout") == "4321"
 
 
 def test_a_worker_process_runs_with_these_options(options: dict[str, Any]) -> None:
-    processes.limit_silence()
+    leases.limit_silence()
     with running_process() as process:
-        assert process.trouble.count == 0
+        assert process.state.backoff.count == 0

@@ -10,10 +10,12 @@ import pytest
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from django_jobs.lifecycle import processes
+from django_jobs.lifecycle import leases
 from django_jobs.models import Job, WorkerProcess
-from django_jobs.worker import lanes
-from django_jobs.worker.heartbeat import Heartbeat
+from django_jobs.models.fields import DbNow
+from django_jobs.worker import poller
+from django_jobs.worker.lease import Lease
+from django_jobs.worker.state import WorkerState
 from tests.support.databases import Database
 from tests.support.factories import JobFactory
 from tests.support.in_process import running_process
@@ -58,7 +60,7 @@ def test_an_idle_process_asks_little(database: Database) -> None:
     with counted() as statements, running_process(threads=4) as process:
         # Rests grow while nothing is found: it is idle once a rest is the longest.
         if database.vendor == "postgresql":
-            wait_until(lambda: process.is_notified, 10, "notifications")
+            wait_until(lambda: process.state.pollers.is_notified, 10, "notifications")
             wait_until(lambda: _polls(statements) >= 9, 20, "rests that have grown")
         else:
             wait_until(lambda: _polls(statements) >= 5, 20, "rests that have grown")
@@ -76,8 +78,8 @@ def test_an_idle_process_asks_little(database: Database) -> None:
 
 
 def test_a_process_without_work_for_long_polls_less(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "LONG_IDLE_SECONDS", 0.3)
-    monkeypatch.setattr(lanes, "NOTIFIED_POLL_SECONDS", 5 * POLL)
+    monkeypatch.setattr(poller, "LONG_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(poller, "NOTIFIED_POLL_SECONDS", 5 * POLL)
     with counted() as statements, running_process(threads=4):
         wait_until(lambda: _polls(statements) >= 25, 20, "rests that have grown")
         statements.seen.clear()
@@ -91,14 +93,12 @@ def _polls(statements: Statements) -> int:
     return sum(thread == "worker" and "RECURSIVE" in sql for thread, sql in statements.seen)
 
 
-def test_a_heartbeat_is_one_statement_whatever_runs(bench: Bench) -> None:
+def test_a_heartbeat_is_one_statement_whatever_runs() -> None:
     """Fifty running jobs that are asked to stop, change nothing."""
-    process_id = "host:1:beats"
-    processes.register(process_id, queues=[], threads=50)
-    JobFactory.create_batch(50, status="running", worker_id=process_id, fence=1, started_at=processes.DbNow())
-    Job.objects.update(cancel_requested_at=processes.DbNow())
-    process = bench.make()
-    process.id = process_id
+    state = WorkerState()
+    leases.register(state.id, queues=[], threads=50)
+    JobFactory.create_batch(50, status="running", worker_id=state.id, fence=1, started_at=DbNow())
+    Job.objects.update(cancel_requested_at=DbNow())
     seen: list[str] = []
 
     def watch(execute: Any, sql: Any, *rest: Any) -> Any:
@@ -106,7 +106,7 @@ def test_a_heartbeat_is_one_statement_whatever_runs(bench: Bench) -> None:
         return execute(sql, *rest)
 
     with connections["default"].execute_wrapper(watch):
-        Heartbeat(process).step()
+        Lease(state).step()
     assert len(seen) == 1, seen
     assert WorkerProcess.objects.get().beat == 1
 
@@ -124,6 +124,6 @@ def test_a_request_to_cancel_reaches_a_running_job_with_the_look_at_its_row(benc
     job = bench.submit("t.endless")
     process = bench.start()
     assert started.wait(20)
-    Job.objects.filter(pk=job.pk).update(cancel_requested_at=processes.DbNow())
+    Job.objects.filter(pk=job.pk).update(cancel_requested_at=DbNow())
     process.maintenance.look_at_requests()
     assert job.wait(20).status == "cancelled"

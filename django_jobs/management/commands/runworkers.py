@@ -9,7 +9,9 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from django_jobs.conf import get_settings
 from django_jobs.names import queue_problem
-from django_jobs.worker.command import Options, answer_signals, check_ready, run_alone, run_supervised
+from django_jobs.worker.child.main import run_isolated
+from django_jobs.worker.child.start import remember_program, restore_environment
+from django_jobs.worker.cli import Options, StopSignals, check_ready, run_alone, run_supervised
 
 
 class Command(BaseCommand):
@@ -19,7 +21,7 @@ class Command(BaseCommand):
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
-        # The settings are read in handle(): wrong ones are for the system checks to tell, which run in between.
+        # The settings are read in handle(): wrong ones are for the system checks to report, which run in between.
         parser.add_argument("--queues", type=_queues, metavar="A,B", help="queues to run, by commas (default: all)")
         parser.add_argument("--threads", type=_positive, help="threads per process (default: the setting THREADS)")
         parser.add_argument("--processes", type=_positive, help="run this many processes under a supervisor")
@@ -28,14 +30,20 @@ class Command(BaseCommand):
         parser.add_argument("--max-jobs", type=_positive, help="recycle after this many jobs")
         parser.add_argument("--max-rss", type=_positive, metavar="MB", help="recycle above this memory")
         parser.add_argument("--reload", action="store_true", help="start anew when code changes (for development)")
-        parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+        # How a process of ours starts another one: the descriptor of the line between them.
+        parser.add_argument("--supervised", type=int, help=argparse.SUPPRESS)
+        parser.add_argument("--isolated", type=int, help=argparse.SUPPRESS)
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Answer signals from here on: the checks that come before the work take their time."""
-        answer_signals()
+        StopSignals.install()
+        remember_program(argv)
         super().run_from_argv(argv)
 
     def handle(self, *args: Any, **given: Any) -> None:
+        restore_environment()
+        if given["isolated"] is not None:
+            run_isolated(given["isolated"])
         settings = get_settings()
         options = Options(
             queues=given["queues"],
@@ -45,7 +53,7 @@ class Command(BaseCommand):
             poll_interval=given["poll_interval"],
             max_jobs=given["max_jobs"] or settings.MAX_JOBS,
             max_rss=given["max_rss"],
-            lifeline=given["lifeline"],
+            supervised=given["supervised"],
         )
         check_ready(options)
         if given["reload"]:
@@ -53,7 +61,7 @@ class Command(BaseCommand):
 
             autoreload.run_with_reloader(run_alone, options, self.stdout)
         elif options.processes is not None:
-            run_supervised(options, self.stdout)
+            run_supervised(options)
         else:
             run_alone(options, self.stdout)
 

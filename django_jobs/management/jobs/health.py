@@ -1,4 +1,4 @@
-"""The verb health: exit code 0 when all is well, 1 when not; for probes and monitors."""
+"""The verbs stats and health; health exits 0 when all is well and 1 when not, for probes and monitors."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from django_jobs.health import Thresholds, live, ready
-from django_jobs.health import health as judge
+from django_jobs.models import DeadLetter, Job, WorkerProcess
+from django_jobs.monitoring import health as probes
 
 from .output import Output
 from .verbs import Verbs
 
 
 def add(verbs: Verbs) -> None:
-    """Declare the verb."""
+    """Declare the verbs."""
+    verbs.add("stats", stats, "count jobs by status, workers and open dead letters", "stats --json")
     parser = verbs.add(
-        "health", health, "say whether workers live and keep up; exit code 1 when not",
+        "health", health, "report whether workers are alive and keep up; exit code 1 when not",
         "health --max-wait 60 --max-dead-letters 0", "health --live", "health --ready",
     )  # fmt: skip
     probe = parser.add_mutually_exclusive_group()
     probe.add_argument("--live", action="store_true", help="only: is a worker process of this machine alive")
     probe.add_argument("--ready", action="store_true", help="only: does the database answer, with all migrations")
-    limits = Thresholds()
+    limits = probes.Thresholds()
     parser.add_argument(
         "--max-wait", type=float, default=limits.max_wait, metavar="SECONDS",
         help="how long a ready job may wait in a queue that is not paused (default: %(default)g)",
@@ -36,19 +37,29 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
 
 
+def stats(options: dict[str, Any], out: Output) -> None:
+    """Print the counts."""
+    values = {
+        **Job.objects.counts_by_status(),
+        "workers": WorkerProcess.objects.alive().count(),
+        "dead_letters": DeadLetter.objects.open().count(),
+    }
+    out.result("\n".join(f"{name.replace('_', ' ') + ':':14}{value}" for name, value in values.items()), **values)
+
+
 def health(options: dict[str, Any], out: Output) -> None:
-    """Ask one of the three questions."""
+    """Run the probe that the options choose."""
     if options["live"]:
-        report, told = live(), "a worker of this machine is alive"
+        report, summary = probes.live(), "a worker of this machine is alive"
     elif options["ready"]:
-        report, told = ready(), "the database is ready"
+        report, summary = probes.ready(), "the database is ready"
     else:
         names = ("max_wait", "max_dead_letters", "min_workers")
-        report = judge(Thresholds(**{name: options[name] for name in names}))
-        told = "{workers} workers, longest wait {longest_wait_seconds:g} s, {dead_letters} dead letters open"
+        report = probes.health(probes.Thresholds(**{name: options[name] for name in names}))
+        summary = "{workers} workers, longest wait {longest_wait_seconds:g} s, {dead_letters} dead letters open"
     if out.as_json:
         out.json(report.as_dict())
     elif report.healthy:
-        out.line(f"healthy: {told.format(**report.figures)}")
+        out.line(f"healthy: {summary.format(**report.stats)}")
     if report.problems:
         raise CommandError("\n".join(report.problems))

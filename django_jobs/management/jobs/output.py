@@ -1,4 +1,4 @@
-"""What the verbs print: tables for people, JSON Lines for machines, a progress bar; and how they refuse."""
+"""What the verbs print: text and tables for people, JSON Lines for machines, a progress bar; and how they refuse."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any, BinaryIO, TextIO
 
 from django.core.management.base import CommandError
 
-from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.exceptions import InvalidJob, JobsError
+from django_jobs.lifecycle.moved import Moved
 
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 BAR = 30
 
 
-class Usage(CommandError):
+class UsageError(CommandError):
     """The command line itself is wrong: exit code 2."""
 
     def __init__(self, message: str) -> None:
@@ -41,8 +42,19 @@ class Output:
         """Print a value as one line of JSON; times in ISO 8601, UTC."""
         self._stdout.write(json.dumps(value, ensure_ascii=False, default=iso))
 
+    def result(self, text: str, /, **values: Any) -> None:
+        """Print what a verb did: the values as JSON, or the text."""
+        if self.as_json:
+            self.json(values)
+        else:
+            self.line(text)
+
+    def state(self, name: str, state: str) -> None:
+        """Print the state that a job, queue or schedule has now."""
+        self.result(f"{name} {state}", id=name, state=state)
+
     def note(self, text: str) -> None:
-        """Tell something on stderr that is no error."""
+        """Print a line on stderr that is no error."""
         self._stderr.write(clean(text), lambda plain: plain)
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -64,22 +76,17 @@ class Output:
         if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was changed")
 
-    def each(self, ids: Iterable[str], move: Callable[[str], str]) -> None:
-        """Make a move for each id and print what it says; what is refused is told at the end, with exit code 1."""
-        problems: list[str] = []
-        for one in ids:
-            try:
-                told = move(one)
-            except JobNotFound as error:
-                problems.append(str(error))
-            except InvalidJob as error:
-                problems += error.problems
-            else:
-                if self.as_json:
-                    self.json({"id": one, "state": told})
-                else:
-                    self.line(f"{one} {told}")
-        if problems:
+    def moved(self, names: Sequence[str], moved: Moved, state: Callable[[str], str]) -> None:
+        """Print the state of each row that a move changed, in the order of `names`; then refuse those that it left."""
+        done = set(moved.done)
+        for name in dict.fromkeys(names):
+            if name in done:
+                self.state(name, state(name))
+        self.refuse(moved.left[name] for name in dict.fromkeys(names) if name in moved.left)
+
+    def refuse(self, errors: Iterable[JobsError]) -> None:
+        """Raise CommandError with the problems of all errors, one a line; do nothing without an error."""
+        if problems := [problem for error in errors for problem in problems_of(error)]:
             raise CommandError("\n".join(problems))
 
     def binary(self) -> BinaryIO:
@@ -89,7 +96,7 @@ class Output:
         return buffer if buffer is not None else _Encoded(stream)  # type: ignore[return-value]
 
     def bar(self, what: str) -> Callable[[int, int], None]:
-        """Return what draws a progress bar on a terminal, and nothing elsewhere."""
+        """Return a function that draws a progress bar on a terminal, and does nothing elsewhere."""
         stream: TextIO = sys.stderr
         if not stream.isatty():
             return lambda done, total: None
@@ -115,6 +122,11 @@ class _Encoded:
 
     def flush(self) -> None:
         self._stream.flush()
+
+
+def problems_of(error: JobsError) -> Sequence[str]:
+    """Return what an error of ours says, a line for each problem."""
+    return error.problems if isinstance(error, InvalidJob) else (str(error),)
 
 
 def clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Verbs that put jobs in and wait for them: enqueue, wait."""
+"""The verbs enqueue and wait."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from django.core.management.base import CommandError
 
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob
-from django_jobs.jsontext import read_json
 from django_jobs.lifecycle.submit import submit
-from django_jobs.lifecycle.wait import wait
 from django_jobs.models import JobStatus
-from django_jobs.models.job_values import with_moments
 from django_jobs.names import did_you_mean
+from django_jobs.payloads import read_json
 from django_jobs.shell import SHELL
+from django_jobs.submission import OPTIONS, with_moments
 from django_jobs.text import shown
-from django_jobs.validation import OPTIONS
+from django_jobs.waiting import wait
 
-from .output import Output, Usage
-from .values import find_job, job_values, with_attempts
+from .jobs import find_job, job_values
+from .output import Output, UsageError
 from .verbs import Verbs
 
 OTHER_NAMES = {"id": "job_id", "type": "job_type", "timeout": "timeout_seconds", "run_at": "scheduled_at"}
@@ -69,11 +68,11 @@ def enqueue(options: dict[str, Any], out: Output) -> None:
         given["command"] = options["shell"]
     spec = _spec(options["spec"]) if options["spec"] is not None else {}
     if twice := [name for name in given if name in spec]:
-        raise Usage(f"{', '.join(twice)}: given in --json and as an option")
+        raise UsageError(f"{', '.join(twice)}: given in --json and as an option")
     values = {**spec, **given}
     _take_command(values)
     if "job_type" not in values:
-        raise Usage("give a job type, --command or --json")
+        raise UsageError("give a job type, --command or --json")
     job_type, payload = values.pop("job_type"), values.pop("payload", None)
     if job_type == SHELL and not get_settings().SHELL_JOBS:
         raise InvalidJob("shell jobs are off; set DJANGO_JOBS['SHELL_JOBS'] = True to allow them")
@@ -85,7 +84,7 @@ def _take_command(values: dict[str, Any]) -> None:
     if "command" not in values:
         return
     if "job_type" in values or "payload" in values:
-        raise Usage("give a command, or a job type with its payload")
+        raise UsageError("give a command, or a job type with its payload")
     command = values.pop("command")
     if not isinstance(command, str) or not command.strip():
         raise InvalidJob(f"command={shown(command)}: give a shell command")
@@ -119,9 +118,6 @@ def wait_for(options: dict[str, Any], out: Output) -> None:
     except TimeoutError as error:
         raise CommandError(str(error)) from None
     job = find_job(options["job_id"])
-    if out.as_json:
-        out.json(job_values(*next(with_attempts([job]))))
-    else:
-        out.line(str(job.status))
+    out.result(str(job.status), **job_values(job))
     if job.status != JobStatus.COMPLETED:
         raise CommandError(f"job {job.id!r} ended {job.status}" + (f": {job.error}" if job.error else ""))

@@ -31,10 +31,10 @@ class Verbs:
         """Add a verb and return its parser.
 
         Args:
-            function: what runs it; None when it only has verbs below it.
+            function: what the verb runs; None when it only has verbs below it.
             examples: command lines, without `manage.py jobs`.
-            as_json: it takes `--json`.
-            asks: it takes `--yes`.
+            as_json: whether it takes `--json`.
+            asks: whether it takes `--yes`.
         """
         lines = [f"  manage.py jobs {example}" for example in examples]
         parser: CommandParser = self._verbs.add_parser(

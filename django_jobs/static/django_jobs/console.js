@@ -12,7 +12,7 @@
     }
 
     function openDetails(live) {
-        return Array.from(live.querySelectorAll('details'), (one) => one.open);
+        return Array.from(live.querySelectorAll('details'), (details) => details.open);
     }
 
     async function refresh() {
@@ -29,7 +29,7 @@
             return;
         }
         const opened = openDetails(live);
-        fresh.querySelectorAll('details').forEach((one, index) => { one.open = opened[index] ?? one.open; });
+        fresh.querySelectorAll('details').forEach((details, index) => { details.open = opened[index] ?? details.open; });
         const links = Array.from(live.querySelectorAll('a, button, summary'));
         const place = links.indexOf(document.activeElement);
         live.replaceChildren(...fresh.childNodes);

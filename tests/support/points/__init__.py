@@ -26,11 +26,11 @@ POINTS: dict[str, tuple[str, str, str, Callable[[Any], bool]]] = {
     "after the claim commits": ("django_jobs.worker.thread", "claim", "after", bool),
     "before the handler": ("django_jobs.worker.executor", "_call", "before", _always),
     "after the handler": ("django_jobs.worker.executor", "_call", "after", _always),
-    "before the settle commits": ("django_jobs.lifecycle.settle", "_settle_all", "after", _always),
-    "after the settle commits": ("django_jobs.worker.settler", "settle", "after", _always),
-    "before an atomic job commits": ("django_jobs.worker.executor", "settle_in_transaction", "after", bool),
-    "inside the wake": ("django_jobs.lifecycle.wake", "_close", "after", _always),
-    "inside a tick": ("django_jobs.lifecycle.schedule", "_submit", "after", _always),
+    "before the settle commits": ("django_jobs.lifecycle.settle", "_announce_completed", "after", _always),
+    "after the settle commits": ("django_jobs.worker.settler", "settle_unlocked", "after", _always),
+    "before an atomic job commits": ("django_jobs.worker.executor", "complete_in_transaction", "after", bool),
+    "inside the wake": ("django_jobs.lifecycle.dependents", "_close", "after", _always),
+    "inside a tick": ("django_jobs.scheduling.ticks", "_submit", "after", _always),
 }
 
 
@@ -44,8 +44,8 @@ def at_point(name: str, count_file: Path, *, times: int, number: signal.Signals 
 
 
 def arm() -> None:
-    """Change the function at the point; only in a process of `runworkers`, not in the subprocess of a single job."""
-    if "runworkers" not in sys.argv:
+    """Change the function at the point; only in a process of `runworkers`, not in the child of a single job."""
+    if "runworkers" not in sys.argv or "--isolated" in sys.argv:
         return
     name, count_file, times, number = json.loads(os.environ[VARIABLE])
     module_name, function_name, when, counts = POINTS[name]

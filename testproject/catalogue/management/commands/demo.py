@@ -25,8 +25,9 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob
 from django_jobs.models import JobStatus
 from django_jobs.worker.process import Process
+from django_jobs.worker.thread import start_workers
 from testproject.catalogue.models import Scan
-from testproject.catalogue.progress import Progress, look, report_lines
+from testproject.catalogue.progress import Progress, read_progress, report_lines
 from testproject.database import database_from_url
 
 PORT = 8000
@@ -93,11 +94,11 @@ class Command(BaseCommand):
         except InvalidJob as error:
             raise CommandError(str(error)) from None
         shown = _Shown(self.stdout)
-        while not (progress := look(scan_job)).is_over:
+        while not (progress := read_progress(scan_job)).is_over:
             if workers.is_stopping or not workers.workers():
                 raise CommandError("the workers stopped; run the demo again to go on")
             shown.progress(progress, time.monotonic() - began)
-            workers.wait_until_stopping(shown.pause)
+            workers.state.wait_until_stopping(shown.pause)
         seconds = time.monotonic() - began
         shown.last(progress, seconds)
         if scan_job.status != JobStatus.COMPLETED:
@@ -150,7 +151,7 @@ class _Shown:
 def _workers(threads: int) -> Iterator[Process]:
     """Run worker threads in this process, and stop them in order."""
     process = Process(threads=threads)
-    process.start()
+    start_workers(process)
     try:
         yield process
     finally:

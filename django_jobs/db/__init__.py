@@ -1,0 +1,1 @@
+"""How we speak to the jobs' database, said once: its connections, transactions, errors, notifications and dialects."""

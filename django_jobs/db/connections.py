@@ -1,0 +1,98 @@
+"""The jobs' database: which alias it is, this thread's connection to it, and when that connection is of no more use.
+
+The alias is context and travels through no parameter: `jobs_alias()` answers with what `use_database()` chose, else with the
+routers' answer. Managers, dialects and transactions ask it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+from django.apps import apps
+from django.db import Error, connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
+
+_chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
+
+
+@cache
+def _job_model() -> type[Model]:
+    return apps.get_model("django_jobs", "Job")
+
+
+def jobs_alias() -> str:
+    """Return the alias of the jobs' database: as chosen by `use_database`, else as the site's routers say."""
+    return _chosen.get() or router.db_for_write(_job_model())
+
+
+def jobs_connection() -> BaseDatabaseWrapper:
+    """Return this thread's connection to the jobs' database."""
+    return connections[jobs_alias()]
+
+
+@contextmanager
+def use_database(alias: str | None) -> Iterator[None]:
+    """Work on the jobs of another database alias (None: the routers' own) until the block ends."""
+    token = _chosen.set(alias)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
+def database_of(row: Model) -> Iterator[None]:
+    """Work on the database that a row is written to until the block ends; it may have been read from a replica of that."""
+    chosen = _chosen.get()
+    with use_database(chosen if chosen == row._state.db else router.db_for_write(type(row), instance=row)):
+        yield
+
+
+def in_transaction() -> bool:
+    """Say whether this thread has a transaction open on the jobs' database."""
+    return jobs_connection().in_atomic_block
+
+
+def usable_connection() -> BaseDatabaseWrapper:
+    """Return this thread's connection, closed first when it was broken or stuck in a transaction that a handler left."""
+    connection = jobs_connection()
+    if connection.connection is not None and is_stuck(connection):
+        discard_connection()
+    return connection
+
+
+def is_stuck(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a connection is broken, or in a transaction that a handler left; asks no server."""
+    if connection.in_atomic_block or connection.errors_occurred or connection.needs_rollback:
+        return True
+    raw = connection.connection
+    if connection.vendor == "postgresql":
+        return bool(raw.pgconn.transaction_status)  # 0: idle; a closed one has no status
+    if connection.vendor == "sqlite":
+        return bool(raw.in_transaction)
+    return not connection.get_autocommit()
+
+
+def discard_connection() -> None:
+    """Throw this thread's connection away, with whatever a handler left in it, so that the next use makes a new one."""
+    connection = jobs_connection()
+    connection.in_atomic_block = False
+    connection.atomic_blocks = []
+    connection.savepoint_ids = []
+    connection.run_on_commit = []
+    connection.needs_rollback = False
+    connection.closed_in_transaction = False
+    with suppress(Error):  # a driver may refuse to close what a handler closed underneath; it is forgotten all the same
+        connection.close()
+
+
+def add_default_options(options: dict[str, Any]) -> None:
+    """Give the connections that this process opens from now on options of the driver; what the site's OPTIONS say stays."""
+    settings = connections.settings[jobs_alias()]  # one for the connections of all threads
+    settings["OPTIONS"] = {**options, **(settings.get("OPTIONS") or {})}
+    discard_connection()

@@ -1,0 +1,87 @@
+"""The hot statements for SQLite 3.38+: one writer at a time, so plain statements are atomic claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django_jobs.db.connections import jobs_connection
+
+from .base import CLAIMED_COLUMNS, COMPLETED, ENDED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect, EndedRow
+
+# %% because Django hands the statement to the % operator of its parameter style.
+NOW = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
+
+_CLAIM = f"""
+UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
+WHERE id IN (
+    SELECT id FROM {JOB}
+    WHERE status = 'pending' AND pending_dependencies = 0 AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
+    ORDER BY rank, available_at, id LIMIT %s)
+RETURNING {", ".join(CLAIMED_COLUMNS)}"""
+
+_COMPLETE = f"""
+UPDATE {JOB} SET {COMPLETED.format(job=JOB, now=NOW)}, result = done.value ->> 2
+FROM json_each(%s) AS done
+WHERE {JOB}.id = done.value ->> 0 AND {JOB}.fence = done.value ->> 1
+RETURNING {JOB}.id"""
+
+_DUE = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('+%%.3f seconds', ended.delay))"
+_END = f"""
+UPDATE {JOB} SET {ENDED.format(prefix="", job=JOB, now=NOW, due=_DUE)}
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS status, value ->> 3 AS delay, value ->> 4 AS spent,
+      value ->> 5 AS crashes, value ->> 6 AS error FROM json_each(%s)) AS ended
+WHERE {JOB}.id = ended.id AND {JOB}.fence = ended.fence
+RETURNING {JOB}.id"""
+
+_PROMOTE = f"""
+UPDATE {JOB} SET status = 'pending', updated_at = {NOW}
+WHERE id IN (SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW} ORDER BY available_at LIMIT %s)
+RETURNING queue"""
+
+_RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
+
+
+class SQLite(Dialect):
+    """Every statement runs alone; outside a transaction it commits by itself."""
+
+    now = NOW
+    share_lock = ""
+    write_lock = ""
+
+    def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
+        statement = f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS}) VALUES ({self._values()})"
+        with jobs_connection().cursor() as cursor:
+            cursor.executemany(statement, rows)
+
+    def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        with jobs_connection().cursor() as cursor:
+            cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        if len(rows) > 1:
+            rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
+        return rows
+
+    def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
+        with jobs_connection().cursor() as cursor:
+            cursor.execute(_COMPLETE, (json.dumps(rows),))
+            return {row[0] for row in cursor.fetchall()}
+
+    def end(self, rows: Sequence[EndedRow]) -> set[str]:
+        with jobs_connection().cursor() as cursor:
+            cursor.execute(_END, (json.dumps(rows),))
+            return {row[0] for row in cursor.fetchall()}
+
+    def promote(self, limit: int) -> list[str]:
+        with jobs_connection().cursor() as cursor:
+            cursor.execute(_PROMOTE, (limit,))
+            return [row[0] for row in cursor.fetchall()]
+
+    def read_now(self) -> Any:
+        with jobs_connection().cursor() as cursor:
+            cursor.execute(f"SELECT {NOW}", ())  # parameters given, so that %% is read as %
+            return self.to_datetime(cursor.fetchone()[0])
+
+    def prepare_worker(self, lease: float) -> None:
+        """Do nothing: every transaction on SQLite is serializable."""

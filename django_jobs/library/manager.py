@@ -1,0 +1,226 @@
+"""Several queues with their handlers, worker threads and events in one object, usable as a context manager."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from django.dispatch import Signal
+
+from django_jobs import conf, signals
+from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.models import DeadLetter, Job
+from django_jobs.models.dead_letter import DeadLetterQuerySet
+from django_jobs.names import did_you_mean
+from django_jobs.text import shown
+from django_jobs.worker.thread import WorkerPool
+
+from .queue import JobQueue
+
+logger = logging.getLogger("django_jobs")
+
+
+class EventHandler:
+    """What may be notified of jobs; override what you need. Called in the thread in which it happens."""
+
+    def on_job_submitted(self, job: Job) -> None:
+        """A job was written."""
+
+    def on_job_started(self, job: Job, worker_id: str) -> None:
+        """Its handler is about to run."""
+
+    def on_job_completed(self, job: Job, result: Any) -> None:
+        """Its handler returned, and that was recorded."""
+
+    def on_job_failed(self, job: Job, error: str) -> None:
+        """An attempt failed; what came of it follows."""
+
+    def on_job_retried(self, job: Job, next_scheduled_at: Any) -> None:
+        """It will be tried again at that time."""
+
+    def on_job_dead(self, job: Job) -> None:
+        """It will not be tried again."""
+
+
+class JobQueueManager:
+    """Queues by name, with their handlers and their worker threads.
+
+    Args:
+        config: {"queues": {name: configuration of a JobQueue}}; the queue "default" is always there.
+        event_handler: an object with some or all methods of EventHandler, notified of the jobs of these queues for what happens
+            in this process. What it raises is logged and breaks no job.
+
+    Raises InvalidJob for a bad configuration. Leaving it as a context manager stops its workers gracefully.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, event_handler: Any = None) -> None:
+        self.queues: dict[str, JobQueue] = {}
+        self._pools: dict[str, WorkerPool] = {}
+        self._homes: dict[str, str] = {}
+        self._event_handler = event_handler
+        for name, queue_config in _queues_of(config).items():
+            self.create_queue(name, **queue_config)
+        if "default" not in self.queues:
+            self.create_queue("default")
+        if event_handler is not None:
+            self._connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop_workers()
+
+    def create_queue(self, name: str, **config: Any) -> JobQueue:
+        """Add a queue and return it; the options are those of JobQueue. Raises InvalidJob when the name is taken."""
+        if name in self.queues:
+            raise InvalidJob(f"the queue {name!r} is there already")
+        queue = self.queues[name] = JobQueue(name, **config)
+        return queue
+
+    def queue(self, name: str) -> JobQueue:
+        """Return a queue of this manager; raise InvalidJob when there is none of that name."""
+        if name not in self.queues:
+            raise InvalidJob(f"there is no queue {shown(name)} here.{did_you_mean(name, self.queues)}")
+        return self.queues[name]
+
+    def register_handler(
+        self, job_type: str, handler: Callable[..., Any], queue: str = "default", **options: Any
+    ) -> None:
+        """Let a queue run jobs of a type with a function; jobs of that type then go to that queue."""
+        self.queue(queue).register_handler(job_type, handler, **options)
+        self._homes[job_type] = queue
+
+    def submit(self, job_type: str, payload: Mapping[str, Any] | None = None, **kwargs: Any) -> str:
+        """Write a job and return its id; it goes to `queue`, else to the queue whose handler was registered for its type.
+
+        The other options are those of `django_jobs.submit`. Raises InvalidJob.
+        """
+        name = kwargs.pop("queue", None) or self._homes.get(job_type, "default")
+        return self.queue(name).enqueue_by_rules(job_type, payload, **kwargs)
+
+    # Workers.
+
+    def start_workers(self, queue: str | None = None) -> None:
+        """Start the worker threads of a queue, or of all: `max_workers` of its configuration, else the site's THREADS."""
+        for name in self._named(queue):
+            if name not in self._pools:
+                site = conf.get_settings()
+                lane = site.QUEUES.get(name, conf.QueueSettings())
+                number = self.queues[name].config.max_workers or lane.max_workers or site.THREADS
+                self._pools[name] = WorkerPool(self.queues[name], number)
+                self._pools[name].start()
+
+    def stop_workers(self, queue: str | None = None, graceful: bool = True) -> None:
+        """Stop the worker threads of a queue, or of all: after their current job, and `graceful` waits for that."""
+        for name in self._named(queue):
+            if pool := self._pools.pop(name, None):
+                pool.stop(graceful=graceful)
+
+    def _named(self, queue: str | None) -> list[str]:
+        return list(self.queues) if queue is None else [self.queue(queue).name]
+
+    # Looking and operating.
+
+    @property
+    def dead_letters(self) -> DeadLetterQuerySet:
+        """The open dead letters of these queues, the newest first, as a queryset; each has its `job`."""
+        return self._open_dead_letters().select_related("job")
+
+    def _open_dead_letters(self) -> DeadLetterQuerySet:
+        return DeadLetter.objects.open().filter(job__queue__in=list(self.queues))
+
+    def replay_dead_letter(self, job_id: str) -> Job:
+        """Run a dead job again from the start and return it; raise JobNotFound when it has no open dead letter here."""
+        dead_letter = self._open_dead_letters().filter(job_id=job_id).first()
+        if dead_letter is None:
+            raise JobNotFound(job_id)
+        dead_letter.replay()
+        job: Job = dead_letter.job
+        job.refresh_from_db()
+        return job
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return total_submitted, total_completed, total_failed and total_dead, and what each queue has to do.
+
+        `jobs_per_queue` counts the jobs that are not finished, `workers_per_queue` the living threads of this manager.
+        Jobs that were pruned are not counted.
+        """
+        stats = {name: queue.get_stats() for name, queue in self.queues.items()}
+        threads = {name: self._pools[name].workers if name in self._pools else [] for name in self.queues}
+
+        def total(status: str) -> int:
+            return sum(counts[status] for counts in stats.values())
+
+        return {
+            "total_submitted": sum(sum(counts.values()) for counts in stats.values()),
+            "total_completed": total("completed"),
+            "total_failed": total("failed"),
+            "total_dead": total("dead"),
+            "jobs_per_queue": {
+                name: counts["pending"] + counts["scheduled"] + counts["running"] for name, counts in stats.items()
+            },
+            "workers_per_queue": {
+                name: sum(worker.is_alive() for worker in workers) for name, workers in threads.items()
+            },
+        }
+
+    # Events.
+
+    def _connect(self) -> None:
+        """Listen to the signals; the receivers are methods of this object, which the signals hold weakly."""
+        receivers: dict[Signal, Callable[..., None]] = {
+            signals.job_submitted: self._submitted,
+            signals.job_started: self._started,
+            signals.job_completed: self._completed,
+            signals.job_failed: self._failed,
+            signals.job_retried: self._retried,
+            signals.job_dead: self._dead,
+        }
+        for signal, receiver in receivers.items():
+            signal.connect(receiver, sender=Job)
+
+    def _notify(self, method: str, job: Job, *arguments: Any) -> None:
+        if job.queue not in self.queues:
+            return
+        try:
+            method_of_handler = getattr(self._event_handler, method, None)
+            if method_of_handler is not None:
+                method_of_handler(job, *arguments)
+        except Exception:
+            logger.exception("the event handler's %s failed for job %s", method, job.id)
+
+    def _submitted(self, job: Job, **kwargs: Any) -> None:
+        self._notify("on_job_submitted", job)
+
+    def _started(self, job: Job, worker_id: str = "", **kwargs: Any) -> None:
+        self._notify("on_job_started", job, worker_id)
+
+    def _completed(self, job: Job, **kwargs: Any) -> None:
+        self._notify("on_job_completed", job, job.result)
+
+    def _failed(self, job: Job, error: str = "", **kwargs: Any) -> None:
+        self._notify("on_job_failed", job, error)
+
+    def _retried(self, job: Job, next_scheduled_at: Any = None, **kwargs: Any) -> None:
+        self._notify("on_job_retried", job, next_scheduled_at)
+
+    def _dead(self, job: Job, **kwargs: Any) -> None:
+        self._notify("on_job_dead", job)
+
+
+def _queues_of(config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, Any]]:
+    """Return the configured queues; raise InvalidJob for keys that nobody reads."""
+    given = {} if config is None else config
+    if not isinstance(given, Mapping):
+        raise InvalidJob(f"config: give a dict, not {shown(given)}")
+    if unknown := [key for key in given if key != "queues"]:
+        raise InvalidJob(
+            *(f"config has an unknown key {shown(key)}.{did_you_mean(key, ['queues'])}" for key in unknown)
+        )
+    queues = given.get("queues", {})
+    if not isinstance(queues, Mapping) or not all(isinstance(one, Mapping) for one in queues.values()):
+        raise InvalidJob('config["queues"]: give a dict of queue names to dicts')
+    return queues

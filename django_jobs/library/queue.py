@@ -1,0 +1,272 @@
+"""The library: a queue as an object, for scripts and tests that run without `runworkers`. The rows are the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from django.db.models import Q
+
+from django_jobs import conf
+from django_jobs.db.connections import in_transaction
+from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
+from django_jobs.handlers import Handler, Registry, Rules, make_handler, make_rules, registry
+from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.promote import promote
+from django_jobs.lifecycle.prune import prune
+from django_jobs.lifecycle.submit import submit
+from django_jobs.lifecycle.transition import move_to
+from django_jobs.models import Job, JobStatus
+from django_jobs.models.fields import DbNow
+from django_jobs.models.job import JobQuerySet
+from django_jobs.names import queue_problem
+from django_jobs.submission import with_moments
+from django_jobs.transfer.exporting import all_jobs, export_dicts
+from django_jobs.transfer.importing import import_dicts
+from django_jobs.waiting import wait
+from django_jobs.worker.local_process import local_process
+from django_jobs.worker.process import Process
+from django_jobs.worker.thread import Worker
+
+
+class QueueHandlers(Registry):
+    """The handlers of one JobQueue, which win over the decorated ones, and the rules that its configuration makes."""
+
+    def __init__(self, name: str, config: conf.QueueSettings) -> None:
+        super().__init__(parent=registry)
+        self._name = name
+        self._config = config
+
+    def rules(self, handler: Handler | None, queue: str) -> Rules:
+        """Return what holds for a handler's jobs in a queue: the handler's word, then this object's, then the site's."""
+        settings = conf.get_settings()
+        if queue != self._name:
+            return make_rules(handler, queue, settings)
+        return make_rules(handler, queue, replace(settings, QUEUES={**settings.QUEUES, queue: self._lane(settings)}))
+
+    def say_retries(self, job_type: str) -> bool:
+        """Return whether the handler of a type, this object or the site's settings of this queue speak of retries."""
+        handler = self.find(job_type)
+        said = handler.max_retries if handler else None
+        return said is not None or self._lane(conf.get_settings()).max_retries is not None
+
+    def _lane(self, settings: conf.JobsSettings) -> conf.QueueSettings:
+        site = settings.QUEUES.get(self._name, conf.QueueSettings())
+        said = {one.name: getattr(self._config, one.name) for one in fields(self._config)}
+        return replace(site, **{name: value for name, value in said.items() if value is not None})
+
+
+def parse_config(name: str, config: Mapping[str, Any]) -> conf.QueueSettings:
+    """Return the checked configuration of a queue; raise InvalidJob with all that is wrong with it."""
+    parsed, problems = conf.parse({"QUEUES": {name: config}})
+    if problems:
+        said = (f"{one.message} {one.hint}" if one.kind == "key" else one.message for one in problems)
+        raise InvalidJob(*(text.replace(f"{conf.NAME}['QUEUES']", "queue") for text in said))
+    return parsed.QUEUES[name]
+
+
+class JobQueue:
+    """A named queue with handlers of its own.
+
+    Args:
+        name: the queue's name; two objects of one name share its jobs, but not their handlers.
+        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter.
+
+    Raises InvalidJob for a bad name or configuration.
+    """
+
+    def __init__(self, name: str = "default", **config: Any) -> None:
+        if problem := queue_problem(name):
+            raise InvalidJob(problem)
+        self.name = name
+        self.config = parse_config(name, config)
+        self.handlers = QueueHandlers(name, self.config)
+        self._inline_workers = threading.local()
+
+    def __repr__(self) -> str:
+        return f"JobQueue({self.name!r})"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True  # an empty queue is a queue
+
+    # Submitting.
+
+    def register_handler(self, job_type: str, function: Callable[..., Any], **options: Any) -> None:
+        """Let this queue run jobs of a type with a function, in place of any other; the options are those of `@job`."""
+        self.handlers.replace(make_handler(function, job_type, options))
+
+    def enqueue(self, job: Job | str, payload: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Write a job to this queue and return its id; a type without a handler here is accepted.
+
+        Args:
+            job: a job type, or a job from `Job.create`, which then becomes the job that is stored.
+            payload, options: as for `django_jobs.submit`, without `queue`; `scheduled_at` may also be Unix seconds.
+                Given a type, `max_retries` is 0 unless the options, the handler, this queue's configuration or the
+                site's settings of this queue say otherwise: what a handler raises ends the job.
+
+        Raises InvalidJob with every problem.
+        """
+        if isinstance(job, Job):
+            if payload is not None or options:
+                raise InvalidJob("give a job, or a job type with its payload and options")
+            return self._enqueue_job(job)
+        if options.get("max_retries") is None and isinstance(job, str) and not self.handlers.say_retries(job):
+            options["max_retries"] = 0
+        return self.enqueue_by_rules(job, payload, **options)
+
+    def enqueue_by_rules(self, job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Write a job as `enqueue` does, with the site's MAX_RETRIES where nothing else is said."""
+        if options.get("queue", self.name) != self.name:
+            raise InvalidJob(f"queue={options['queue']!r}: this is the queue {self.name!r}")
+        given = with_moments({**options, "queue": self.name})
+        stored = submit(job_type, payload, handlers=self.handlers, any_type=True, options=given)
+        return str(stored.id)
+
+    def _enqueue_job(self, job: Job) -> str:
+        if job.status not in (JobStatus.PENDING, JobStatus.SCHEDULED) or not job._state.adding:
+            raise InvalidJob(f"job {job.id!r} is {job.status} and not new; import_jobs() takes jobs in any state")
+        options = {
+            "queue": self.name,
+            "job_id": job.id,
+            "scheduled_at": job.scheduled_at,
+            "max_retries": job.max_retries,
+            "timeout_seconds": job.timeout_seconds,
+            "metadata": job.metadata,
+            "unique_key": job.unique_key,
+            "depends_on": job.depends_on,
+            "on_dependency_failure": job.__dict__.get("_on_dependency_failure"),
+        }
+        stored = submit(
+            job.job_type, job.payload, handlers=self.handlers, any_type=True, rank=job.rank, options=options
+        )
+        job.__dict__.update(stored.__dict__)
+        return str(stored.id)
+
+    # Running.
+
+    def dequeue(self) -> Job | None:
+        """Claim the next ready job and return it, or None; end it with `update_status`.
+
+        It is held by a worker process inside this one, whose lease lasts as long as this process lives.
+        """
+        process = self._process()
+        for claimed in claim(self.name, 1, process.id):
+            process.hold(claimed)
+            return self.get_job(claimed.id)
+        return None
+
+    def peek(self) -> Job | None:
+        """Return the job that `dequeue` would claim, or None; it is not claimed."""
+        return self._ready().order_by("rank", "available_at", "id").first()
+
+    def process_next(self) -> str | None:
+        """Run the next ready job here and now; return its id, or None when none is ready.
+
+        What the handler raises ends the attempt and is not raised here: the job is retried or dead by its rules.
+        """
+        process = self._process()
+        worker: Worker | None = getattr(self._inline_workers, "worker", None)
+        if worker is None or worker.process is not process:
+            worker = self._inline_workers.worker = Worker(self, process=process)
+        return worker.run_one(self.name)
+
+    def _process(self) -> Process:
+        """Return this script's worker process, with the jobs that are due made ready."""
+        if in_transaction():
+            raise JobsError(
+                "a job cannot be claimed inside a transaction: the claim must be committed before the handler starts"
+            )
+        process = local_process()
+        process.start()
+        promote()
+        return process
+
+    def update_status(self, job_id: str, status: str) -> None:
+        """Move a job to a status by one of the state machine's arrows.
+
+        A running job can be moved by the process that holds it: to completed, failed, dead, cancelled, pending (handed
+        back) or scheduled (a retry). Raises JobNotFound, and InvalidJob when there is no such arrow.
+        """
+        job = self.get_job(job_id)
+        rules = self.handlers.rules(self.handlers.find(job.job_type), self.name)
+        process = local_process()
+        process.start()
+        claimed = move_to(job_id, str(status), process_id=process.id, rules=rules)
+        if claimed is None:
+            process.let_go(job_id)
+        else:
+            process.hold(claimed)
+
+    # Looking.
+
+    def jobs(self) -> JobQuerySet:
+        """Return all jobs of this queue, as a queryset."""
+        return all_jobs(self.name)
+
+    def get_job(self, job_id: str) -> Job:
+        """Return a job of this queue; raise JobNotFound when it has none of that id."""
+        job = self.jobs().filter(pk=job_id).first() if isinstance(job_id, str) else None
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    @property
+    def size(self) -> int:
+        """The number of jobs that are not finished."""
+        return self.jobs().live().count()
+
+    def ready_count(self) -> int:
+        """Return the number of jobs that a worker would take now."""
+        return self._ready().count()
+
+    def _ready(self) -> JobQuerySet:
+        due = Q(status=JobStatus.SCHEDULED, available_at__lte=DbNow())
+        return self.jobs().filter(Q(status=JobStatus.PENDING) | due, pending_dependencies=0)
+
+    def get_stats(self) -> dict[str, int]:
+        """Return the number of jobs in each status."""
+        return self.jobs().counts_by_status()
+
+    def wait_for_completion(self, job_id: str, timeout: float | None = None) -> bool:
+        """Wait until a job is finished, well or badly; False when it is not after `timeout` seconds.
+
+        Raises JobNotFound.
+        """
+        try:
+            wait(self.get_job(job_id).id, timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    # Operating.
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job, or ask its worker to; False when there is no such job or it is finished."""
+        try:
+            return bool(cancel([self.get_job(job_id).id]).done)
+        except JobNotFound:
+            return False
+
+    def export_jobs(self) -> list[dict[str, Any]]:
+        """Return all jobs of this queue with what a faithful restore needs, as `import_jobs` takes them."""
+        return export_dicts(self.jobs())
+
+    def import_jobs(self, data: Iterable[Mapping[str, Any]], *, include_running: bool = False) -> int:
+        """Write jobs from `export_jobs` or `Job.to_dict`, all or none, and return how many were not there before.
+
+        Args:
+            include_running: take jobs that were running, as pending ones.
+
+        Raises InvalidJob that names the item of each problem.
+        """
+        return import_dicts(data, include_running=include_running, queue=self.name).written
+
+    def cleanup(self) -> int:
+        """Delete finished jobs past the site's RETENTION, of every queue; return how many."""
+        return prune()

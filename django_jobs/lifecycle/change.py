@@ -1,0 +1,51 @@
+"""Change: an operator gives jobs that still wait another priority or queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django_jobs.db.notify import notify_work
+from django_jobs.db.transactions import transactional
+from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
+from django_jobs.models import Job
+from django_jobs.models.fields import DbNow
+from django_jobs.models.job import WAITING
+from django_jobs.names import queue_problem
+from django_jobs.numbers import is_integer, rank_of
+
+from .moved import Moved, chunks, lock_jobs
+
+
+def change(ids: Iterable[str], *, priority: int | None = None, queue: str | None = None) -> Moved:
+    """Give jobs that wait another priority (1 to 10), another queue, or both; the others are left.
+
+    Raises InvalidJob for a priority or queue that cannot be.
+    """
+    problem = queue_problem(queue) if queue is not None else None
+    if problem is None and priority is not None and not is_integer(priority, 1, 10):
+        problem = f"priority {priority!r}: give an integer from 1 to 10"
+    if problem:
+        raise InvalidJob(problem)
+    changes: dict[str, Any] = {}
+    if priority is not None:
+        changes["rank"] = rank_of(priority)
+    if queue is not None:
+        changes["queue"] = queue
+    return sum((_change(chunk, changes) for chunk in chunks(ids)), Moved([], {}))
+
+
+@transactional
+def _change(ids: Sequence[str], changes: dict[str, Any]) -> Moved:
+    jobs = lock_jobs(ids)
+    done = [job.pk for job in jobs.values() if job.status in WAITING]
+    Job.objects.filter(pk__in=done).update(**changes, updated_at=DbNow())
+    if done and "queue" in changes:
+        notify_work(changes["queue"])
+    return Moved(done, {job_id: _why_not(job_id, jobs.get(job_id)) for job_id in ids if job_id not in done})
+
+
+def _why_not(job_id: str, job: Job | None) -> JobsError:
+    if job is None:
+        return JobNotFound(job_id)
+    return InvalidJob(f"job {job_id!r} is {job.status}; only a waiting job can be changed")

@@ -1,0 +1,136 @@
+"""Is all well? Three probes: is a worker of this machine alive, can the database be used, do the workers keep up."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ParamSpec
+
+from django.db import DatabaseError
+
+from django_jobs.db.connections import jobs_connection
+from django_jobs.db.server import missing_migrations
+from django_jobs.db.transactions import database_now
+from django_jobs.due import seconds_until_due, seconds_until_tick
+from django_jobs.models import DeadLetter, WorkerProcess
+from django_jobs.stats import queue_stats
+
+P = ParamSpec("P")
+logger = logging.getLogger("django_jobs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """What is still healthy.
+
+    max_wait: how long a ready or due job, or a tick, may wait (seconds); queues that are paused do not count.
+    max_dead_letters: open ones (None: any number). min_workers: worker processes alive.
+    """
+
+    max_wait: float = 300.0
+    max_dead_letters: int | None = None
+    min_workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a probe found: the problems, none when all is well, and the stats that they come from."""
+
+    problems: list[str]
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        return {"healthy": self.healthy, **self.stats, "problems": self.problems}
+
+
+def _reports_outage(probe: Callable[P, Report]) -> Callable[P, Report]:
+    """Turn a database that cannot be used into a report; the error's text, which may name hosts, is logged only."""
+
+    @wraps(probe)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Report:
+        try:
+            return probe(*args, **kwargs)
+        except DatabaseError as error:
+            return _outage(error)
+
+    return run
+
+
+@_reports_outage
+def live() -> Report:
+    """Report whether a worker process of this machine has a live lease: the liveness probe of a worker's container."""
+    workers = WorkerProcess.objects.alive().filter(host=socket.gethostname()[:255]).count()
+    problems = [] if workers else ["no worker process of this machine is alive"]
+    return Report(problems=problems, stats={"workers": workers})
+
+
+@_reports_outage
+def ready() -> Report:
+    """Report whether jobs can be submitted: the database answers and has all migrations."""
+    return Report(problems=_migration_problems())
+
+
+@_reports_outage
+def health(thresholds: Thresholds | None = None) -> Report:
+    """Report whether workers are alive and keep up."""
+    limits = thresholds or Thresholds()
+    now = database_now()
+    workers = WorkerProcess.objects.alive().count()
+    dead_letters = DeadLetter.objects.open().count()
+    queues = {name: queue for name, queue in queue_stats().items() if queue.oldest and queue.paused_at is None}
+    waits = {name: queue.waited(now) for name, queue in queues.items()}
+    lags = {"a scheduled job": lag(seconds_until_due()), "a schedule": lag(seconds_until_tick())}
+    problems = []
+    if not workers and limits.min_workers > 0:
+        problems.append("no worker process is alive")
+    elif workers < limits.min_workers:
+        problems.append(f"{workers} worker processes are alive, fewer than {limits.min_workers}")
+    problems += [
+        f"queue {name!r}: a ready job has waited {wait:.1f} s" for name, wait in waits.items() if wait > limits.max_wait
+    ]
+    problems += [
+        f"{what} is due since {seconds:.1f} s, and no worker has taken it up"
+        for what, seconds in lags.items()
+        if seconds > max(0.0, limits.max_wait)
+    ]
+    if limits.max_dead_letters is not None and dead_letters > limits.max_dead_letters:
+        problems.append(f"{dead_letters} dead letters are open, more than {limits.max_dead_letters}")
+    stats = {
+        "workers": workers,
+        "longest_wait_seconds": round(max(waits.values(), default=0.0), 1),
+        "promote_lag_seconds": round(lags["a scheduled job"], 1),
+        "schedule_lag_seconds": round(lags["a schedule"], 1),
+        "dead_letters": dead_letters,
+    }
+    return Report(problems=problems, stats=stats)
+
+
+def lag(seconds_until: float | None) -> float:
+    """Return how late something is that was to happen in `seconds_until` (None: never), in seconds."""
+    return max(0.0, -(seconds_until or 0.0))
+
+
+def _migration_problems() -> list[str]:
+    missing = missing_migrations()
+    return [f"the database lacks {', '.join(missing)}: run manage.py migrate"] if missing else []
+
+
+def _outage(error: DatabaseError) -> Report:
+    connection = jobs_connection()
+    logger.warning("health: the database %r cannot be used: %s", connection.alias, " ".join(str(error).split()))
+    try:
+        problems = _migration_problems()
+    except DatabaseError:
+        problems = []
+    if not connection.in_atomic_block:
+        connection.close()
+    return Report(problems=problems or [f"the database {connection.alias!r} cannot be used ({type(error).__name__})"])

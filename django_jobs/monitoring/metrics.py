@@ -1,0 +1,158 @@
+"""Prometheus metrics (extra `metrics`): the tables, counted at each scrape, and the events of this process, when enabled.
+
+The metrics of `JobsCollector` are the same in every process, so scrape one process, not each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Q
+from django.dispatch import Signal
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from django_jobs import signals
+from django_jobs.db.transactions import database_now
+from django_jobs.due import seconds_until_due, seconds_until_tick
+from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus, WorkerProcess
+from django_jobs.stats import queue_stats
+
+from .health import lag
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+
+# The events of this process. With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
+PROCESS = CollectorRegistry()
+EVENTS = Counter("django_jobs_events", "What happened to jobs.", ["event", "queue"], registry=PROCESS)
+WAIT = Histogram(
+    "django_jobs_wait_seconds", "From due to the start of the run that completed the job.", ["queue"],
+    registry=PROCESS, buckets=SECONDS,
+)  # fmt: skip
+RUN = Histogram(
+    "django_jobs_run_seconds", "From the start of a run until it was recorded.", ["queue", "job_type", "outcome"],
+    registry=PROCESS, buckets=SECONDS,
+)  # fmt: skip
+_COUNTED: dict[str, Signal] = {
+    "submitted": signals.job_submitted,
+    "completed": signals.job_completed,
+    "failed": signals.job_failed,
+    "retried": signals.job_retried,
+    "dead": signals.job_dead,
+    "cancelled": signals.job_cancelled,
+    "rescued": signals.job_rescued,
+    "replayed": signals.job_replayed,
+    "acknowledged": signals.dead_letter_acknowledged,
+}
+_receivers: dict[str, Any] = {}
+
+
+class JobsCollector(Collector):
+    """Counts the rows at each scrape; register it with a registry of your own, or use `expose`."""
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering reads no database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield gauges of the state of the tables. One statement reads all jobs: their counts belong to one moment."""
+        yield from _jobs()
+        yield from _queues()
+        workers = WorkerProcess.objects.alive().values_list("threads", flat=True)
+        yield _gauge("workers_alive", "Worker processes with a live lease.", len(workers))
+        yield _gauge("worker_threads", "Threads of the worker processes alive.", sum(workers))
+        yield _gauge("dead_letters_open", "Dead letters that are open.", DeadLetter.objects.open().count())
+        yield _gauge("promote_lag_seconds", "How late the next scheduled job is made ready.", lag(seconds_until_due()))
+        yield _gauge("schedule_lag_seconds", "How late the next tick of a schedule is.", lag(seconds_until_tick()))
+        attempts = GaugeMetricFamily(
+            "django_jobs_attempts", "Attempts on record that did not complete, by outcome.", labels=["outcome"]
+        )
+        counts = dict(Attempt.objects.order_by().values_list("outcome").annotate(Count("pk")))
+        for outcome in AttemptOutcome.values:
+            attempts.add_metric([outcome], counts.get(outcome, 0))
+        yield attempts
+
+
+def _jobs() -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("django_jobs_jobs", "Jobs on record.", labels=["queue", "status"])
+    ready = GaugeMetricFamily("django_jobs_ready_jobs", "Jobs that a worker would take now.", labels=["queue"])
+    waiting = GaugeMetricFamily("django_jobs_waiting_jobs", "Jobs that wait for other jobs.", labels=["queue"])
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    rows = Job.objects.order_by().values_list("queue", "status")
+    waits = Count("pk", filter=Q(pending_dependencies__gt=0))
+    for queue, status, number, waiting_number in rows.annotate(number=Count("pk"), waits=waits):
+        counts.setdefault(queue, {})[status] = (number, waiting_number)
+    for queue, by_status in sorted(counts.items()):
+        for status in JobStatus.values:
+            jobs.add_metric([queue, status], by_status.get(status, (0, 0))[0])
+        pending, held = by_status.get(JobStatus.PENDING, (0, 0))
+        ready.add_metric([queue], pending - held)
+        waiting.add_metric([queue], held + by_status.get(JobStatus.SCHEDULED, (0, 0))[1])
+    yield from (jobs, ready, waiting)
+
+
+def _queues() -> Iterator[Metric]:
+    oldest = GaugeMetricFamily(
+        "django_jobs_oldest_ready_seconds", "How long the job that is ready longest has waited.", labels=["queue"]
+    )
+    paused = GaugeMetricFamily("django_jobs_queue_paused", "1 for a queue that is paused.", labels=["queue"])
+    now = database_now()
+    for name, queue in queue_stats().items():
+        oldest.add_metric([name], queue.waited(now))
+        paused.add_metric([name], int(queue.paused_at is not None))
+    yield from (oldest, paused)
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"django_jobs_{name}", documentation, value=value)
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds())
+
+
+def expose() -> bytes:
+    """Return all metrics in Prometheus' text format: of the tables and, when enabled, of processes."""
+    registry = CollectorRegistry()
+    registry.register(JobsCollector())
+    text: bytes = generate_latest(registry)
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        shared = CollectorRegistry()
+        multiprocess.MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return text + generate_latest(shared)
+    return text + (generate_latest(PROCESS) if _receivers else b"")
+
+
+def enable() -> None:
+    """Count events and measure waits and runs in this process from now on; call it in your AppConfig's `ready()`.
+
+    Each event then reads its job from the database once, which costs some throughput.
+    """
+    for event, signal in _COUNTED.items():
+        if event not in _receivers:
+            _receivers[event] = _counting(event)
+            signal.connect(_receivers[event], sender=Job)
+
+
+def disable() -> None:
+    """End what `enable` began."""
+    for event, receiver in _receivers.items():
+        _COUNTED[event].disconnect(receiver, sender=Job)
+    _receivers.clear()
+
+
+def _counting(event: str) -> Any:
+    def receive(sender: type, job: Job, **kwargs: Any) -> None:
+        EVENTS.labels(event, job.queue).inc()
+        if event in ("completed", "failed") and job.started_at is not None:
+            ended = job.finished_at or job.updated_at
+            RUN.labels(job.queue, job.job_type, event).observe(_seconds(job.started_at, ended))
+            if event == "completed":
+                WAIT.labels(job.queue).observe(_seconds(job.available_at, job.started_at))
+
+    return receive

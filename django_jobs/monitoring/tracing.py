@@ -1,0 +1,85 @@
+"""OpenTelemetry (extra `tracing`): a job's run is a span of the trace in which the job was submitted.
+
+Connected at start-up where opentelemetry-api is installed. A submit outside of a span carries nothing and costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.propagate import extract, inject
+
+from django_jobs import propagation
+from django_jobs.exceptions import Cancelled, Retry, Snooze
+from django_jobs.handlers import Handler
+from django_jobs.lifecycle.claim import ClaimedJob
+
+_STEERING = (Retry, Snooze, Cancelled)
+
+
+def connect() -> None:
+    """Carry the active span from each submit to its run, in this process."""
+    propagation.connect(_carry, _follow)
+
+
+def disconnect() -> None:
+    """End what `connect` began."""
+    propagation.connect(None, None)
+
+
+def _carry() -> dict[str, str]:
+    """Return what the site's propagator writes for the active span; nothing without one."""
+    carrier: dict[str, str] = {}
+    if trace.get_current_span().get_span_context().is_valid:
+        inject(carrier)
+    return carrier
+
+
+def _follow(job: ClaimedJob, handler: Handler, carrier: dict[str, str]) -> Callable[..., Any]:
+    """Return the handler's function inside a span; what only steers the job is no error of the span."""
+    function = handler.function
+
+    def span() -> Any:
+        return trace.get_tracer("django_jobs").start_as_current_span(
+            f"run {job.job_type}",
+            context=extract(carrier),
+            kind=trace.SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "django_jobs",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": job.queue,
+                "messaging.message.id": job.id,
+                "django_jobs.job_type": job.job_type,
+                "django_jobs.attempt": job.attempt,
+            },
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def record(active: trace.Span, error: BaseException) -> None:
+        if not isinstance(error, _STEERING):
+            active.record_exception(error)
+            active.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        with span() as active:
+            try:
+                return function(*arguments)
+            except BaseException as error:
+                record(active, error)
+                raise
+
+    @wraps(function)
+    async def arun(*arguments: Any) -> Any:
+        with span() as active:
+            try:
+                return await function(*arguments)
+            except BaseException as error:
+                record(active, error)
+                raise
+
+    return arun if handler.is_async else run

@@ -1,0 +1,60 @@
+"""Views for probes and monitors. They show counts and names of queues to anybody: keep them off the public site."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from . import health as probes
+
+_LIMITS = {"max_wait": float, "max_dead_letters": int, "min_workers": int}
+
+
+@transaction.non_atomic_requests
+@never_cache
+@require_safe
+def live(request: HttpRequest) -> HttpResponse:
+    """Answer 200: this web process is alive. Reads no database."""
+    return JsonResponse({"healthy": True})
+
+
+@transaction.non_atomic_requests
+@never_cache
+@require_safe
+def ready(request: HttpRequest) -> HttpResponse:
+    """Answer 200 when jobs can be submitted, else 503."""
+    return _answer(probes.ready())
+
+
+@transaction.non_atomic_requests
+@never_cache
+@require_safe
+def health(request: HttpRequest) -> HttpResponse:
+    """Answer 200 when workers are alive and keep up, else 503. Thresholds may be in the query: `?max_wait=60&min_workers=2`."""
+    limits = {}
+    for name, text in request.GET.items():
+        if name not in _LIMITS:
+            return JsonResponse({"problems": [f"unknown threshold; give {', '.join(_LIMITS)}"]}, status=400)
+        try:
+            limits[name] = _LIMITS[name](text)
+        except ValueError:
+            return JsonResponse({"problems": [f"{name} is a number"]}, status=400)
+    return _answer(probes.health(probes.Thresholds(**limits)))
+
+
+@transaction.non_atomic_requests
+@never_cache
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Answer with the metrics in Prometheus' text format; 501 without prometheus-client."""
+    try:
+        from .metrics import CONTENT_TYPE, expose
+    except ImportError:
+        return HttpResponse("pip install 'django-durable-jobs[metrics]'\n", status=501, content_type="text/plain")
+    return HttpResponse(expose(), content_type=CONTENT_TYPE)
+
+
+def _answer(report: probes.Report) -> JsonResponse:
+    return JsonResponse(report.as_dict(), status=200 if report.healthy else 503)

@@ -1,0 +1,194 @@
+"""The rules for options: what a value must be, wherever it is given: to `submit()`, `@job`, a schedule, an import or a setting.
+
+A new option has its rule here, and is then named by those who take it: a field of `Handler` (`@job`) or of `SubmitOptions`,
+a key of `JobsSettings` or `QueueSettings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django_jobs.exceptions import InvalidJob
+from django_jobs.names import did_you_mean, id_problem, queue_problem, unique_key_problem
+from django_jobs.numbers import LONGEST_SECONDS, MAX_RETRIES_ALLOWED, is_integer, is_number, seconds_of
+from django_jobs.text import shown
+
+# Returns the value as it is kept. Raises Refused, or InvalidJob with sentences that name the option themselves.
+Rule = Callable[[Any], Any]
+MAX_DELAY = timedelta(days=3660)
+
+
+class Refused(Exception):
+    """What a value must be, such as "an integer from 1 to 10"; `hint` is empty, or a sentence after a blank."""
+
+    def __init__(self, words: str, hint: str = "") -> None:
+        self.words = words
+        self.hint = hint
+        super().__init__(words, hint)
+
+
+def check(name: str, value: Any, rule: Rule) -> Any:
+    """Return a value as it is kept; raise InvalidJob, which names the option."""
+    try:
+        return rule(value)
+    except Refused as refused:
+        raise InvalidJob(_sentence(name, value, refused)) from None
+
+
+def check_options(options: Mapping[str, Any], rules: Mapping[str, Rule], problems: list[str]) -> dict[str, Any]:
+    """Return the given options as they are kept and add what is wrong with the others to `problems`; None is not given."""
+    kept = {}
+    for name, value in options.items():
+        rule = rules.get(name)
+        if rule is None:
+            problems.append(f"unknown option {name!r}.{did_you_mean(name, rules)}")
+        elif value is not None:
+            try:
+                kept[name] = rule(value)
+            except Refused as refused:
+                problems.append(_sentence(name, value, refused))
+            except InvalidJob as error:
+                problems.extend(error.problems)
+    return kept
+
+
+def _sentence(name: str, value: Any, refused: Refused) -> str:
+    return f"{name}={shown(value)}: give {refused.words}{'.' if refused.hint else ''}{refused.hint}"
+
+
+# --- kinds of rules
+
+
+def integer(low: int, high: int) -> Rule:
+    """Allow an int, and no bool, within bounds."""
+
+    def rule(value: Any) -> int:
+        if not is_integer(value, low, high):
+            raise Refused(f"an integer from {low} to {high}")
+        return int(value)
+
+    return rule
+
+
+def number(low: float, high: float, unit: str = "") -> Rule:
+    """Allow a finite int or float, and no bool, within bounds."""
+
+    def rule(value: Any) -> float:
+        if not is_number(value, low, high):
+            raise Refused(f"a number{f' of {unit}' if unit else ''} from {low:g} to {high}")
+        return float(value)
+
+    return rule
+
+
+def seconds(low: float = 0) -> Rule:
+    """Allow a number of seconds, at most ten years."""
+    return number(low, LONGEST_SECONDS, "seconds")
+
+
+def positive_seconds(value: Any) -> float:
+    """Allow a number of seconds above zero, at most ten years."""
+    if not is_number(value, 0, LONGEST_SECONDS) or value == 0:
+        raise Refused(f"a positive number of seconds, at most {LONGEST_SECONDS}")
+    return float(value)
+
+
+def flag(value: Any) -> bool:
+    """Allow True and False."""
+    if not isinstance(value, bool):
+        raise Refused("True or False")
+    return value
+
+
+def one_of(*words: str) -> Rule:
+    """Allow some words."""
+    quoted = [repr(word) for word in words]
+    choice = " or ".join(quoted) if len(words) == 2 else f"one of {', '.join(quoted)}"
+
+    def rule(value: Any) -> str:
+        if value not in words:
+            raise Refused(choice, did_you_mean(value, words))
+        return str(value)
+
+    return rule
+
+
+def optional(inner: Rule) -> Rule:
+    """Allow None besides."""
+
+    def rule(value: Any) -> Any:
+        try:
+            return None if value is None else inner(value)
+        except Refused as refused:
+            raise Refused(f"{refused.words}, or None", refused.hint) from None
+
+    return rule
+
+
+def _name(problem_of: Callable[[object], str | None]) -> Rule:
+    def rule(value: Any) -> str:
+        if problem := problem_of(value):
+            raise InvalidJob(problem)
+        return str(value)
+
+    return rule
+
+
+def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
+    types = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
+        raise Refused("an exception class or a tuple of them")
+    return types
+
+
+def _moment(value: Any) -> datetime:
+    if not isinstance(value, datetime):
+        raise Refused("a datetime with a time zone, such as django.utils.timezone.now()")
+    if value.utcoffset() is None:
+        raise Refused("a datetime with a time zone; this one has no time zone, use django.utils.timezone.make_aware()")
+    try:
+        in_utc = value.astimezone(UTC)
+    except (OverflowError, ValueError):
+        in_utc = None
+    if in_utc is None or not 1970 <= in_utc.year <= 9998:
+        raise Refused("a time in a year from 1970 to 9998")
+    return in_utc
+
+
+def _delay(value: Any) -> timedelta:
+    delay = seconds_of(value)
+    if delay is None or not 0 <= delay <= MAX_DELAY.total_seconds():
+        raise Refused(f"a timedelta or seconds, from 0 to {MAX_DELAY.days} days")
+    return value if isinstance(value, timedelta) else timedelta(seconds=delay)
+
+
+RULES: Mapping[str, Rule] = {
+    # Of a job, its type, its queue or the site.
+    "queue": _name(queue_problem),
+    "priority": integer(1, 10),
+    "max_retries": integer(0, MAX_RETRIES_ALLOWED),
+    "timeout_seconds": positive_seconds,
+    "base_delay": seconds(),
+    "max_delay": seconds(),
+    "max_crashes": integer(1, 100),
+    "dead_letter": flag,
+    # Of a job's type.
+    "retry_on": _exceptions,
+    "fail_on": _exceptions,
+    "atomic": flag,
+    "takes_context": flag,
+    "isolation": one_of("thread", "process"),
+    # Of a job.
+    "job_id": _name(id_problem),
+    "unique_key": _name(unique_key_problem),
+    "scheduled_at": _moment,
+    "delay": _delay,
+    "on_dependency_failure": one_of("fail", "run"),
+    # Of a schedule.
+    "catch_up": one_of("latest", "skip", "all"),
+    "overlap": one_of("allow", "skip"),
+    "grace_seconds": seconds(),
+    "jitter_seconds": seconds(),
+}

@@ -1,0 +1,185 @@
+"""A job before it is a row: the options of a submit, checked, and the defaults that handler, queue and site fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import Registry
+from django_jobs.names import id_problem, job_type_problem
+from django_jobs.numbers import from_unix, rank_of
+from django_jobs.payloads import encode_payload
+from django_jobs.rules import RULES, Refused, Rule, check_options
+from django_jobs.text import shown
+
+if TYPE_CHECKING:
+    from django_jobs.models import Job
+
+
+class SubmitOptions(TypedDict, total=False):
+    """The keywords of `submit()`; None is as good as left out."""
+
+    priority: int | None
+    scheduled_at: datetime | None
+    delay: timedelta | float | None
+    depends_on: Iterable[str | Job] | None
+    max_retries: int | None
+    timeout_seconds: float | None
+    metadata: Mapping[str, Any] | None
+    unique_key: str | None
+    job_id: str | None
+    queue: str | None
+    on_dependency_failure: Literal["fail", "run"] | None
+
+
+class NewJob:
+    """A job for `submit_many`: the arguments of `submit()`."""
+
+    __slots__ = ("job_type", "options", "payload")
+
+    def __init__(
+        self, job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]
+    ) -> None:
+        self.job_type = job_type
+        self.payload = payload
+        self.options: Mapping[str, Any] = options
+
+    def __repr__(self) -> str:
+        return f"NewJob({self.job_type!r}, job_id={self.options.get('job_id')!r})"
+
+
+DEFAULT_QUEUE = "default"
+EMPTY = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A checked submission; None where an option was not given."""
+
+    job_type: str
+    payload: str
+    metadata: str = EMPTY
+    priority: int | None = None
+    scheduled_at: datetime | None = None
+    delay: timedelta | None = None
+    depends_on: tuple[str, ...] = ()
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+    unique_key: str | None = None
+    job_id: str | None = None
+    queue: str | None = None
+    on_dependency_failure: str = "fail"
+
+
+def check_submission(job_type: Any, payload: Any, options: Mapping[str, Any]) -> Submission:
+    """Return the checked submission; raise InvalidJob with every problem.
+
+    Args:
+        job_type: the registered name; whether it has a handler is not checked here.
+        payload: a JSON object as a dict, or None for an empty one.
+        options: the keywords of `submit()`; None is as good as left out.
+    """
+    problems: list[str] = []
+    problem = job_type_problem(job_type)
+    if problem:
+        problems.append(problem)
+    encoded = EMPTY
+    if payload is not None:
+        try:
+            encoded = encode_payload(payload)
+        except InvalidJob as error:
+            problems.extend(error.problems)
+    kept = check_options(options, OPTION_RULES, problems)
+    if "delay" in kept and "scheduled_at" in kept:
+        problems.append("give delay or scheduled_at, not both")
+    if "job_id" in kept and kept["job_id"] in kept.get("depends_on", ()):
+        problems.append(f"depends_on: the job {kept['job_id']!r} cannot depend on itself")
+    if problems:
+        raise InvalidJob(*problems)
+    return Submission(job_type, encoded, **kept)
+
+
+def _depends_on(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise Refused("a list of jobs or ids")
+    ids: dict[Any, None] = {}  # ordered, and a set: there may be ten thousand
+    problems = []
+    for job in value:
+        job_id = job if isinstance(job, str) else getattr(job, "job_id", None) or getattr(job, "pk", None)
+        problem = id_problem(job_id)
+        if problem:
+            problems.append(f"depends_on: {shown(job)}: {problem}")
+        elif job_id in ids:
+            problems.append(f"depends_on: {job_id!r} is named twice")
+        else:
+            ids[job_id] = None
+    if problems:
+        raise InvalidJob(*problems)
+    return tuple(ids)
+
+
+def _metadata(value: Any) -> str:
+    return encode_payload(value, where="metadata")
+
+
+OPTION_RULES: Mapping[str, Rule] = {
+    **{name: RULES[name] for name in SubmitOptions.__annotations__ if name in RULES},
+    "depends_on": _depends_on,
+    "metadata": _metadata,
+}
+OPTIONS = tuple(SubmitOptions.__annotations__)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A checked submission with every default filled in, for any number of jobs that differ only in their payload."""
+
+    submission: Submission
+    queue: str
+    rank: int
+    max_retries: int
+    timeout_seconds: float | None
+
+    def scheduled_at(self, now: datetime | None) -> datetime | None:
+        """Return the requested time; a delay counts from `now`."""
+        delay = self.submission.delay
+        return self.submission.scheduled_at if delay is None or now is None else now + delay
+
+
+def resolve(submission: Submission, handlers: Registry, *, rank: int | None = None) -> Template:
+    """Fill in the options that were not given: the handler's, else the queue's, else the site's.
+
+    Args:
+        rank: the stored order, -100 to 100, for callers with finer priorities than 1 to 10.
+    """
+    handler = handlers.find(submission.job_type)
+    queue = submission.queue or (handler.queue if handler else None) or DEFAULT_QUEUE
+    rules = handlers.rules(handler, queue)
+    if rank is None:
+        rank = rank_of(rules.priority if submission.priority is None else submission.priority)
+    return Template(
+        submission,
+        queue,
+        rank,
+        rules.max_retries if submission.max_retries is None else submission.max_retries,
+        rules.timeout_seconds if submission.timeout_seconds is None else submission.timeout_seconds,
+    )
+
+
+def unix_moment(name: str, seconds: Any) -> datetime:
+    """Return Unix seconds as an aware datetime in UTC; raise InvalidJob for another value."""
+    moment = from_unix(seconds)
+    if moment is None:
+        raise InvalidJob(f"{name}: give Unix seconds, from 1970 to the year 9998, not {shown(seconds)}")
+    return moment
+
+
+def with_moments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return submit options with a `scheduled_at` of Unix seconds made a datetime."""
+    given = dict(options)
+    if isinstance(given.get("scheduled_at"), int | float):
+        given["scheduled_at"] = unix_moment("scheduled_at", given["scheduled_at"])
+    return given

@@ -1,0 +1,101 @@
+"""Our options of a task: which there are, and who says them: the task, or the OPTIONS of its backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django_jobs.compat import InvalidTask, TaskResult
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import make_handler
+from django_jobs.names import did_you_mean
+from django_jobs.submission import check_submission
+
+# What belongs to one enqueue, so that `using()` may change it.
+SUBMIT_OPTIONS = ("max_retries", "timeout_seconds", "unique_key", "depends_on", "on_dependency_failure", "metadata")
+# What belongs to the handler, and so to every run of the task.
+RUN_OPTIONS = (
+    "base_delay",
+    "max_delay",
+    "retry_on",
+    "fail_on",
+    "atomic",
+    "isolation",
+    "dead_letter",
+    "max_crashes",
+)
+TASK_OPTIONS = (*SUBMIT_OPTIONS, *RUN_OPTIONS)
+# What a backend's OPTIONS may give as defaults; a unique key or dependencies for all tasks would make no sense.
+BACKEND_OPTIONS = ("max_retries", "timeout_seconds", "on_dependency_failure", *RUN_OPTIONS)
+
+
+class TaskRefused(InvalidTask, InvalidJob):
+    """A task that was refused: both Django's InvalidTask and our InvalidJob; nothing was written."""
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise TypeError for keywords that nobody knows, as a call with a wrong keyword does."""
+    known = list(known)
+    for name in given:
+        if name == "run_after" and where == "@task":
+            raise TypeError("run_after cannot be given to @task; use .using(run_after=…) for each enqueue")
+        if name not in known:
+            raise TypeError(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
+
+
+def said(task: Any, name: str, defaults: Mapping[str, Any]) -> Any:
+    """Return an option as the task says it, else as its backend does, else None."""
+    value = getattr(task, name, None)
+    if value is None and name in BACKEND_OPTIONS:
+        value = defaults.get(name)
+        if name == "atomic" and iscoroutinefunction(task.func):
+            return None  # a default for all tasks cannot hold for those that have no transaction to run in
+    return value
+
+
+def run_options(task: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `make_handler` is to know of a task."""
+    names = ("max_retries", "timeout_seconds", *RUN_OPTIONS)
+    return {name: value for name in names if (value := said(task, name, defaults)) is not None}
+
+
+def submit_options(
+    task: Any, args: Iterable[Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options of one submit of a task."""
+    options = {name: value for name in SUBMIT_OPTIONS if (value := said(task, name, defaults)) is not None}
+    unique_key = options.get("unique_key")
+    if callable(unique_key):
+        options["unique_key"] = unique_key(*args, **kwargs)
+    return options
+
+
+def check_options(task: Any) -> None:
+    """Raise TaskRefused for wrong values of a task's own options; what a function says is checked at the enqueue."""
+    given = {name: value for name in SUBMIT_OPTIONS if (value := getattr(task, name)) is not None}
+    fixed = {name: value for name, value in given.items() if value != () and not callable(value)}
+    if fixed:
+        as_refusal(lambda: check_submission(task.module_path, None, fixed))
+    rules = run_options(task, {})
+    if rules:
+        as_refusal(lambda: make_handler(task.func, task.module_path, rules))
+
+
+def as_ids(depends_on: Any) -> Any:
+    """Return results among dependencies as their ids; everything else as it is, for the validator to judge."""
+    if isinstance(depends_on, TaskResult):
+        return (depends_on.id,)
+    if isinstance(depends_on, str | bytes) or not isinstance(depends_on, Iterable):
+        return depends_on
+    return tuple(one.id if isinstance(one, TaskResult) else one for one in depends_on)
+
+
+def as_refusal(check: Callable[[], Any]) -> Any:
+    """Call a check of ours and raise what it refuses as TaskRefused."""
+    try:
+        return check()
+    except TaskRefused:
+        raise
+    except InvalidJob as error:
+        raise TaskRefused(*error.problems) from None

@@ -1,0 +1,66 @@
+"""Make a job in any status by the moves that lead there, without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from django_jobs.exceptions import InvalidJob
+from django_jobs.lifecycle import leases, submit
+from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.claim import ClaimedJob, claim_job
+from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
+from django_jobs.payloads import encode_result
+from django_jobs.text import shown
+
+from .assertions import name_of
+
+
+def make_job(
+    job_type: Any, payload: Mapping[str, Any] | None = None, *, status: str = "pending", result: Any = None,
+    error: str = "ValueError: made for a test", **options: Any,
+) -> Job:  # fmt: skip
+    """Make a job in any status by the moves that lead there, without running it; a dead one has its open dead letter.
+
+    Args:
+        job_type: any name; it needs no handler.
+        result: of a completed job; error: of a failed or dead one.
+        options: those of `submit`; a scheduled job is due in an hour unless they give another time.
+
+    Raises InvalidJob for a status or an option that does not exist.
+    """
+    if status not in JobStatus.values:
+        raise InvalidJob(f"status {shown(status)}: give one of {', '.join(JobStatus.values)}")
+    if status == JobStatus.SCHEDULED and not {"delay", "scheduled_at"} & set(options):
+        options["delay"] = timedelta(hours=1)
+    job = submit.submit(name_of(job_type), payload, any_type=True, options=options)
+    if status == JobStatus.CANCELLED:
+        cancel([job.id]).raise_if_left()
+    elif status not in (JobStatus.PENDING, JobStatus.SCHEDULED):
+        with worker_process() as process_id:
+            claimed = claim_job(job.id, process_id)
+            if status == JobStatus.COMPLETED:
+                settle([Outcome.completed(claimed, encode_result(result))], process_id)
+            elif status != JobStatus.RUNNING:
+                settle([_given_up(claimed, JobStatus(status), error)], process_id)
+    job.refresh_from_db()
+    return job
+
+
+def _given_up(job: ClaimedJob, status: JobStatus, error: str) -> Outcome:
+    reason = DeadLetterReason.RETRIES_EXHAUSTED if status == JobStatus.DEAD else None
+    return Outcome(job, status, AttemptOutcome.FAILED, reason=reason, error=error, fingerprint=error[:64])
+
+
+@contextmanager
+def worker_process() -> Iterator[str]:
+    """Register a worker process, inside the test's transaction if there is one; its row stays when it still holds a job."""
+    process_id = leases.new_process_id()
+    leases.register(process_id, queues=[], threads=1)
+    try:
+        yield process_id
+    finally:
+        leases.leave(process_id)

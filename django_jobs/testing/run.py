@@ -1,0 +1,163 @@
+"""Run jobs in the calling thread, on the test's own connection: what is due once, or until nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.test import TestCase
+
+from django_jobs.db.connections import jobs_connection
+from django_jobs.exceptions import Cancelled, HandlerNotFound, InvalidJob, JobNotFound, JobsError, Retry, Snooze
+from django_jobs.handlers import Handler, registry, unknown_job_type
+from django_jobs.lifecycle import progress
+from django_jobs.lifecycle.claim import claim_job
+from django_jobs.lifecycle.dependents import cascade_all
+from django_jobs.lifecycle.promote import PROMOTE_BATCH, promote
+from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.models import Job, Queue
+from django_jobs.worker.executor import execute
+from django_jobs.worker.run import Run
+
+from .assertions import name_of
+from .factory import worker_process
+
+MOST_RUNS = 1_000
+STEERING = (Retry, Snooze, Cancelled)
+_IN_ERROR = 3  # libpq's PQTRANS_INERROR
+
+
+def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = True) -> list[Job]:
+    """Run each job that is ready or due now, once, in claim order; return them as they are afterwards.
+
+    What these jobs submit or wake is left for the next call (or use `drain`). What they pass to `transaction.on_commit` is
+    called after each. A job of a paused queue is not run.
+
+    Args:
+        queue, job_type: run only jobs of these.
+        reraise: raise what a handler raised, once that is recorded; the jobs after it are not run then. `Retry`, `Snooze` and
+            `Cancelled` only steer the job and are not raised.
+
+    Raises HandlerNotFound for a job without a handler, and JobsError for a result that is no JSON.
+    """
+    while len(promote()) == PROMOTE_BATCH:
+        pass
+    jobs = Job.objects.ready().exclude(queue__in=Queue.objects.paused_names())
+    if queue is not None:
+        jobs = jobs.filter(queue=queue)
+    if job_type is not None:
+        jobs = jobs.filter(job_type=name_of(job_type))
+    ids = list(jobs.values_list("pk", flat=True))
+    ran: list[str] = []
+    with worker_process() as process_id:
+        for job_id in ids:
+            with _callbacks_after_commit():
+                error = _run(job_id, process_id, ran)
+            if error is not None and reraise:
+                raise error
+    found = Job.objects.in_bulk(ran)
+    return [found[job_id] for job_id in ran if job_id in found]
+
+
+def drain(*, queue: str | None = None, job_type: Any = None, reraise: bool = True) -> list[Job]:
+    """Run jobs until none is ready or due, those that they submit or wake included; return them in the order of their runs.
+
+    A retry or a job for later waits until `advance_time` has made it due. The arguments are those of `run_due`. Raises
+    AssertionError when there is no end to it.
+    """
+    ran: list[Job] = []
+    while jobs := run_due(queue=queue, job_type=job_type, reraise=reraise):
+        ran += jobs
+        if len(ran) > MOST_RUNS:
+            raise AssertionError(f"more than {MOST_RUNS} runs and no end; the last job was {ran[-1]}")
+    return ran
+
+
+async def arun_due(**options: Any) -> list[Job]:
+    """Run due jobs from an async test; see `run_due`."""
+    return await sync_to_async(run_due)(**options)
+
+
+async def adrain(**options: Any) -> list[Job]:
+    """Run jobs from an async test until none is due; see `drain`."""
+    return await sync_to_async(drain)(**options)
+
+
+@contextmanager
+def _callbacks_after_commit() -> Iterator[None]:
+    """Call what is given to `transaction.on_commit` although the test's transaction never commits."""
+    with ExitStack() as stack:
+        for alias in connections:
+            if connections[alias].in_atomic_block:
+                stack.enter_context(TestCase.captureOnCommitCallbacks(using=alias, execute=True))
+        yield
+
+
+def _run(job_id: str, process_id: str, ran: list[str]) -> BaseException | None:
+    """Run and settle one job; return the exception that a test gets of it, if any."""
+    try:
+        job = claim_job(job_id, process_id)
+    except (InvalidJob, JobNotFound):  # a job before it cancelled or deleted it
+        return None
+    ran.append(job_id)
+    handler = registry.find(job.job_type)
+    if handler is None:
+        problem = unknown_job_type(job.job_type, registry.job_types())
+        settle([Outcome.no_handler(job, problem)], process_id)
+        return HandlerNotFound(problem)
+    raised: list[BaseException] = []
+    run = Run(job)
+    with _usable_afterwards():
+        outcome = execute(run, _recording(handler, raised), registry, process_id)
+    if run.progress is not None:  # an atomic block keeps it in memory
+        progress.report_progress(job.id, job.fence, *run.progress)
+    if outcome.needs_settle:
+        settle([outcome], process_id)
+        if not outcome.is_completed:
+            cascade_all()
+            if not raised:
+                return JobsError(outcome.error)
+    return None if not raised or isinstance(raised[0], STEERING) else raised[0]
+
+
+def _recording(handler: Handler, raised: list[BaseException]) -> Handler:
+    """Return the handler with a function that keeps what it raises in `raised`."""
+    function = handler.function
+
+    def record(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    async def arecord(*arguments: Any) -> Any:
+        try:
+            return await function(*arguments)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    chosen: Callable[..., Any] = arecord if handler.is_async else record
+    return replace(handler, function=chosen)
+
+
+@contextmanager
+def _usable_afterwards() -> Iterator[None]:
+    """Undo a run that left the test's transaction refusing every further statement, as a database error in it may."""
+    connection = jobs_connection()
+    if not connection.in_atomic_block:
+        yield
+        return
+    savepoint = connection.savepoint() or ""  # in an atomic block it has a name
+    yield
+    refuses = connection.vendor == "postgresql" and connection.connection.info.transaction_status == _IN_ERROR
+    if refuses or connection.needs_rollback:
+        connection.needs_rollback = False
+        connection.savepoint_rollback(savepoint)
+    else:
+        connection.savepoint_commit(savepoint)

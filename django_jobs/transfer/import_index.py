@@ -1,0 +1,133 @@
+"""An index of what an import has seen, so that a million jobs are checked against each other in constant memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from django_jobs.models.job import LIVE
+
+from .record import Record
+
+_SCHEMA = """
+CREATE TABLE job (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, place TEXT NOT NULL, status TEXT NOT NULL, unique_lock TEXT,
+    is_known INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE edge (job INTEGER NOT NULL, depends_on TEXT NOT NULL);
+CREATE TABLE outside (id TEXT PRIMARY KEY);
+PRAGMA journal_mode = OFF;
+PRAGMA cache_size = -4000;
+"""
+
+
+class ImportIndex:
+    """An index of records by id, in a temporary file that the operating system forgets."""
+
+    def __init__(self) -> None:
+        self._file = sqlite3.connect("", isolation_level=None)
+        self._file.executescript(_SCHEMA)
+        self._file.execute("BEGIN")
+        self.count = 0
+        self.edges = 0
+
+    def close(self) -> None:
+        """Throw the file away."""
+        self._file.close()
+
+    def add(self, place: str, record: Record, status: str) -> str | None:
+        """Note a record; return a problem when its id was there before."""
+        job = record.job
+        self.count += 1
+        try:
+            self._file.execute(
+                "INSERT INTO job (number, id, place, status, unique_lock) VALUES (?, ?, ?, ?, ?)",
+                (self.count, job.id, place, status, job.unique_key if status in LIVE else None),
+            )
+        except sqlite3.IntegrityError:
+            (first,) = self._file.execute("SELECT place FROM job WHERE id = ?", (job.id,)).fetchone()
+            return f"job_id {job.id!r} is taken by {first}"
+        if record.dependencies:
+            self.edges += len(record.dependencies)
+            self._file.executemany(
+                "INSERT INTO edge VALUES (?, ?)", [(self.count, edge.depends_on_id) for edge in record.dependencies]
+            )
+        return None
+
+    def know(self, ids: Sequence[str]) -> None:
+        """Note that these jobs are in the database already, just as the records say."""
+        self._file.executemany("UPDATE job SET is_known = 1 WHERE id = ?", [(job_id,) for job_id in ids])
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that the database has already."""
+        marks = ", ".join("?" * len(ids))
+        return {row[0] for row in self._file.execute(f"SELECT id FROM job WHERE is_known AND id IN ({marks})", ids)}
+
+    def statuses(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the status that each of the ids has in the records."""
+        marks = ", ".join("?" * len(ids))
+        return dict(self._file.execute(f"SELECT id, status FROM job WHERE id IN ({marks})", ids))
+
+    def close_reading(self) -> None:
+        """Take note that every record has been added."""
+        self._file.execute("CREATE INDEX edge_job ON edge (job)")
+        self._file.execute("CREATE INDEX edge_depends_on ON edge (depends_on)")
+
+    def outside(self, size: int) -> Iterator[list[tuple[str, str]]]:
+        """Return, page by page, (place, id) of the dependencies that are not among the records."""
+        found = self._file.execute(
+            "SELECT MIN(job.place), edge.depends_on FROM edge JOIN job ON job.number = edge.job"
+            " WHERE NOT EXISTS (SELECT 1 FROM job WHERE id = edge.depends_on) GROUP BY edge.depends_on"
+        )
+        while page := found.fetchmany(size):
+            yield page
+
+    def locks(self, size: int) -> Iterator[list[tuple[str, str, str]]]:
+        """Return, page by page, (place, id, unique key) of the live records that would hold a key."""
+        found = self._file.execute(
+            "SELECT place, id, unique_lock FROM job WHERE unique_lock IS NOT NULL AND NOT is_known"
+        )
+        while page := found.fetchmany(size):
+            yield page
+
+    def double_locks(self) -> list[tuple[str, str]]:
+        """Return (place, unique key) where two live records want one key."""
+        return self._file.execute(
+            "SELECT MAX(place), unique_lock FROM job WHERE unique_lock IS NOT NULL GROUP BY unique_lock HAVING COUNT(*) > 1"
+        ).fetchall()
+
+    def circle(self) -> list[str] | None:
+        """Return the ids of records that depend on each other in a circle, the first one again at the end; or None."""
+        waits_for = array("q", [0]) * (self.count + 1)
+        for job, number in self._file.execute(
+            "SELECT job, COUNT(*) FROM edge WHERE EXISTS (SELECT 1 FROM job WHERE id = edge.depends_on) GROUP BY job"
+        ):
+            waits_for[job] = number
+        free = deque(
+            row[0]
+            for row in self._file.execute("SELECT number FROM job WHERE id IN (SELECT depends_on FROM edge)")
+            if not waits_for[row[0]]
+        )
+        dependents = "SELECT edge.job FROM edge JOIN job ON job.id = edge.depends_on WHERE job.number = ?"
+        while free:
+            for (job,) in self._file.execute(dependents, (free.popleft(),)).fetchall():
+                waits_for[job] -= 1
+                if not waits_for[job]:
+                    free.append(job)
+        stuck = next((job for job, number in enumerate(waits_for) if number), None)
+        return None if stuck is None else self._walk(stuck, waits_for)
+
+    def _walk(self, job: int, waits_for: array[int]) -> list[str]:
+        """Go from a job that is never free to one it waits for, until one comes again."""
+        path: list[int] = []
+        seen: dict[int, int] = {}
+        while job not in seen:
+            seen[job] = len(path)
+            path.append(job)
+            nexts = self._file.execute(
+                "SELECT job.number FROM edge JOIN job ON job.id = edge.depends_on WHERE edge.job = ? ORDER BY 1", (job,)
+            )
+            job = next(number for (number,) in nexts.fetchall() if waits_for[number])
+        circle = [*path[seen[job] :], job]
+        return [self._file.execute("SELECT id FROM job WHERE number = ?", (number,)).fetchone()[0] for number in circle]

@@ -1,0 +1,277 @@
+"""The buffer of the worker threads that run the same queues: the jobs that one of them claimed for all, and their outcomes.
+
+One thread at a time claims for all of them, before the buffer is empty, and one at a time settles what all of them have done. So
+a job starts on whichever thread is free first, and the number of statements goes by the jobs and not by the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from django_jobs.handlers import Registry
+from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.lifecycle.settle import Outcome
+
+from .run import Run
+
+MAX_BATCH = 512
+AHEAD_SECONDS = 0.05
+GATHER_SECONDS = 0.01
+PATIENCE_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 0.5
+SLOW_SECONDS = 1.0
+POSTPONE_SECONDS = 1.0
+
+
+class Slot:
+    """A worker thread's place at a buffer, and the run it is busy with. Only the buffer changes it, under its lock."""
+
+    def __init__(self, handlers: Registry) -> None:
+        self.handlers = handlers
+        self.run: Run | None = None
+        self.abandoned = False
+
+
+class Role:
+    """What one thread does for all (claiming, settling). When that takes long, another one may do it as well: a statement that
+    is stuck holds up nobody."""
+
+    def __init__(self) -> None:
+        self._taken_at: dict[int, float] = {}
+
+    def take(self, now: float, *, is_urgent: bool = False) -> bool:
+        """Take the role for this thread; return False when another thread took it within PATIENCE_SECONDS.
+
+        Args:
+            is_urgent: take it in any case.
+        """
+        if self._taken_at and not is_urgent and now - max(self._taken_at.values()) < PATIENCE_SECONDS:
+            return False
+        self._taken_at[threading.get_ident()] = now
+        return True
+
+    def leave(self) -> None:
+        """Give the role up; called by the thread that took it."""
+        self._taken_at.pop(threading.get_ident(), None)
+
+
+class JobBuffer:
+    """Decides, under one lock and nowhere else, whether a claimed job starts or is handed back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slots: set[Slot] = set()
+        self._waiting: deque[tuple[ClaimedJob, float]] = deque()  # with the time of its claim
+        self._handed_back: list[ClaimedJob] = []
+        self._outcomes: list[Outcome] = []
+        self._postponed: list[Outcome] = []
+        self._held: dict[str, int] = {}
+        self._claimer, self._settler = Role(), Role()
+        self._is_dry = True
+        self._ahead = 0
+        self._seconds_per_job = AHEAD_SECONDS / 4
+        self._last_taken = self._first_outcome = self._postponed_until = 0.0
+
+    def join(self, slot: Slot) -> None:
+        """Add a thread's slot."""
+        with self._lock:
+            self._slots.add(slot)
+
+    def leave(self, slot: Slot) -> bool:
+        """Remove a thread's slot; return whether it was the last one."""
+        with self._lock:
+            self._slots.discard(slot)
+            return not self._slots
+
+    def slots(self) -> list[Slot]:
+        """Return the slots of the threads that are to be trusted."""
+        with self._lock:
+            return list(self._slots)
+
+    # Claiming.
+
+    def take_claim(self) -> int:
+        """Take the claimer's role and return how many jobs to claim; 0 when there are enough, or another thread claims.
+
+        Enough for what all threads ran lately in 50 ms, so that none waits long here, and one for each thread that is free.
+        """
+        with self._lock:
+            self._ahead = min(MAX_BATCH, int(AHEAD_SECONDS / self._seconds_per_job * len(self._slots)))
+            if (self._waiting and not self.is_low) or not self._claimer.take(time.monotonic()):
+                return 0
+            return max(1, self._ahead, min(MAX_BATCH, sum(slot.run is None for slot in self._slots)))
+
+    @property
+    def is_low(self) -> bool:
+        """Whether to claim before the buffer is empty, as long as the queue had as many as asked for."""
+        return not self._is_dry and len(self._waiting) * 2 <= self._ahead
+
+    def load(self, jobs: Iterable[ClaimedJob], *, is_dry: bool) -> None:
+        """Add a claimed batch and end the claimer's role; `is_dry` says that the queue had fewer than asked for."""
+        with self._lock:
+            self._claimer.leave()
+            self._is_dry = is_dry
+            now = time.monotonic()
+            if not self._waiting:
+                self._last_taken = now
+            for job in jobs:
+                self._waiting.append((job, now))
+                self._held[job.id] = job.fence
+
+    # Running.
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a job waits here for a thread."""
+        return bool(self._waiting)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether jobs wait here for long, or while every thread is busy with a slow one, or are still to be released."""
+        now = time.monotonic()
+        with self._lock:
+            return bool(self._handed_back) or (
+                bool(self._waiting)
+                and (now - self._last_taken > PATIENCE_SECONDS or now - self._waiting[0][1] > LONGEST_WAIT_SECONDS)
+            )
+
+    def next_run(self, slot: Slot) -> Run | None:
+        """Start the next job; None when there is none."""
+        with self._lock:
+            if not self._waiting or slot.abandoned:
+                return None
+            slot.run = run = Run(self._waiting.popleft()[0])
+            self._last_taken = run.started
+            return run
+
+    def finish(self, slot: Slot, outcome: Outcome) -> bool:
+        """Keep the outcome of the run that just ended; return False when the watchdog gave the run up meanwhile."""
+        with self._lock:
+            run, slot.run = slot.run, None
+            if run is None or run.abandoned:
+                return False
+            if outcome.needs_settle:
+                self._keep(outcome)
+            else:
+                self._let_go(run.job)
+            return True
+
+    def _keep(self, outcome: Outcome) -> None:
+        if not self._outcomes:
+            self._first_outcome = time.monotonic()
+        self._outcomes.append(outcome)
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a job takes; one that is slow does not make us forget that the others are fast."""
+        self._seconds_per_job += (min(seconds, SLOW_SECONDS) - self._seconds_per_job) / 16
+
+    def hand_over(self, slot: Slot) -> None:
+        """Forget the current run: the event loop finishes it."""
+        with self._lock:
+            if slot.run is not None:
+                self._let_go(slot.run.job)
+            slot.run = None
+
+    def give_up_run(self, slot: Slot, outcome: Outcome | None = None) -> bool:
+        """Take the current run, whose outcome is then `outcome`, away from its thread, which gets no further job.
+
+        Returns False when it has ended meanwhile.
+        """
+        with self._lock:
+            run = slot.run
+            if run is None or run.abandoned or (outcome is not None and outcome.job != run.job):
+                return False
+            run.abandoned = True
+            slot.abandoned = True
+            self._slots.discard(slot)
+            if outcome is not None:
+                self._keep(outcome)
+            return True
+
+    def take_unstarted(self) -> list[ClaimedJob]:
+        """Take out the jobs that have not started; they will not start here, and are held until `released`."""
+        with self._lock:
+            self._handed_back += [job for job, _ in self._waiting]
+            self._waiting.clear()
+            return list(self._handed_back)
+
+    def released(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Let go of jobs whose release has been answered."""
+        with self._lock:
+            for job in jobs:
+                self._let_go(job)
+            self._handed_back = [job for job in self._handed_back if self._held.get(job.id) == job.fence]
+
+    # Settling.
+
+    def take_outcomes(self, now: float) -> list[Outcome] | None:
+        """Take the settler's role and the outcomes; None when there is no need yet, or another thread settles.
+
+        While jobs wait here, outcomes are gathered: up to a batch, or for 10 ms. Their jobs are held until `settled`.
+        """
+        number = len(self._outcomes)
+        is_time = number >= MAX_BATCH or not self._waiting or now - self._first_outcome > GATHER_SECONDS
+        if not number or not is_time:
+            return None
+        with self._lock:
+            if not self._outcomes or not self._settler.take(now):
+                return None
+            return self._take_all()
+
+    def take_postponed(self) -> list[Outcome] | None:
+        """Take the outcomes that were postponed a second ago; None without any."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._postponed or now < self._postponed_until or not self._settler.take(now):
+                return None
+            postponed, self._postponed = self._postponed, []
+            return postponed
+
+    def take_rest(self) -> list[Outcome] | None:
+        """Take whatever is left to settle, even while another thread settles; None when nothing is."""
+        with self._lock:
+            outcomes = self._take_all() + self._postponed
+            self._postponed = []
+            if not outcomes:
+                return None
+            self._settler.take(time.monotonic(), is_urgent=True)
+            return outcomes
+
+    def _take_all(self) -> list[Outcome]:
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def settled(self, outcomes: Iterable[Outcome], postponed: list[Outcome]) -> None:
+        """End the settler's role; let go of the jobs whose settle has been answered, and keep the others' for a later one."""
+        kept = {outcome.job.id for outcome in postponed}
+        with self._lock:
+            self._settler.leave()
+            for outcome in outcomes:
+                if outcome.job.id not in kept:
+                    self._let_go(outcome.job)
+            if postponed:
+                if not self._postponed:
+                    self._postponed_until = time.monotonic() + POSTPONE_SECONDS
+                self._postponed += postponed
+
+    def _let_go(self, job: ClaimedJob) -> None:
+        if self._held.get(job.id) == job.fence:  # one that was claimed anew meanwhile has another fence
+            del self._held[job.id]
+
+    def held(self) -> dict[str, int]:
+        """Return the fence of each job that is held here."""
+        with self._lock:
+            return dict(self._held)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is held here, which the watchdog may have to look after."""
+        return bool(self._held)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a thread has a slot here, or a job is held."""
+        return bool(self._slots or self._held)

@@ -1,0 +1,65 @@
+"""Isolation: run a job alone in a child that can be killed. The child settles its own job; we watch over it."""
+
+from __future__ import annotations
+
+import time
+
+from django_jobs.conf import get_settings
+from django_jobs.exceptions import Cancelled, TimedOut
+from django_jobs.handlers import Handler, Registry
+from django_jobs.lifecycle.settle import Outcome
+from django_jobs.worker.executor import execute, failure
+from django_jobs.worker.run import Run
+from django_jobs.worker.state import WorkerState
+
+from .pool import ChildPool, IsolatedChild
+
+NOT_STARTED_SECONDS = 5.0
+PATIENCE_SECONDS = 1.0
+
+
+class Isolation:
+    """A worker thread's way to the warm children of its process."""
+
+    def __init__(self, state: WorkerState, pool: ChildPool) -> None:
+        self._state = state
+        self._pool = pool
+
+    def run_alone(self, run: Run, handler: Handler, handlers: Registry) -> Outcome:
+        """Run a job in a child; nothing is left to settle when the child has settled it.
+
+        A job whose handler the child does not know (one that a script registered) runs in this process.
+        """
+        # A suspect waits for a child that others use, because a start takes longer than most jobs.
+        child = self._pool.take(0.0 if handler.isolation == "process" else PATIENCE_SECONDS)
+        if child is None:
+            return Outcome.released(run.job, "no child process could be started to run it in", NOT_STARTED_SECONDS)
+        try:
+            return self._watch_over(child, run, handler, handlers)
+        finally:
+            self._pool.give_back(child)
+
+    def _watch_over(self, child: IsolatedChild, run: Run, handler: Handler, handlers: Registry) -> Outcome:
+        deadline = run.start_clock()  # ours to keep: the watchdog could interrupt this thread only
+        child.order({"job_id": run.job.id, "fence": run.job.fence, "process_id": self._state.id})
+        answer = child.answer(lambda: self._wants_end(run, deadline))
+        if answer == "settled":
+            return Outcome.completed(run.job, needs_settle=False)
+        if answer == "unknown":
+            run.deadline = deadline
+            return execute(run, handler, handlers, self._state.id)
+        child.end(get_settings().TIMEOUT_GRACE_SECONDS if answer == "ended" else 0.0)
+        if run.timed_out:
+            late = TimedOut(f"timed out after {run.job.timeout_seconds} seconds; its process was ended")
+            return failure(run, handler, handlers, late)
+        if run.cancel_requested:
+            return failure(run, handler, handlers, Cancelled())
+        if run.lost or self._state.is_lost:
+            return Outcome.lost(run.job)
+        how = f"its process {child.how_it_ended} (crash {run.job.crash_count + 1})"
+        return Outcome.crashed(run.job, how, handlers.rules(handler, run.job.queue), seconds=run.seconds)
+
+    def _wants_end(self, run: Run, deadline: float | None) -> bool:
+        if deadline is not None and time.monotonic() > deadline:
+            run.timed_out = True
+        return run.timed_out or run.cancel_requested or run.lost or run.abandoned or self._state.is_lost

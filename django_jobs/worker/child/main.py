@@ -1,0 +1,93 @@
+"""The child of an isolated job, which is `runworkers --isolated FD`: takes orders, runs one job at a time, settles it, says so."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import queue
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from django.db import Error
+
+from django_jobs.conf import get_settings
+from django_jobs.db.connections import discard_connection, usable_connection
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import ClaimedJob, held_claim
+from django_jobs.lifecycle.settle import settle, settle_again
+from django_jobs.worker.backoff import OutageBackoff
+from django_jobs.worker.executor import execute
+from django_jobs.worker.run import Run
+
+from .protocol import Line
+
+T = TypeVar("T")
+
+
+def run_isolated(descriptor: int) -> NoReturn:
+    """Run jobs until the line ends; this process is killed, or leaves by itself when its worker process is gone."""
+    line = Line.to_parent(descriptor)
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(line, orders), daemon=True).start()
+    gc.freeze()  # the site's code and ours stay; else each search for garbage goes through it all
+    memory = get_settings().PROCESS_MEMORY_MB
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    line.send("hello")
+    while True:
+        if not line.send("answer", _run(**json.loads(orders.get()))):  # seen before the thread that reads has seen it
+            _leave()
+
+
+def _read(line: Line, orders: queue.SimpleQueue[str]) -> None:
+    """Pass orders on, until the end of the line says that the worker process died."""
+    while not line.has_ended:
+        for _, order in line.receive():
+            orders.put(order)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End, and take every process that a handler has started with us."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)  # not reached
+
+
+def _run(job_id: str, fence: int, process_id: str) -> str:
+    def claim() -> ClaimedJob | None:
+        usable_connection()
+        leases.prepare_connection(process_id)
+        return held_claim(job_id, fence, process_id)
+
+    job = _insist(claim)
+    if job is None:
+        return "settled"
+    handler = registry.find(job.job_type)
+    if handler is None:
+        return "unknown"
+    outcome = execute(Run(job), handler, registry, process_id)
+    usable_connection()
+    if outcome.needs_settle:
+        ways = itertools.chain([settle], itertools.repeat(settle_again))
+        _insist(lambda: next(ways)([outcome], process_id))
+    return "settled"
+
+
+def _insist(move: Callable[[], T]) -> T:
+    """Call `move` until the database answers: an outage is no crash. The worker process ends us when it loses its lease."""
+    backoff = OutageBackoff()
+    while True:
+        try:
+            return move()
+        except Error as error:
+            time.sleep(backoff.after(error))
+            discard_connection()

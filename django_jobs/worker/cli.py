@@ -1,0 +1,249 @@
+"""What `runworkers` does: check that the site is ready, run a process or a supervisor, answer signals, show a status line."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import Error
+
+from django_jobs.conf import get_settings
+from django_jobs.db.connections import discard_connection
+from django_jobs.db.errors import is_away
+from django_jobs.db.server import missing_migrations
+from django_jobs.due import has_due_work, known_queues
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import leases
+from django_jobs.names import did_you_mean
+
+from .backoff import OutageBackoff
+from .child.protocol import Lifeline
+from .process import Process
+from .state import EXIT_LEASE_LOST
+from .supervisor import Supervisor
+from .thread import start_workers
+
+STATUS_SECONDS = 0.5
+DRAIN_LOOK_SECONDS = 0.05
+RELEASE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The command line of `runworkers`, checked. `supervised` is the descriptor of the line to a supervisor."""
+
+    queues: list[str] | None
+    threads: int
+    processes: int | None
+    drain: bool
+    poll_interval: float | None
+    max_jobs: int | None
+    max_rss: int | None
+    supervised: int | None
+
+    def of_child(self) -> list[str]:
+        """Return the command line of a supervised child."""
+        arguments = ["--threads", str(self.threads)]
+        for name, value in (
+            ("--queues", ",".join(self.queues) if self.queues else None),
+            ("--poll-interval", self.poll_interval),
+            ("--max-jobs", self.max_jobs),
+            ("--max-rss", self.max_rss),
+        ):
+            if value is not None:
+                arguments += [name, str(value)]
+        return [*arguments, "--drain"] if self.drain else arguments
+
+
+def check_ready(options: Options) -> None:
+    """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
+    leases.limit_silence()
+    backoff = OutageBackoff()
+    stop = StopSignals.install().stop
+    while not stop.is_set():
+        try:
+            missing = missing_migrations()
+            unknown = [] if missing else _unknown_queues(options.queues or [])
+            break
+        except Error as error:
+            if not is_away(error):
+                raise CommandError(f"the database cannot be used: {error}") from None
+            stop.wait(backoff.after(error))
+            discard_connection()
+    else:
+        sys.exit(0)
+    if missing:
+        raise CommandError(f"the database lacks {', '.join(missing)}: run 'manage.py migrate' first")
+    if unknown:
+        raise CommandError("; ".join(unknown))
+
+
+def _unknown_queues(names: list[str]) -> list[str]:
+    """Return what is to be said of queues that nothing names; the database is asked only when it has to be."""
+    known = {*registry.queues(), *get_settings().QUEUES, "default"}
+    if known.issuperset(names):
+        return []
+    known |= known_queues()
+    return [
+        f"no handler, setting, row or job names the queue {name!r}.{did_you_mean(name, known)}"
+        for name in names
+        if name not in known
+    ]
+
+
+class StopSignals:
+    """The first SIGTERM or SIGINT asks to stop, the second one makes the deadline now; SIGQUIT shows every stack."""
+
+    _installed: StopSignals | None = None
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.stop_now = threading.Event()
+
+    @classmethod
+    def install(cls) -> StopSignals:
+        """Install the handlers once per process; they only set events, so a signal never breaks into a statement."""
+        if cls._installed is None:
+            cls._installed = signals = cls()
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signals._receive)
+                faulthandler.register(signal.SIGQUIT, all_threads=True)
+        return cls._installed
+
+    def end(self) -> None:
+        """Ignore signals from now on: the interpreter's own end would bring back their deadly default."""
+        gc.freeze()  # else that end looks at each object for garbage, 0.2 s of computing in each process
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.stop.is_set():
+            self.stop_now.set()
+        self.stop.set()
+
+
+def run_supervised(options: Options) -> None:
+    """Run several worker processes under a supervisor until stopped, and exit with its code."""
+    assert options.processes is not None
+    signals = StopSignals.install()
+    supervisor = Supervisor(options.processes, options.of_child(), is_drain=options.drain)
+    code = supervisor.run(signals.stop, signals.stop_now)
+    signals.end()
+    if code:
+        sys.exit(code)
+
+
+def run_alone(options: Options, out: Any) -> None:
+    """Run one worker process until it is stopped, and exit with its code."""
+    signals = StopSignals.install()
+    lifeline = Lifeline(options.supervised)
+    process = Process(
+        queues=options.queues, threads=options.threads, max_jobs=options.max_jobs, max_rss=options.max_rss
+    )
+    lifeline.hello(process.id)
+    gc.freeze()  # the site's code and ours stay; else each search for garbage goes through it all
+    while not signals.stop.is_set():
+        try:
+            start_workers(process, poll_interval=options.poll_interval)
+            break
+        except Error as error:
+            signals.stop.wait(process.state.backoff.after(error))
+            discard_connection()
+    status = StatusLine(process, out)
+    while not (signals.stop.is_set() or process.is_stopping or lifeline.is_cut):
+        status.show()
+        process.lease.check()
+        if options.drain and _is_drained(options, process):
+            break
+        process.state.wait_until_stopping(DRAIN_LOOK_SECONDS if options.drain else 0.1)
+    _stop(process, signals)
+    status.end()
+    lifeline.bye()
+    signals.end()
+    # Threads that hang in a handler would keep the interpreter alive, and nothing is left that needs it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if process.state.exit_code or process.has_abandoned():
+        os._exit(process.state.exit_code)
+
+
+def _is_drained(options: Options, process: Process) -> bool:
+    # Asked again afterwards: what was due a moment ago may have been claimed since.
+    return process.has_nothing_to_do() and not _has_due_work(options, process) and process.has_nothing_to_do()
+
+
+def _has_due_work(options: Options, process: Process) -> bool:
+    try:
+        return has_due_work(options.queues)
+    except Error as error:
+        time.sleep(process.state.backoff.after(error))
+        discard_connection()
+        return True
+
+
+def _stop(process: Process, signals: StopSignals) -> None:
+    """Stop in order; a second signal cuts the grace short. What still runs then is handed back, right before the exit."""
+    if process.state.is_lost:
+        os._exit(EXIT_LEASE_LOST)
+    threading.Thread(target=_shorten_grace, args=(signals.stop_now, process), daemon=True).start()
+    if not process.stop():
+        # Not for long: on SQLite a handler that hangs may hold the write lock, and a rescuer finds what is left.
+        releasing = threading.Thread(target=_release, args=(process,), daemon=True)
+        releasing.start()
+        releasing.join(RELEASE_SECONDS)
+        sys.stderr.flush()
+        os._exit(process.state.exit_code)
+
+
+def _release(process: Process) -> None:
+    try:
+        process.release_running()
+    except Error:
+        pass  # a rescuer takes the jobs back when the lease has run out
+
+
+def _shorten_grace(stop_now: threading.Event, process: Process) -> None:
+    stop_now.wait()
+    process.shorten_grace()
+
+
+class StatusLine:
+    """A live line on a terminal: done, running, failed, jobs a second. Nothing elsewhere."""
+
+    def __init__(self, process: Process, out: Any) -> None:
+        self._process = process
+        self._out = out
+        self._shown_at = float("-inf")
+        self._before = 0
+        self._is_live = bool(getattr(out, "isatty", lambda: False)())
+
+    def show(self) -> None:
+        """Write the line anew, at most twice a second."""
+        now = time.monotonic()
+        if not self._is_live or now - self._shown_at < STATUS_SECONDS:
+            return
+        state = self._process.state
+        done = state.completed + state.failed
+        rate = max(0.0, (done - self._before) / (now - self._shown_at))
+        self._before, self._shown_at = done, now
+        self._out.write(
+            f"\r\x1b[K{state.completed} done, {self._process.running} running, {state.failed} failed, {rate:.0f} jobs/s"
+        )
+        self._out.flush()
+
+    def end(self) -> None:
+        """Leave the line as it is and go to the next one."""
+        if self._is_live:
+            self._shown_at = float("-inf")
+            self.show()
+            self._out.write("\n")

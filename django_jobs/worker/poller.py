@@ -1,0 +1,230 @@
+"""How worker threads find work: which queue they claim from next, and how they wait while there is none.
+
+Of the threads that look at the same queues, one idle thread polls the database; the others sleep until they are handed work.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any
+
+from django_jobs.conf import get_settings
+from django_jobs.due import queues_with_work
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import Registry
+from django_jobs.names import queue_problem
+from django_jobs.text import shown
+
+FIRST_REST = 0.005
+DISCOVERY_SECONDS = 0.5
+NOTIFIED_POLL_SECONDS = 5.0
+LONG_IDLE_SECONDS = 60.0
+LONG_IDLE_POLLS = 5
+
+
+class QueueSelector:
+    """Which queue a worker thread claims from next: round the queues that have work, found with one statement for all of them.
+
+    Args:
+        names: the queues of the thread; None means every queue.
+    """
+
+    def __init__(self, names: list[str] | None, handlers: Registry, pollers: Pollers) -> None:
+        self._names = names
+        self._handlers = handlers
+        self._single = names[0] if names is not None and len(names) == 1 else None
+        self._pollers = pollers
+        self._waiting: deque[str] = deque()
+        self._discovered_at = float("-inf")
+        self.poller = pollers.of(self.kind)
+        self.poller.names = names
+        self.poller.found_work()
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What distinguishes threads of other queues or handlers from those of the same."""
+        return (id(self._handlers), self._names is None, *sorted(self._names or ()))
+
+    def next_queue(self) -> str | None:
+        """Return the queue to claim from now, or None when no queue has work."""
+        if self._single is not None:
+            return self._single
+        if not self._waiting or time.monotonic() - self._discovered_at > DISCOVERY_SECONDS:
+            self._discover()
+        if not self._waiting:
+            return None
+        self._waiting.rotate(-1)
+        return self._waiting[-1]
+
+    def _discover(self) -> None:
+        found = queues_with_work()
+        if self._names is not None:
+            found = [name for name in found if name in self._names]
+        fresh = [name for name in found if name not in self._waiting]
+        self._waiting = deque([*(name for name in self._waiting if name in found), *fresh])
+        self._discovered_at = time.monotonic()
+
+    def queue_after(self, queue: str) -> str | None:
+        """Return the queue to try after one that had nothing for us, or None."""
+        if self._single is not None:
+            return None
+        if queue in self._waiting:
+            self._waiting.remove(queue)
+        return self._waiting[0] if self._waiting else None
+
+    def expect_work(self) -> None:
+        """Start over with short rests, because somebody woke us; look at the queues that were named, or at all anew."""
+        self.poller.found_work()
+        named = self.poller.take_named()
+        for queue in named:
+            if queue not in self._waiting:
+                self._waiting.appendleft(queue)
+        # A queue's name saves us the question which queues have work.
+        self._discovered_at = time.monotonic() if named else float("-inf")
+
+    def rest(self, poll_interval: float | None) -> float:
+        """Return how long to rest, in seconds: longer each time, up to the poll interval, or five after a minute without work.
+
+        A caller of many submits notifies only now and then, so a worker that was just awake looks again soon by itself.
+        """
+        longest = poll_interval if poll_interval is not None else get_settings().POLL_INTERVAL
+        if self._pollers.is_notified:
+            longest = max(longest, NOTIFIED_POLL_SECONDS)
+        elif time.monotonic() - self.poller.found_at > LONG_IDLE_SECONDS:
+            longest *= LONG_IDLE_POLLS
+        self._discovered_at = float("-inf")
+        return self.poller.next_rest(longest)
+
+
+def queue_names(queue: Any) -> list[str] | None:
+    """Return the names of a worker's queues: of a name, an object with a name, or several; None stands for every queue.
+
+    Raises InvalidJob for what is no queue.
+    """
+    if queue is None:
+        return None
+    several: Iterable[Any] = [queue] if isinstance(queue, str) or hasattr(queue, "name") else queue
+    if not isinstance(several, Iterable):
+        raise InvalidJob(f"queue={shown(queue)}: give a JobQueue, a name, or several of them")
+    names = [getattr(item, "name", item) for item in several]
+    if problems := [problem for name in names if (problem := queue_problem(name))]:
+        raise InvalidJob(*problems)
+    return names
+
+
+class Poller:
+    """Where the idle threads of one kind wait: one of them polls, the others sleep until they are handed work.
+
+    They share the length of their rests, or else each thread's would have to grow by itself.
+    """
+
+    def __init__(self) -> None:
+        self.found_at = 0.0
+        self.names: Collection[str] | None = None  # None: all queues
+        self._rest = FIRST_REST
+        self._named: set[str] = set()
+        self._condition = threading.Condition()
+        self._is_woken = False
+        self._is_polling = False
+        self._resting = 0
+
+    def found_work(self) -> None:
+        """Start over with short rests."""
+        self._rest = FIRST_REST
+        self.found_at = time.monotonic()
+
+    def next_rest(self, longest: float) -> float:
+        """Return how long the polling thread rests, in seconds: twice as long each time, up to `longest`."""
+        rest, self._rest = self._rest, min(self._rest * 2, longest)
+        return min(rest, longest)
+
+    def wake(self, queue: str | None = None) -> None:
+        """Let one thread look at once; calls before it has looked count as one.
+
+        Args:
+            queue: the queue that has work, if that is known; nothing happens when these threads do not look at it.
+        """
+        with self._condition:
+            if queue is not None:
+                if self.names is not None and queue not in self.names:
+                    return
+                self._named.add(queue)
+            self._is_woken = True
+            self._condition.notify()
+
+    def take_named(self) -> set[str]:
+        """Return the queues that `wake` has named since, and forget them."""
+        with self._condition:
+            named, self._named = self._named, set()
+            return named
+
+    def hand_work(self) -> None:
+        """Wake a thread if any rests; costs nothing when none does."""
+        if self._resting:
+            self.wake()
+
+    def wake_all(self) -> None:
+        """Wake every thread, so that those that are to stop notice it."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
+        """Wait until woken, or until this thread has polled for `seconds`; return whether it was woken.
+
+        Nobody waits once `is_over()`, which is asked again after `wake_all`.
+        """
+        with self._condition:
+            self._resting += 1
+            try:
+                while not is_over():
+                    if self._take_wake():
+                        return True
+                    if self._is_polling:
+                        self._condition.wait()
+                        continue
+                    self._is_polling = True
+                    try:
+                        self._condition.wait(seconds)
+                    finally:
+                        self._is_polling = False
+                        if is_over():
+                            self._condition.notify()  # the next thread polls
+                    return self._take_wake()
+                return True
+            finally:
+                self._resting -= 1
+
+    def _take_wake(self) -> bool:
+        is_woken, self._is_woken = self._is_woken, False
+        return is_woken
+
+
+class Pollers:
+    """The pollers of a worker process, one for each kind of threads: those that look at the same queues."""
+
+    def __init__(self) -> None:
+        self.is_notified = False  # whether notifications of new work reach this process; then they poll seldom
+        self._lock = threading.Lock()
+        self._by_kind: dict[Hashable, Poller] = {}
+
+    def of(self, kind: Hashable) -> Poller:
+        """Return the poller that threads of a kind share."""
+        with self._lock:
+            return self._by_kind.setdefault(kind, Poller())
+
+    def wake(self, queue: str | None = None) -> None:
+        """Let one idle thread of each kind look at once, at a queue if it is known which."""
+        for poller in self._all():
+            poller.wake(queue)
+
+    def wake_all(self) -> None:
+        """Wake every thread, so that those that are to stop notice it."""
+        for poller in self._all():
+            poller.wake_all()
+
+    def _all(self) -> list[Poller]:
+        with self._lock:
+            return list(self._by_kind.values())

@@ -1,0 +1,122 @@
+"""What the parts of one worker process share: its name, whether it stops and why, what it has done, how it waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.settle import Outcome
+
+from .backoff import OutageBackoff
+from .poller import Pollers
+
+logger = logging.getLogger("django_jobs")
+
+EXIT_DRAINED = 0
+EXIT_CONFIGURATION = 1
+EXIT_LEASE_LOST = 70
+EXIT_RECYCLE = 75
+UNLIMITED = 10**9
+
+
+class WorkerState:
+    """Flags and counters of a worker process, for any of its threads to read and to set.
+
+    Args:
+        max_jobs: recycle the process after this many jobs; None: never.
+        on_lost: called once, when the lease is lost.
+    """
+
+    def __init__(self, *, max_jobs: int | None = None, on_lost: Callable[[], None] | None = None) -> None:
+        self.id = leases.new_process_id()
+        self.backoff = OutageBackoff()
+        self.pollers = Pollers()
+        self.exit_code = EXIT_DRAINED
+        self.completed = 0
+        self.failed = 0
+        self.is_lost = False
+        self._max_jobs = max_jobs
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._claiming: set[object] = set()
+        self._found_nothing = False
+
+    # Stopping.
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further job is claimed or started."""
+        return self._stopping.is_set()
+
+    def wait_until_stopping(self, seconds: float | None = None) -> bool:
+        """Wait until the process stops; return whether it does."""
+        return self._stopping.wait(seconds)
+
+    def drain(self) -> None:
+        """Claim nothing more; whoever waits for that stops the process in order."""
+        self._stopping.set()
+        self.pollers.wake_all()
+
+    def recycle(self) -> None:
+        """Drain and leave with exit code 75, to be started anew."""
+        self.exit_code = self.exit_code or EXIT_RECYCLE
+        self.drain()
+
+    def recycle_after(self, error: Exception) -> None:
+        """Recycle because a loop met an error that nobody foresaw: the next process starts in a known state."""
+        logger.error("a loop of worker process %s broke; the process will be recycled", self.id, exc_info=error)
+        self.recycle()
+
+    def lose_lease(self) -> None:
+        """Stop at once: nothing that this process still does may be written."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        logger.error("worker process %s has lost its lease; whatever it still runs is dropped", self.id)
+        if self._on_lost is not None:
+            self._on_lost()
+        self.exit_code = EXIT_LEASE_LOST
+        self.drain()
+
+    # Counting.
+
+    def count(self, outcome: Outcome) -> None:
+        """Count a run, and recycle the process after the last one that it may run.
+
+        A run that leaves nothing to settle here counts as completed: its job completed in the handler's own transaction, or
+        was settled by its child.
+        """
+        with self._lock:
+            self._found_nothing = False
+            if outcome.is_completed or not outcome.needs_settle:
+                self.completed += 1
+            else:
+                self.failed += 1
+        if self._max_jobs is not None and self.completed + self.failed >= self._max_jobs:
+            self.recycle()
+
+    def jobs_left(self) -> int:
+        """Return how many more jobs this process may run."""
+        return UNLIMITED if self._max_jobs is None else max(1, self._max_jobs - self.completed - self.failed)
+
+    # Claiming.
+
+    def begin_claim(self, worker: object) -> None:
+        """Note that a worker thread is about to claim."""
+        with self._lock:
+            self._claiming.add(worker)
+
+    def end_claim(self, worker: object, *, found: bool) -> None:
+        """Note whether the claim of a worker thread found something."""
+        with self._lock:
+            self._claiming.discard(worker)
+            self._found_nothing = not found
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether the last claim was in vain, no job has run since, and no thread claims now."""
+        with self._lock:
+            return self._found_nothing and not self._claiming
