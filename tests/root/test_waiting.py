@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from django.db import connections
@@ -41,15 +42,15 @@ def test_it_gives_up_in_time_and_names_the_status() -> None:
 def test_a_notification_ends_the_wait_at_once(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With looks only every 30 s, nothing but a notification can end the wait soon."""
     subscribed = threading.Event()
-    original = waiting.FinishedSubscription.wait
+    original = waiting.Subscription.wait
 
-    def wait_and_tell(self: waiting.FinishedSubscription, seconds: float) -> bool:
+    def wait_and_say(self: waiting.Subscription, seconds: float) -> Iterator[tuple[str, str]]:
         subscribed.set()
         return original(self, seconds)
 
     monkeypatch.setattr(waiting, "NOTIFIED_PAUSE", 30.0)
     monkeypatch.setattr(waiting, "LONGEST_PAUSE", 0.002)
-    monkeypatch.setattr(waiting.FinishedSubscription, "wait", wait_and_tell)
+    monkeypatch.setattr(waiting.Subscription, "wait", wait_and_say)
     queue = JobQueue("told")
     queue.register_handler("t", lambda payload: None)
     job_id = queue.enqueue("t")
