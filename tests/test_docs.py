@@ -28,6 +28,7 @@ from tests.support.pages import (
     Block,
     anchors,
     blocks,
+    code_words,
     command_lines,
     links,
     name_of,
@@ -41,8 +42,12 @@ ONLY_COMPILED = {"docs/migrating.md", "docs/performance.md", "docs/reliability.m
 TUTORIAL = DOCS / "tutorial.md"
 OTHERS_COMMANDS = {"db_worker", "prune_db_task_results", "qcluster", "qinfo", "qmonitor", "rqworker"}
 WORDS_NOT_USED = re.compile(
-    r"\b(purg(e|es|ed|ing)|zombies?|orphan(s|ed)?|fire[sd]?|defer(s|red)?|eta|countdown)\b", re.I
+    r"\b(purg(e|es|ed|ing)|zombies?|orphan(s|ed)?|fire[sd]?|defer(s|red)?|eta|countdown|trays?|keepers?|(?<!dead\s)letters?)\b",
+    re.I,
 )
+# Names in the pages that are none of ours: files of the site that they build, addresses, permissions, ids of checks.
+SITES_OWN = re.compile(r"(mysite|shop)/|(manage|jobs|tasks|conftest)\.py$|health/")
+NO_MODULE = re.compile(r"django_jobs\.((add|change|delete|view)_\w+|(tasks\.)?[EWI]\d{3})$")
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 EVERY_PAGE = pytest.mark.parametrize("page", pages(), ids=name_of)
 
@@ -161,7 +166,41 @@ def test_the_links_of_each_page_lead_somewhere(page: Path) -> None:
 
 @EVERY_PAGE
 def test_the_words_of_each_page_are_those_of_the_design(page: Path) -> None:
-    assert not [found[0] for found in WORDS_NOT_USED.finditer(prose(page))]
+    text = " ".join(prose(page).split())  # "dead letter" may be on two lines
+    assert not [found[0] for found in WORDS_NOT_USED.finditer(text)]
+
+
+@EVERY_PAGE
+def test_the_files_that_each_page_names_exist(page: Path) -> None:
+    """Look below the repository, the package, and the folder of the page."""
+    named = [word for word in code_words(page) if re.fullmatch(r"[\w./-]+(\.py|\.html|\.md|\.toml|\.yml|/)", word)]
+    places = (ROOT, ROOT / "django_jobs", DOCS, page.parent)
+    gone = [
+        word for word in named if not SITES_OWN.match(word) and not any((place / word).exists() for place in places)
+    ]
+    assert gone == []
+
+
+@EVERY_PAGE
+def test_the_modules_that_each_page_names_exist(page: Path) -> None:
+    named = re.findall(r"\bdjango_jobs(?:\.[A-Za-z_]\w*)+", page.read_text())
+    assert [name for name in named if not NO_MODULE.match(name) and not is_ours(name)] == []
+
+
+def is_ours(dotted: str) -> bool:
+    """Return whether a dotted name is a module of the package, or a name in the source of one."""
+    path, (_, *parts) = ROOT / "django_jobs", dotted.split(".")
+    while parts and ((path / parts[0]).is_dir() or (path / f"{parts[0]}.py").exists()):
+        path /= parts.pop(0)
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return set(parts) <= set(re.findall(r"\w+", source.read_text()))
+
+
+def test_the_names_on_the_architecture_page_are_in_the_source() -> None:
+    source = {word for path in (ROOT / "django_jobs").rglob("*.py") for word in re.findall(r"\w+", path.read_text())}
+    named = [word for word in code_words(DOCS / "architecture.md") if re.fullmatch(r"@?[A-Za-z_][\w.]*(\(.*\))?", word)]
+    assert len(named) > 50
+    assert [word for word in named if not set(re.findall(r"\w+", word.partition("(")[0])) <= source | {"py"}] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -212,7 +251,7 @@ def test_the_command_line_page_has_every_verb_and_option() -> None:
     for verb in verbs.choices:
         assert re.search(rf"\bjobs {verb}\b", text), verb
     ours = runworkers.create_parser("manage.py", "runworkers")._actions
-    own = {"lifeline", "help", "version", "settings", "pythonpath", "traceback", "verbosity"}
+    own = {"supervised", "isolated", "help", "version", "settings", "pythonpath", "traceback", "verbosity"}
     for action in ours:
         if action.dest not in own | {"no_color", "force_color", "skip_checks"}:
             assert action.option_strings[-1] in text, action.dest

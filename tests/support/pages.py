@@ -114,6 +114,11 @@ def prose(page: Path) -> str:
     return re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`\n]+`", "", text))
 
 
+def code_words(page: Path) -> list[str]:
+    """Return what stands between backquotes in the text of a page."""
+    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", page.read_text()))
+
+
 def links(page: Path) -> Iterator[str]:
     """Yield the targets of a page's links and pictures."""
     yield from re.findall(r"\]\(([^)\s]+)\)", _FENCE.sub("", page.read_text()))
