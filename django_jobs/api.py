@@ -75,7 +75,7 @@ def job(job_type: Any = None, **options: Any) -> Any:
         atomic: run the handler and complete the job in one transaction.
         isolation: "thread", or "process" for a subprocess with a hard timeout.
         takes_context: call the handler with (context, payload) instead of (payload).
-        dead_letter: False lets jobs end FAILED, without a letter for an operator.
+        dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
@@ -125,9 +125,9 @@ def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: U
 
     Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
     """
-    from django_jobs.lifecycle import submit
+    from django_jobs.lifecycle import submit as lifecycle
 
-    return submit.submit(job_type, payload, options=options)
+    return lifecycle.submit(job_type, payload, options=options)
 
 
 async def asubmit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
@@ -141,9 +141,9 @@ def submit_many(new_jobs: Iterable[NewJob]) -> list[Job]:
     Jobs may depend on each other by `job_id`, forward references included. Raises InvalidJob that names the index of each bad
     item, and CycleError with the path of a circle.
     """
-    from django_jobs.lifecycle import submit
+    from django_jobs.lifecycle import submit as lifecycle
 
-    return submit.submit_many(new_jobs)
+    return lifecycle.submit_many(new_jobs)
 
 
 async def asubmit_many(new_jobs: Iterable[NewJob]) -> list[Job]:

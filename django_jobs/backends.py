@@ -32,7 +32,7 @@ __all__ = ["DummyBackend", "ImmediateBackend", "JobsBackend", "JobsTask", "TaskR
 
 
 class TakesOurOptions(BaseTaskBackend):
-    """What the three have in common: tasks with our options, `run_after` as a timedelta too, and checks."""
+    """Base of the three backends: tasks with our options, `run_after` as a timedelta too, and checks."""
 
     task_class = JobsTask
 

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 # From the ground up; a module belongs to the longest name that it begins with. Imports point down, or stay on a floor.
 FLOORS = (
     (
-        "conf", "exceptions", "handlers", "retry", "rules", "payloads", "compat", "ids", "names", "numbers", "text", "submission",
-        "propagation", "scheduling.cron", "scheduling.spec",
+        "conf", "exceptions", "handlers", "retry", "rules", "payloads", "compat", "ids", "names", "numbers", "text",
+        "submission", "propagation", "scheduling.cron", "scheduling.spec",
     ),
     ("db",),
     ("models", "signals"),

@@ -22,6 +22,7 @@ logger = logging.getLogger("django_jobs")
 # A notification in the committing transaction takes a cluster-wide lock until the log is flushed, hence after it; a burst of
 # submits needs only the first one, because an awake worker looks again by itself.
 QUIET_SECONDS = 0.02
+# Three channels, with the queue as payload: a worker of all queues listens once, and no queue's name has to be an identifier.
 WORK_CHANNEL = "django_jobs_work"
 PROCESS_CHANNEL = "django_jobs_process"
 FINISHED_CHANNEL = "django_jobs_finished"

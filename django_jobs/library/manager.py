@@ -23,7 +23,7 @@ logger = logging.getLogger("django_jobs")
 
 
 class EventHandler:
-    """What may be notified of jobs; override what you need. Called in the thread in which it happens."""
+    """Base for an object that is notified of jobs; override what you need. Called in the thread in which it happens."""
 
     def on_job_submitted(self, job: Job) -> None:
         """A job was written."""
@@ -58,7 +58,7 @@ class JobQueueManager:
     def __init__(self, config: Mapping[str, Any] | None = None, event_handler: Any = None) -> None:
         self.queues: dict[str, JobQueue] = {}
         self._pools: dict[str, WorkerPool] = {}
-        self._homes: dict[str, str] = {}
+        self._queue_of_type: dict[str, str] = {}
         self._event_handler = event_handler
         for name, queue_config in _queues_of(config).items():
             self.create_queue(name, **queue_config)
@@ -91,27 +91,27 @@ class JobQueueManager:
     ) -> None:
         """Let a queue run jobs of a type with a function; jobs of that type then go to that queue."""
         self.queue(queue).register_handler(job_type, handler, **options)
-        self._homes[job_type] = queue
+        self._queue_of_type[job_type] = queue
 
     def submit(self, job_type: str, payload: Mapping[str, Any] | None = None, **kwargs: Any) -> str:
         """Write a job and return its id; it goes to `queue`, else to the queue whose handler was registered for its type.
 
         The other options are those of `django_jobs.submit`. Raises InvalidJob.
         """
-        name = kwargs.pop("queue", None) or self._homes.get(job_type, "default")
+        name = kwargs.pop("queue", None) or self._queue_of_type.get(job_type, "default")
         return self.queue(name).enqueue_by_rules(job_type, payload, **kwargs)
 
     # Workers.
 
     def start_workers(self, queue: str | None = None) -> None:
         """Start the worker threads of a queue, or of all: `max_workers` of its configuration, else the site's THREADS."""
+        site = conf.get_settings()
         for name in self._named(queue):
             if name not in self._pools:
-                site = conf.get_settings()
-                lane = site.QUEUES.get(name, conf.QueueSettings())
-                number = self.queues[name].config.max_workers or lane.max_workers or site.THREADS
-                self._pools[name] = WorkerPool(self.queues[name], number)
-                self._pools[name].start()
+                of_queue = site.QUEUES.get(name, conf.QueueSettings()).max_workers
+                pool = WorkerPool(self.queues[name], self.queues[name].config.max_workers or of_queue or site.THREADS)
+                self._pools[name] = pool
+                pool.start()
 
     def stop_workers(self, queue: str | None = None, graceful: bool = True) -> None:
         """Stop the worker threads of a queue, or of all: after their current job, and `graceful` waits for that."""
@@ -186,9 +186,9 @@ class JobQueueManager:
         if job.queue not in self.queues:
             return
         try:
-            method_of_handler = getattr(self._event_handler, method, None)
-            if method_of_handler is not None:
-                method_of_handler(job, *arguments)
+            call = getattr(self._event_handler, method, None)
+            if call is not None:
+                call(job, *arguments)
         except Exception:
             logger.exception("the event handler's %s failed for job %s", method, job.id)
 
@@ -221,6 +221,6 @@ def _queues_of(config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, An
             *(f"config has an unknown key {shown(key)}.{did_you_mean(key, ['queues'])}" for key in unknown)
         )
     queues = given.get("queues", {})
-    if not isinstance(queues, Mapping) or not all(isinstance(one, Mapping) for one in queues.values()):
+    if not isinstance(queues, Mapping) or not all(isinstance(queue, Mapping) for queue in queues.values()):
         raise InvalidJob('config["queues"]: give a dict of queue names to dicts')
     return queues

@@ -33,7 +33,7 @@ from django_jobs.worker.thread import Worker
 
 
 class QueueHandlers(Registry):
-    """The handlers of one JobQueue, which win over the decorated ones, and the rules that its configuration makes."""
+    """The handlers of one JobQueue, which win over decorated ones, and the rules that follow from its configuration."""
 
     def __init__(self, name: str, config: conf.QueueSettings) -> None:
         super().__init__(parent=registry)
@@ -41,30 +41,31 @@ class QueueHandlers(Registry):
         self._config = config
 
     def rules(self, handler: Handler | None, queue: str) -> Rules:
-        """Return what holds for a handler's jobs in a queue: the handler's word, then this object's, then the site's."""
+        """Return the options that hold for a handler's jobs in a queue: the handler's, else this object's, else the site's."""
         settings = conf.get_settings()
-        if queue != self._name:
-            return make_rules(handler, queue, settings)
-        return make_rules(handler, queue, replace(settings, QUEUES={**settings.QUEUES, queue: self._lane(settings)}))
+        if queue == self._name:
+            settings = replace(settings, QUEUES={**settings.QUEUES, queue: self._queue_settings()})
+        return make_rules(handler, queue, settings)
 
-    def say_retries(self, job_type: str) -> bool:
-        """Return whether the handler of a type, this object or the site's settings of this queue speak of retries."""
+    def sets_retries(self, job_type: str) -> bool:
+        """Return whether the handler of a type, this object or the site's settings of this queue set `max_retries`."""
         handler = self.find(job_type)
-        said = handler.max_retries if handler else None
-        return said is not None or self._lane(conf.get_settings()).max_retries is not None
+        of_handler = handler.max_retries if handler else None
+        return of_handler is not None or self._queue_settings().max_retries is not None
 
-    def _lane(self, settings: conf.JobsSettings) -> conf.QueueSettings:
-        site = settings.QUEUES.get(self._name, conf.QueueSettings())
-        said = {one.name: getattr(self._config, one.name) for one in fields(self._config)}
-        return replace(site, **{name: value for name, value in said.items() if value is not None})
+    def _queue_settings(self) -> conf.QueueSettings:
+        """Return the site's settings of this queue, with this object's in their place where it has any."""
+        site = conf.get_settings().QUEUES.get(self._name, conf.QueueSettings())
+        own = {field.name: getattr(self._config, field.name) for field in fields(self._config)}
+        return replace(site, **{name: value for name, value in own.items() if value is not None})
 
 
 def parse_config(name: str, config: Mapping[str, Any]) -> conf.QueueSettings:
     """Return the checked configuration of a queue; raise InvalidJob with all that is wrong with it."""
     parsed, problems = conf.parse({"QUEUES": {name: config}})
     if problems:
-        said = (f"{one.message} {one.hint}" if one.kind == "key" else one.message for one in problems)
-        raise InvalidJob(*(text.replace(f"{conf.NAME}['QUEUES']", "queue") for text in said))
+        texts = (f"{found.message} {found.hint}" if found.kind == "key" else found.message for found in problems)
+        raise InvalidJob(*(text.replace(f"{conf.NAME}['QUEUES']", "queue") for text in texts))
     return parsed.QUEUES[name]
 
 
@@ -108,7 +109,7 @@ class JobQueue:
             job: a job type, or a job from `Job.create`, which then becomes the job that is stored.
             payload, options: as for `django_jobs.submit`, without `queue`; `scheduled_at` may also be Unix seconds.
                 Given a type, `max_retries` is 0 unless the options, the handler, this queue's configuration or the
-                site's settings of this queue say otherwise: what a handler raises ends the job.
+                site's settings of this queue set another: what a handler raises ends the job.
 
         Raises InvalidJob with every problem.
         """
@@ -116,12 +117,12 @@ class JobQueue:
             if payload is not None or options:
                 raise InvalidJob("give a job, or a job type with its payload and options")
             return self._enqueue_job(job)
-        if options.get("max_retries") is None and isinstance(job, str) and not self.handlers.say_retries(job):
+        if options.get("max_retries") is None and isinstance(job, str) and not self.handlers.sets_retries(job):
             options["max_retries"] = 0
         return self.enqueue_by_rules(job, payload, **options)
 
     def enqueue_by_rules(self, job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> str:
-        """Write a job as `enqueue` does, with the site's MAX_RETRIES where nothing else is said."""
+        """Write a job as `enqueue` does; without any other `max_retries` the site's MAX_RETRIES holds."""
         if options.get("queue", self.name) != self.name:
             raise InvalidJob(f"queue={options['queue']!r}: this is the queue {self.name!r}")
         given = with_moments({**options, "queue": self.name})
@@ -153,7 +154,7 @@ class JobQueue:
     def dequeue(self) -> Job | None:
         """Claim the next ready job and return it, or None; end it with `update_status`.
 
-        It is held by a worker process inside this one, whose lease lasts as long as this process lives.
+        The job is held by this script's worker process, whose lease lasts as long as the script runs.
         """
         process = self._process()
         for claimed in claim(self.name, 1, process.id):
@@ -166,7 +167,7 @@ class JobQueue:
         return self._ready().order_by("rank", "available_at", "id").first()
 
     def process_next(self) -> str | None:
-        """Run the next ready job here and now; return its id, or None when none is ready.
+        """Run the next ready job now, to its end, and return its id; None when none is ready.
 
         What the handler raises ends the attempt and is not raised here: the job is retried or dead by its rules.
         """
@@ -177,7 +178,7 @@ class JobQueue:
         return worker.run_one(self.name)
 
     def _process(self) -> Process:
-        """Return this script's worker process, with the jobs that are due made ready."""
+        """Start this script's worker process and promote what is due; return the process."""
         if in_transaction():
             raise JobsError(
                 "a job cannot be claimed inside a transaction: the claim must be committed before the handler starts"
@@ -188,10 +189,10 @@ class JobQueue:
         return process
 
     def update_status(self, job_id: str, status: str) -> None:
-        """Move a job to a status by one of the state machine's arrows.
+        """Move a job to a status by a transition of the state machine.
 
         A running job can be moved by the process that holds it: to completed, failed, dead, cancelled, pending (handed
-        back) or scheduled (a retry). Raises JobNotFound, and InvalidJob when there is no such arrow.
+        back) or scheduled (a retry). Raises JobNotFound, and InvalidJob when there is no such transition.
         """
         job = self.get_job(job_id)
         rules = self.handlers.rules(self.handlers.find(job.job_type), self.name)
@@ -234,7 +235,7 @@ class JobQueue:
         return self.jobs().counts_by_status()
 
     def wait_for_completion(self, job_id: str, timeout: float | None = None) -> bool:
-        """Wait until a job is finished, well or badly; False when it is not after `timeout` seconds.
+        """Wait until a job is finished, in whatever status; return False when it is not after `timeout` seconds.
 
         Raises JobNotFound.
         """
@@ -247,7 +248,7 @@ class JobQueue:
     # Operating.
 
     def cancel(self, job_id: str) -> bool:
-        """Cancel a job, or ask its worker to; False when there is no such job or it is finished."""
+        """Cancel a job, or ask its worker to; return False when there is no such job or it is finished."""
         try:
             return bool(cancel([self.get_job(job_id).id]).done)
         except JobNotFound:

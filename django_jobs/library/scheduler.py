@@ -1,4 +1,4 @@
-"""A face for schedules made at run time: one-off, at an interval, by cron; what is wrong is an InvalidJob."""
+"""Schedules that are made at run time: once, at an interval, by cron. What is wrong with one is an InvalidJob."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Scheduler:
         return self._create(job_id, job_type, payload, {"cron": cron, "timezone": timezone, **options})
 
     def cancel(self, job_id: str) -> bool:
-        """Delete a schedule; False when there is none. The jobs that it submitted stay."""
+        """Delete a schedule; return False when there is none. The jobs that it submitted stay."""
         return delete_schedule(job_id)
 
-    def _create(self, name: str, job_type: str, payload: Mapping[str, Any] | None, said: Mapping[str, Any]) -> Schedule:
-        given = {"queue": self._queue, **said}
-        return create_schedule(name, job_type, payload=payload, handlers=self._handlers, **given)
+    def _create(self, name: str, job_type: str, payload: Mapping[str, Any] | None, options: dict[str, Any]) -> Schedule:
+        options = {"queue": self._queue, **options}
+        return create_schedule(name, job_type, payload=payload, handlers=self._handlers, **options)

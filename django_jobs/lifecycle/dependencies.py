@@ -44,6 +44,7 @@ def resolve(wanted: Wanted, batch_ids: Collection[str], places: Mapping[str, str
     """
     ids = {one for depends_on, _ in wanted.values() for one in depends_on if one not in batch_ids}
     statuses = locked_statuses(ids) if ids else {}
+    # A pruned one is refused as well: whether it had completed is not known any more, and to guess would start the job too early.
     missing = ids - statuses.keys()
     if missing:
         raise InvalidJob(

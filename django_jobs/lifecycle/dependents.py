@@ -57,6 +57,7 @@ def settle_dependents(ids: Sequence[str]) -> None:
     broken = [edge for edge in edges if edge.on_failure == OnFailure.FAIL]
     failed = _break(broken[:STEP])
     if len(broken) > STEP or (failed and _open_edges(failed)):
+        # Left to the sweep, the next layer would wait for up to a lease, and a drain would end before it.
         notify_cascade()
 
 
@@ -98,7 +99,10 @@ def continue_cascade() -> int:
 
 
 def _behind(edges: list[OpenEdge]) -> list[OpenEdge]:
-    """Return edges with those behind the jobs that will fail by them, layer by layer, until there are STEP."""
+    """Return edges with those behind the jobs that will fail by them, layer by layer, until there are STEP.
+
+    A chain would else take a transaction a link.
+    """
     found = list(edges)
     seen: set[str] = set()
     while edges and len(found) < STEP:

@@ -81,6 +81,7 @@ def leave(process_id: str) -> bool:
 
 def limit_silence() -> None:
     """Let the connections that this process opens from now on give up a silent server before the lease is over."""
+    # Of this process only: the site's requests may be as patient as they like.
     add_default_options(dialect().silence_options(get_settings().LEASE_SECONDS))
 
 

@@ -23,9 +23,13 @@ class AttemptOutcome(models.TextChoices):
 
 
 class Attempt(models.Model):
-    """A started run that did not complete, with its reason. Times are the database's."""
+    """A started run that did not complete, with its reason. Times are the database's.
+
+    Most jobs succeed at once, and a row for each would double the writes.
+    """
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts", verbose_name=_("job"))
+    # retry_count + 1. A release or a snooze spends no retry, so two attempts may have one number; their times differ.
     number = models.PositiveIntegerField(_("number"))
     worker_id = ExactCharField(_("worker process"), max_length=128, default="")
     started_at = models.DateTimeField(_("started at"), null=True)

@@ -126,6 +126,8 @@ class Job(models.Model):
     job_type = ExactCharField(_("job type"), max_length=200)
     queue = ExactCharField(_("queue"), max_length=64, default="default")
     payload = StrictJSONField(_("payload"), default=dict)
+    # Lower runs first: MariaDB cannot read an index of mixed directions without a sort, which locks every row that it reads.
+    # A step of priority is 20, which leaves room for all priorities of Django's tasks, -100 to 100, in one order.
     rank = models.SmallIntegerField(_("rank"), default=0)
     status = ExactCharField(_("status"), max_length=10, choices=JobStatus, default=JobStatus.PENDING)
     scheduled_at = models.DateTimeField(_("scheduled at"), null=True, blank=True)
@@ -141,6 +143,7 @@ class Job(models.Model):
     error = ExactTextField(_("error"), null=True, blank=True)
     metadata = StrictJSONField(_("metadata"), default=dict)
     unique_key = ExactCharField(_("unique key"), max_length=200, null=True, blank=True)
+    # The key while the job is live, else NULL: unique wherever it is not NULL, which every database can promise.
     unique_lock = ExactCharField(_("unique lock"), max_length=200, null=True, blank=True)
     pending_dependencies = models.PositiveIntegerField(_("dependencies open"), default=0)
     fence = models.BigIntegerField(_("fence"), default=0)
@@ -179,6 +182,8 @@ class Job(models.Model):
                 condition=Q(unique_lock__isnull=True) | Q(status__in=sorted(LIVE)),
             ),
         )
+        # Each further index costs the hot path about 13 %. Scheduled jobs stay out of the first one: kept in it, many of them
+        # made a claim cost 2.9 times as much. Where no index can be partial, `status` keeps them apart.
         indexes = (
             HotIndex(
                 name="django_jobs_job_ready",
@@ -303,6 +308,7 @@ class Job(models.Model):
         }
 
     # The moves. Each raises JobNotFound when the row is gone, and InvalidJob for an illegal move, which changes nothing.
+    # They hold no rule. Only here a room imports from above, inside the methods: `job.cancel()` is what people look for.
 
     def cancel(self) -> str:
         """Cancel the job: at once when it waits, by asking its worker when it runs; return the status then."""

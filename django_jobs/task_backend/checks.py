@@ -37,7 +37,7 @@ def _check_queues(alias: str) -> Iterator[CheckMessage]:
     where = f"TASKS[{alias!r}]['QUEUES']"
     if isinstance(queues, str):
         yield Error(
-            f"{where} is a string, and so it allows one queue for each of its letters.",
+            f"{where} is a string, and so it allows one queue for each of its characters.",
             hint=f"Give a list: [{queues!r}].",
             id="django_jobs.tasks.E002",
         )

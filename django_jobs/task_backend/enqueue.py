@@ -1,4 +1,4 @@
-"""Write the job of a task and give back its result; nothing is read that the row just written would say."""
+"""Enqueue: write the job of a task and return its result, without reading the row that was just written."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django_jobs.compat import Task, TaskResultStatus
-from django_jobs.exceptions import InvalidJob
 from django_jobs.ids import new_id
 from django_jobs.lifecycle.submit import submit, submit_row
 
-from .options import TaskRefused, submit_options
+from .options import submit_options, task_refused
 from .results import BACKEND_KEY, JobsTaskResult, result_of
 
 if TYPE_CHECKING:
     AnyTask = Task[..., Any]
 
-LOOKS_FIRST = frozenset({"unique_key", "depends_on", "delay", "scheduled_at"})
+# Options that `submit_row` does not take.
+NEED_A_JOB = frozenset({"unique_key", "depends_on", "delay", "scheduled_at"})
 
 
 def enqueue(
@@ -44,14 +44,10 @@ def enqueue(
     payload = {"args": result.args, "kwargs": result.kwargs}
     options = _options(task, result, alias, defaults)
     rank = -int(task.priority)
-    try:
-        if not LOOKS_FIRST.isdisjoint(options):
+    with task_refused():
+        if not NEED_A_JOB.isdisjoint(options):
             return _submit(task, payload, rank, options, alias)
         job_id, created_at = submit_row(task.module_path, payload, rank=rank, options=options)
-    except TaskRefused:
-        raise
-    except InvalidJob as error:
-        raise TaskRefused(*error.problems) from None
     object.__setattr__(result, "id", job_id)
     object.__setattr__(result, "enqueued_at", created_at)
     return result, True
@@ -72,10 +68,10 @@ def _options(task: AnyTask, result: JobsTaskResult, alias: str, defaults: Mappin
 def _submit(
     task: AnyTask, payload: dict[str, Any], rank: int, options: dict[str, Any], alias: str
 ) -> tuple[JobsTaskResult, bool]:
-    # An id of our own tells a new job from the one that holds the unique key.
+    # We choose the id: a job with another one is the holder of the unique key.
     job_id = options["job_id"] = new_id()
     job = submit(task.module_path, payload, rank=rank, options=options)
     if job.pk != job_id:
         return result_of(job, alias), False
-    # A wait that counts from the enqueue is a time now, as it will be when the result is read.
+    # The task's `run_after` was a timedelta, and the stored one is a time; the result has it as later reads will.
     return result_of(job, alias, None if "delay" in options else task), True

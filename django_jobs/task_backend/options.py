@@ -1,8 +1,9 @@
-"""Our options of a task: which there are, and who says them: the task, or the OPTIONS of its backend."""
+"""Our options of a task: their names, and their values from the task or from the OPTIONS of its backend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -44,8 +45,8 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
             raise TypeError(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
 
 
-def said(task: Any, name: str, defaults: Mapping[str, Any]) -> Any:
-    """Return an option as the task says it, else as its backend does, else None."""
+def option(task: Any, name: str, defaults: Mapping[str, Any]) -> Any:
+    """Return an option of the task, else its backend's default, else None."""
     value = getattr(task, name, None)
     if value is None and name in BACKEND_OPTIONS:
         value = defaults.get(name)
@@ -55,16 +56,16 @@ def said(task: Any, name: str, defaults: Mapping[str, Any]) -> Any:
 
 
 def run_options(task: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `make_handler` is to know of a task."""
+    """Return the options of a task's handler, as `make_handler` takes them."""
     names = ("max_retries", "timeout_seconds", *RUN_OPTIONS)
-    return {name: value for name in names if (value := said(task, name, defaults)) is not None}
+    return {name: value for name in names if (value := option(task, name, defaults)) is not None}
 
 
 def submit_options(
     task: Any, args: Iterable[Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the options of one submit of a task."""
-    options = {name: value for name in SUBMIT_OPTIONS if (value := said(task, name, defaults)) is not None}
+    options = {name: value for name in SUBMIT_OPTIONS if (value := option(task, name, defaults)) is not None}
     unique_key = options.get("unique_key")
     if callable(unique_key):
         options["unique_key"] = unique_key(*args, **kwargs)
@@ -72,14 +73,15 @@ def submit_options(
 
 
 def check_options(task: Any) -> None:
-    """Raise TaskRefused for wrong values of a task's own options; what a function says is checked at the enqueue."""
+    """Raise TaskRefused for wrong values of a task's own options; what a function returns is checked at the enqueue."""
     given = {name: value for name in SUBMIT_OPTIONS if (value := getattr(task, name)) is not None}
     fixed = {name: value for name, value in given.items() if value != () and not callable(value)}
-    if fixed:
-        as_refusal(lambda: check_submission(task.module_path, None, fixed))
     rules = run_options(task, {})
-    if rules:
-        as_refusal(lambda: make_handler(task.func, task.module_path, rules))
+    with task_refused():
+        if fixed:
+            check_submission(task.module_path, None, fixed)
+        if rules:
+            make_handler(task.func, task.module_path, rules)
 
 
 def as_ids(depends_on: Any) -> Any:
@@ -88,13 +90,14 @@ def as_ids(depends_on: Any) -> Any:
         return (depends_on.id,)
     if isinstance(depends_on, str | bytes) or not isinstance(depends_on, Iterable):
         return depends_on
-    return tuple(one.id if isinstance(one, TaskResult) else one for one in depends_on)
+    return tuple(item.id if isinstance(item, TaskResult) else item for item in depends_on)
 
 
-def as_refusal(check: Callable[[], Any]) -> Any:
-    """Call a check of ours and raise what it refuses as TaskRefused."""
+@contextmanager
+def task_refused() -> Iterator[None]:
+    """Raise an InvalidJob of the block as TaskRefused."""
     try:
-        return check()
+        yield
     except TaskRefused:
         raise
     except InvalidJob as error:

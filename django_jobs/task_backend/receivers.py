@@ -15,21 +15,17 @@ if TYPE_CHECKING:
 
 
 class TaskEndedBadly(Exception):
-    """Carries the recorded traceback of a task into the log; nobody has to catch it."""
+    """Carries the recorded traceback of a task into the log; it is never raised to a caller."""
 
 
 def connect() -> None:
-    """Listen to the bad ends of jobs; connecting again changes nothing."""
-    signals.job_dead.connect(_dead, dispatch_uid="django_jobs.task_backend.dead")
-    signals.job_cancelled.connect(_cancelled, dispatch_uid="django_jobs.task_backend.cancelled")
+    """Connect to the signals of jobs that end badly; connecting again changes nothing."""
+    signals.job_dead.connect(_ended, dispatch_uid="django_jobs.task_backend.dead")
+    signals.job_cancelled.connect(_ended, dispatch_uid="django_jobs.task_backend.cancelled")
     signals.job_failed.connect(_failed, dispatch_uid="django_jobs.task_backend.failed")
 
 
-def _dead(sender: type, job: Job, **kwargs: Any) -> None:
-    _finished(job)
-
-
-def _cancelled(sender: type, job: Job, **kwargs: Any) -> None:
+def _ended(sender: type, job: Job, **kwargs: Any) -> None:
     _finished(job)
 
 

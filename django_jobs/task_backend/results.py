@@ -32,8 +32,8 @@ STATUSES = {
     JobStatus.DEAD: TaskResultStatus.FAILED,
     JobStatus.CANCELLED: TaskResultStatus.FAILED,
 }
-# What stands for an attempt that ended without an exception of the task's own.
-STAND_INS = {
+# The exception of an attempt that ended without one of the task's own.
+EXCEPTIONS = {
     AttemptOutcome.TIMED_OUT: "django_jobs.exceptions.TimedOut",
     AttemptOutcome.LEASE_LOST: "django_jobs.exceptions.LeaseLost",
     AttemptOutcome.CANCELLED: "django_jobs.exceptions.Cancelled",
@@ -43,7 +43,7 @@ NO_ERRORS = frozenset({AttemptOutcome.RELEASED, AttemptOutcome.SNOOZED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobsTaskResult(BaseResult):  # type: ignore[misc]  # the stubs forget that it is frozen
-    """A task's result that leads to its job, where the whole story is: retries, progress, dead letters."""
+    """A task's result with its job, which has the rest: retries, progress, dead letters."""
 
     @property
     def job_id(self) -> str:
@@ -67,7 +67,7 @@ def find_result(result_id: Any, alias: str) -> JobsTaskResult:
 
 
 def is_task(job: Job) -> bool:
-    """Say whether a job was enqueued as a task, or is of a type that this process knows as one."""
+    """Return whether a job was enqueued as a task, or is of a type that this process knows as one."""
     return BACKEND_KEY in job.metadata or known_task(job.job_type) is not None
 
 
@@ -75,13 +75,13 @@ def result_of(job: Job, alias: str, task: AnyTask | None = None) -> JobsTaskResu
     """Return a job as the result of a task.
 
     Args:
-        alias: the backend that stands in for one that is no longer configured, or that the job does not name.
+        alias: the backend of the result when the job names none, or one that is no longer configured.
         task: the task if the caller has it; else it is restored.
     """
     alias = _configured(job.metadata.get(BACKEND_KEY), alias)
-    # The fence tells whether there can have been an earlier start, so that a first run costs no further query.
-    quiet = job.fence <= (2 if job.status == JobStatus.COMPLETED else 1)
-    attempts = [] if quiet else list(Attempt.objects.using(job._state.db).filter(job_id=job.pk).order_by("pk"))
+    # The fence shows whether there can have been an earlier start, so that a first run costs no further query.
+    first_run = job.fence <= (2 if job.status == JobStatus.COMPLETED else 1)
+    attempts = [] if first_run else list(Attempt.objects.using(job._state.db).filter(job_id=job.pk).order_by("pk"))
     worker_ids = [attempt.worker_id for attempt in attempts]
     if job.status in (JobStatus.RUNNING, JobStatus.COMPLETED):
         worker_ids.append(job.worker_id or "")
@@ -138,7 +138,7 @@ def _errors(attempts: list[Attempt]) -> list[TaskError]:
     return [
         TaskError(
             exception_class_path=attempt.exception_class
-            or STAND_INS.get(AttemptOutcome(attempt.outcome), "django_jobs.exceptions.JobsError"),
+            or EXCEPTIONS.get(AttemptOutcome(attempt.outcome), "django_jobs.exceptions.JobsError"),
             traceback=attempt.traceback or attempt.error,
         )
         for attempt in attempts
@@ -148,7 +148,7 @@ def _errors(attempts: list[Attempt]) -> list[TaskError]:
 
 def _end_without_attempt(job: Job) -> TaskError:
     if job.status == JobStatus.CANCELLED:
-        return TaskError(exception_class_path=STAND_INS[AttemptOutcome.CANCELLED], traceback="cancelled before it ran")
+        return TaskError(exception_class_path=EXCEPTIONS[AttemptOutcome.CANCELLED], traceback="cancelled before it ran")
     return TaskError(exception_class_path="django_jobs.exceptions.JobsError", traceback=job.error or "")
 
 
@@ -156,7 +156,7 @@ def restored_task(job: Job, alias: str) -> AnyTask:
     """Return the task of a row. No check is made, so that a row outlives its task's function, queue and options."""
     known = known_task(job.job_type)
     kind = JobsTask if known is None else type(known)
-    said = {
+    stored = {
         "func": _unknown_function(job.job_type) if known is None else known.func,
         "priority": -job.rank,
         "backend": alias,
@@ -165,7 +165,7 @@ def restored_task(job: Job, alias: str) -> AnyTask:
     }
     task = object.__new__(kind)
     for field in fields(kind):
-        value = said[field.name] if field.name in said else getattr(known, field.name, field.default)
+        value = stored[field.name] if field.name in stored else getattr(known, field.name, field.default)
         object.__setattr__(task, field.name, value)
     return task
 

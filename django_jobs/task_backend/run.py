@@ -24,7 +24,7 @@ from django_jobs.compat import (
 from django_jobs.exceptions import Fail
 from django_jobs.handlers import make_handler, registry
 
-from .options import RUN_OPTIONS, TaskRefused, as_refusal, run_options
+from .options import RUN_OPTIONS, TaskRefused, run_options, task_refused
 from .task import TaskHandler
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def register(task: AnyTask, alias: str, defaults: Mapping[str, Any]) -> None:
     kind = AsyncRunner if iscoroutinefunction(task.func) else Runner
     options: dict[str, Any] = {"takes_context": True, "queue": task.queue_name, **run_options(task, defaults)}
     runner = kind(task, alias, defaults)
-    as_refusal(lambda: registry.register(make_handler(runner, task.module_path, options)))
+    with task_refused():
+        registry.register(make_handler(runner, task.module_path, options))
 
 
 def _refuse_other_rules(known: AnyTask, task: AnyTask) -> None:

@@ -1,4 +1,4 @@
-"""A task with our options: Django's `Task`, and what a job can be told besides."""
+"""A task with our options: Django's `Task`, with the options of `@job` and `submit()`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:
 
 
 class TaskHandler:
-    """What the handler of a task is to whoever has to know it for one: it holds its task."""
+    """Base of the handlers that run tasks, by which `known_task` recognizes them."""
 
     task: BaseTask
 
@@ -33,7 +33,7 @@ def known_task(job_type: str) -> BaseTask | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobsTask(BaseTask):
-    """A task whose enqueue writes a job. None stands for what the task does not say.
+    """A task whose enqueue writes a job. None means that the option was not given.
 
     unique_key: a string, or a function of the task's arguments that returns one.
     depends_on: task results, jobs or ids.

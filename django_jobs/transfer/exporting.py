@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from django_jobs.db.connections import use_database
 from django_jobs.db.transactions import snapshot
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency
 from django_jobs.models.job import JobQuerySet
@@ -22,22 +23,22 @@ Progress = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """Tell nobody of the progress."""
+    """Report no progress."""
 
 
 def export_dicts(jobs: JobQuerySet) -> list[dict[str, Any]]:
     """Return the records of the jobs as they are at one moment, by id."""
-    with snapshot():
+    with use_database(jobs.db), snapshot():
         return [record.to_dict() for record in records(jobs)]
 
 
 def export_file(jobs: JobQuerySet, file: BinaryIO, progress: Progress = silent) -> int:
-    """Write the jobs as they are at one moment: a first line that says how many, then one line a job; return how many.
+    """Write the jobs as they are at one moment: a line with their number, then one line for each job; return the number.
 
     Equal jobs give equal bytes, whatever database they are in.
     """
     done = 0
-    with snapshot():
+    with use_database(jobs.db), snapshot():
         total = jobs.count()
         _write_line(file, {"format": FORMAT, "version": VERSION, "jobs": total})
         for done, record in enumerate(records(jobs), 1):
@@ -59,7 +60,7 @@ def all_jobs(queue: str | None = None) -> JobQuerySet:
 
 
 def records(jobs: Any) -> Iterator[Record]:
-    """Return the records of a queryset of jobs in the order of their ids, a page at a time."""
+    """Yield the records of a queryset of jobs in the order of their ids; one page is in memory at a time."""
     last = None
     while True:
         page = list((jobs if last is None else jobs.filter(pk__gt=last)).order_by("pk")[:PAGE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from array import array
 from collections import deque
@@ -23,7 +24,7 @@ PRAGMA cache_size = -4000;
 
 
 class ImportIndex:
-    """An index of records by id, in a temporary file that the operating system forgets."""
+    """An index of records by id, in a temporary file of SQLite's that vanishes when it is closed."""
 
     def __init__(self) -> None:
         self._file = sqlite3.connect("", isolation_level=None)
@@ -33,11 +34,11 @@ class ImportIndex:
         self.edges = 0
 
     def close(self) -> None:
-        """Throw the file away."""
+        """Close the index, which deletes its file."""
         self._file.close()
 
     def add(self, place: str, record: Record, status: str) -> str | None:
-        """Note a record; return a problem when its id was there before."""
+        """Add a record; return the problem when another one has its id."""
         job = record.job
         self.count += 1
         try:
@@ -56,26 +57,26 @@ class ImportIndex:
         return None
 
     def know(self, ids: Sequence[str]) -> None:
-        """Note that these jobs are in the database already, just as the records say."""
+        """Note that the database has these jobs already, with equal content."""
         self._file.executemany("UPDATE job SET is_known = 1 WHERE id = ?", [(job_id,) for job_id in ids])
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of the ids that the database has already."""
-        marks = ", ".join("?" * len(ids))
-        return {row[0] for row in self._file.execute(f"SELECT id FROM job WHERE is_known AND id IN ({marks})", ids)}
+        known = "SELECT id FROM job WHERE is_known AND id IN (SELECT value FROM json_each(?))"
+        return {job_id for (job_id,) in self._file.execute(known, (json.dumps(ids),))}
 
     def statuses(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the status that each of the ids has in the records."""
-        marks = ", ".join("?" * len(ids))
-        return dict(self._file.execute(f"SELECT id, status FROM job WHERE id IN ({marks})", ids))
+        statuses = "SELECT id, status FROM job WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._file.execute(statuses, (json.dumps(ids),)))
 
-    def close_reading(self) -> None:
-        """Take note that every record has been added."""
+    def add_edge_indexes(self) -> None:
+        """Index the edges, once every record has been added; the questions below need it."""
         self._file.execute("CREATE INDEX edge_job ON edge (job)")
         self._file.execute("CREATE INDEX edge_depends_on ON edge (depends_on)")
 
     def outside(self, size: int) -> Iterator[list[tuple[str, str]]]:
-        """Return, page by page, (place, id) of the dependencies that are not among the records."""
+        """Yield pages of (place, id) of the dependencies that are not among the records."""
         found = self._file.execute(
             "SELECT MIN(job.place), edge.depends_on FROM edge JOIN job ON job.number = edge.job"
             " WHERE NOT EXISTS (SELECT 1 FROM job WHERE id = edge.depends_on) GROUP BY edge.depends_on"
@@ -84,7 +85,7 @@ class ImportIndex:
             yield page
 
     def locks(self, size: int) -> Iterator[list[tuple[str, str, str]]]:
-        """Return, page by page, (place, id, unique key) of the live records that would hold a key."""
+        """Yield pages of (place, id, unique key) of the live records that would hold a key."""
         found = self._file.execute(
             "SELECT place, id, unique_lock FROM job WHERE unique_lock IS NOT NULL AND NOT is_known"
         )
@@ -92,7 +93,7 @@ class ImportIndex:
             yield page
 
     def double_locks(self) -> list[tuple[str, str]]:
-        """Return (place, unique key) where two live records want one key."""
+        """Return (place, unique key) of the keys that more than one live record would hold."""
         return self._file.execute(
             "SELECT MAX(place), unique_lock FROM job WHERE unique_lock IS NOT NULL GROUP BY unique_lock HAVING COUNT(*) > 1"
         ).fetchall()
@@ -119,7 +120,7 @@ class ImportIndex:
         return None if stuck is None else self._walk(stuck, waits_for)
 
     def _walk(self, job: int, waits_for: array[int]) -> list[str]:
-        """Go from a job that is never free to one it waits for, until one comes again."""
+        """Follow the edges from a job that a circle holds back until a job comes again; return the ids of the circle."""
         path: list[int] = []
         seen: dict[int, int] = {}
         while job not in seen:

@@ -38,9 +38,9 @@ from .record import Record
 LONGEST_LINE = 64 * 1024 * 1024
 MOST_PROBLEMS = 20
 PAGE_CHARACTERS = 2_000_000
-# A job's place, to be named when something is wrong with it, its values, and how many characters they were read from.
+# A job of the import: its place, which its problems are named by; its values; how many characters they were read from.
 Item = tuple[str, Any, int]
-# Gives all records anew at each call.
+# Reads the records from the start at each call.
 Source = Callable[[], Iterator[Record]]
 
 
@@ -56,9 +56,10 @@ class Imported:
 def import_dicts(
     data: Iterable[Mapping[str, Any]], *, include_running: bool = False, queue: str = "default"
 ) -> Imported:
-    """Write what `export_dicts` or `Job.to_dict` gave; all, or nothing with an InvalidJob that names each bad item.
+    """Write jobs from `export_dicts` or `Job.to_dict`: all, or nothing with an InvalidJob that names each bad item.
 
-    `queue` is for those that name none.
+    Args:
+        queue: the queue of the jobs that name none.
     """
     if isinstance(data, Mapping | str | bytes) or not isinstance(data, Iterable):
         raise InvalidJob(f"give a list of jobs, not {shown(data)}")
@@ -159,7 +160,7 @@ class _Check:
         """Check every item, then all together; raise InvalidJob with the first problems."""
         try:
             for done, item in enumerate(items, 1):
-                self._one(item)
+                self._add(item)
                 if done % 1000 == 0:
                     progress(done, 2 * total)
         except InvalidJob as error:  # the text itself cannot be read on
@@ -167,7 +168,7 @@ class _Check:
             self._refuse()
         self._compare()
         self._refuse()
-        self._index.close_reading()
+        self._index.add_edge_indexes()
         self._problems += _missing_dependencies(self._index)
         self._problems += _taken_keys(self._index)
         circle = None if self._problems else self._index.circle()
@@ -175,7 +176,7 @@ class _Check:
             self._problems.append("the jobs depend on each other: " + " → ".join(circle))
         self._refuse()
 
-    def _one(self, item: Item) -> None:
+    def _add(self, item: Item) -> None:
         place, values, size = item
         try:
             record = Record.from_dict(values)._replace(size=size)
@@ -233,9 +234,6 @@ def _content(record: Record, *, full: bool) -> str:
     return canonical(content)
 
 
-# --- the writing
-
-
 def _existing(ids: Sequence[str]) -> dict[str, Record]:
     """Return the records of those ids that exist."""
     jobs = list(Job.objects.filter(pk__in=ids))
@@ -243,14 +241,14 @@ def _existing(ids: Sequence[str]) -> dict[str, Record]:
 
 
 def _missing_dependencies(index: ImportIndex) -> Iterator[str]:
-    """Say which dependencies are neither among the records nor in the database."""
+    """Name the dependencies that are neither among the records nor in the database."""
     for page in index.outside(PAGE):
         found = set(Job.objects.filter(pk__in=[job_id for _, job_id in page]).values_list("pk", flat=True))
         yield from (f"{place}: depends_on: there is no job {job_id!r}" for place, job_id in page if job_id not in found)
 
 
 def _taken_keys(index: ImportIndex) -> Iterator[str]:
-    """Say which unique keys two live jobs would hold."""
+    """Name the unique keys that two live jobs would hold."""
     for place, key in index.double_locks():
         yield f"{place}: extra.unique_key: another live job of the import holds {key!r}"
     for page in index.locks(PAGE):
@@ -259,6 +257,9 @@ def _taken_keys(index: ImportIndex) -> Iterator[str]:
         for place, job_id, key in page:
             if held.get(key, job_id) != job_id:
                 yield f"{place}: extra.unique_key: the live job {held[key]!r} holds {key!r}"
+
+
+# --- the writing
 
 
 def _write(source: Source, dependents: Source, index: ImportIndex) -> int:
@@ -293,7 +294,7 @@ def _write_together(source: Source, dependents: Source, index: ImportIndex) -> i
 
 
 def _pages(source: Source, index: ImportIndex) -> Iterator[list[Record]]:
-    """Return the records that are to be written, in pages that are neither too long nor too large."""
+    """Yield the records to be written, in pages of at most PAGE records and about PAGE_CHARACTERS."""
     page: list[Record] = []
     size = 0
     for record in source():
@@ -326,7 +327,7 @@ def _write_jobs(page: Sequence[Record], index: ImportIndex) -> None:
 
 
 def _dead_letters(record: Record) -> list[DeadLetter]:
-    """Put a dead job that came without its `extra` in front of an operator."""
+    """Return the dead letter of a dead job that came without its `extra`, so that an operator sees it."""
     job = record.job
     if record.is_full or job.status != JobStatus.DEAD:
         return []
@@ -340,7 +341,7 @@ def _statuses(page: Sequence[Record], index: ImportIndex) -> dict[str, str]:
     statuses: dict[str, str] = {}
     for start in range(0, len(ids), PAGE):
         statuses |= index.statuses(ids[start : start + PAGE])
-    return statuses | locked_statuses([one for one in ids if one not in statuses])
+    return statuses | locked_statuses([job_id for job_id in ids if job_id not in statuses])
 
 
 def _write_edges(page: Sequence[Record], index: ImportIndex) -> None:
@@ -354,7 +355,7 @@ def _write_edges(page: Sequence[Record], index: ImportIndex) -> None:
 
 
 def _state(edge: JobDependency, job: Job, statuses: dict[str, str]) -> DependencyState:
-    """Return how an edge stands here: as the record says, unless that would free the job too early or hold it for ever."""
+    """Return the state of an edge here: the record's, unless that would free the job too early or hold it for ever."""
     completed = statuses.get(edge.depends_on_id) == JobStatus.COMPLETED
     if edge.state == DependencyState.OPEN and completed:
         return DependencyState.SATISFIED

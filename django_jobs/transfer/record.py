@@ -30,7 +30,7 @@ Check = Callable[[str, Any], Any]
 
 
 class Record(NamedTuple):
-    """A job with all that hangs on it. `is_full`: it came with its `extra`; `size`: characters it was read from."""
+    """A job with its edges, attempts and dead letters. `is_full`: it had an `extra`; `size`: characters it was read from."""
 
     job: Job
     dependencies: list[JobDependency]
@@ -150,7 +150,7 @@ _LISTS = ("dependencies", "attempts", "dead_letters")
 
 
 class _Reading:
-    """One record on its way from plain values to models; notes every problem on the way."""
+    """Reads one record: plain values in, unsaved models out. Collects every problem."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
@@ -166,9 +166,9 @@ class _Reading:
 
     def record(self) -> Record:
         job = self.job()
-        edges = [JobDependency(job_id=job.id, depends_on_id=one.pop("depends_on"), **one) for one in self.edges(job)]
-        attempts = [Attempt(job_id=job.id, **one) for one in self.rows("attempts", _ATTEMPT)]
-        dead_letters = [DeadLetter(job_id=job.id, **one) for one in self.rows("dead_letters", _DEAD_LETTER)]
+        edges = [JobDependency(job_id=job.id, depends_on_id=row.pop("depends_on"), **row) for row in self.edges(job)]
+        attempts = [Attempt(job_id=job.id, **row) for row in self.rows("attempts", _ATTEMPT)]
+        dead_letters = [DeadLetter(job_id=job.id, **row) for row in self.rows("dead_letters", _DEAD_LETTER)]
         if self.problems:
             raise InvalidJob(*self.problems)
         job.pending_dependencies = sum(edge.state == DependencyState.OPEN for edge in edges)
@@ -178,14 +178,14 @@ class _Reading:
         data, take = self.data, self.take
         options = {name: data.get(name) for name in _SUBMITTED}
         try:
-            said = check_submission(data.get("job_type"), data.get("payload"), options)
+            submission = check_submission(data.get("job_type"), data.get("payload"), options)
         except InvalidJob as error:
             self.problems += error.problems
-            said = check_submission("unknown", None, {})
+            submission = check_submission("unknown", None, {})
         status = take("", data, "status", _status, JobStatus.PENDING)
         scheduled_at = take("", data, "scheduled_at", _nullable(unix_moment), None)
         created_at = take("", data, "created_at", unix_moment, timezone.now())
-        rank = rank_of(5 if said.priority is None else said.priority)
+        rank = rank_of(5 if submission.priority is None else submission.priority)
         finished_at = created_at if status in TERMINAL else None
         derived: dict[str, Any] = {
             "rank": rank,
@@ -198,35 +198,42 @@ class _Reading:
             "progress_message": "",
         }
         extra = {name: take("extra.", self.extra, name, check, derived.get(name)) for name, check in _EXTRA.items()}
-        if said.priority is not None and extra["rank"] is not None and priority_of(extra["rank"]) != said.priority:
-            self.problems.append(f"extra.rank={extra['rank']}: it stands for another priority than {said.priority}")
+        if (
+            submission.priority is not None
+            and extra["rank"] is not None
+            and priority_of(extra["rank"]) != submission.priority
+        ):
+            self.problems.append(
+                f"extra.rank={extra['rank']}: it stands for another priority than {submission.priority}"
+            )
         if (extra["finished_at"] is None) != (status in LIVE):
             self.problems.append(f"extra.finished_at={shown(extra['finished_at'])}: a {status} job cannot have that")
         job = Job(
-            id=said.job_id or new_id(),
-            job_type=said.job_type,
-            queue=said.queue or DEFAULT_QUEUE,
-            payload=decode(said.payload),
-            metadata=decode(said.metadata),
+            id=submission.job_id or new_id(),
+            job_type=submission.job_type,
+            queue=submission.queue or DEFAULT_QUEUE,
+            payload=decode(submission.payload),
+            metadata=decode(submission.metadata),
             status=JobStatus(status),
             scheduled_at=scheduled_at,
             created_at=created_at,
-            max_retries=3 if said.max_retries is None else said.max_retries,
+            max_retries=3 if submission.max_retries is None else submission.max_retries,
             retry_count=take("", data, "retry_count", _by(integer(0, _LARGEST)), 0),
-            timeout_seconds=said.timeout_seconds,
+            timeout_seconds=submission.timeout_seconds,
             result=take("", data, "result", _result, None),
             error=take("", data, "error", _nullable(_text()), None),
             unique_lock=extra["unique_key"] if status in LIVE else None,
             **extra,
         )
-        job.__dict__["_depends_on"] = said.depends_on
+        job.__dict__["_depends_on"] = submission.depends_on
         return job
 
     def edges(self, job: Job) -> list[dict[str, Any]]:
         """Return the edges: those of `extra`, which must be those of `depends_on`, or one for each of these."""
         named = sorted(job.__dict__["_depends_on"])
         if "dependencies" not in self.extra:
-            return [{"depends_on": one, "on_failure": OnFailure.FAIL, "state": DependencyState.OPEN} for one in named]
+            state = {"on_failure": OnFailure.FAIL, "state": DependencyState.OPEN}
+            return [{"depends_on": job_id, **state} for job_id in named]
         edges = self.rows("dependencies", _EDGE)
         if sorted(edge["depends_on"] or "" for edge in edges) != named:
             self.problems.append("extra.dependencies: these are not the jobs that depends_on names")
@@ -235,19 +242,19 @@ class _Reading:
     def rows(self, name: str, checks: Mapping[str, Check]) -> list[dict[str, Any]]:
         """Return the objects of a list in `extra`, each with all the keys of its kind."""
         given = self.extra.get(name, [])
-        if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
+        if not isinstance(given, list) or not all(isinstance(row, Mapping) for row in given):
             self.problems.append(f"extra.{name}: give a list of objects, not {shown(given)}")
             return []
         return list(self._rows(f"extra.{name}", given, checks))
 
     def _rows(self, path: str, given: list[Any], checks: Mapping[str, Check]) -> Iterator[dict[str, Any]]:
-        for index, one in enumerate(given):
+        for index, row in enumerate(given):
             here = f"{path}[{index}]."
-            self.refuse_unknown(here, one, tuple(checks))
-            missing = [name for name in checks if name not in one]
+            self.refuse_unknown(here, row, tuple(checks))
+            missing = [name for name in checks if name not in row]
             if missing:
                 self.problems.append(f"{here[:-1]}: {', '.join(missing)} is missing")
-            yield {name: self.take(here, one, name, check, None) for name, check in checks.items()}
+            yield {name: self.take(here, row, name, check, None) for name, check in checks.items()}
 
     def take(self, path: str, data: Mapping[str, Any], name: str, check: Check, default: Any) -> Any:
         """Return a checked value; the default when it is absent or has a problem."""

@@ -44,7 +44,7 @@ class OutageBackoff:
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, no secret
 
     def over(self) -> None:
-        """Note that the database took a write: that it answers does not mean that it is of use."""
+        """Note that the database took a write. An answer alone is not the end: one that is read-only for a while answers, too."""
         if self._since is None:
             return
         with self._lock:

@@ -87,7 +87,7 @@ def check_ready(options: Options) -> None:
 
 
 def _unknown_queues(names: list[str]) -> list[str]:
-    """Return what is to be said of queues that nothing names; the database is asked only when it has to be."""
+    """Return an error for each queue that nothing names; the database is queried only when settings and handlers name too few."""
     known = {*registry.queues(), *get_settings().QUEUES, "default"}
     if known.issuperset(names):
         return []
@@ -121,7 +121,7 @@ class StopSignals:
 
     def end(self) -> None:
         """Ignore signals from now on: the interpreter's own end would bring back their deadly default."""
-        gc.freeze()  # else that end looks at each object for garbage, 0.2 s of computing in each process
+        gc.freeze()  # or else that end looks at each object for garbage: 0.2 s of computing in each process
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
@@ -133,7 +133,10 @@ class StopSignals:
 
 
 def run_supervised(options: Options) -> None:
-    """Run several worker processes under a supervisor until stopped, and exit with its code."""
+    """Run several worker processes under a supervisor until stopped, and exit with its code.
+
+    Without `--processes` there is none: a container or systemd supervises already, and a second process would cost memory.
+    """
     assert options.processes is not None
     signals = StopSignals.install()
     supervisor = Supervisor(options.processes, options.of_child(), is_drain=options.drain)
@@ -151,7 +154,7 @@ def run_alone(options: Options, out: Any) -> None:
         queues=options.queues, threads=options.threads, max_jobs=options.max_jobs, max_rss=options.max_rss
     )
     lifeline.hello(process.id)
-    gc.freeze()  # the site's code and ours stay; else each search for garbage goes through it all
+    gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
     while not signals.stop.is_set():
         try:
             start_workers(process, poll_interval=options.poll_interval)

@@ -1,4 +1,7 @@
-"""The lease of a worker process: renew it, with one statement a beat, and give up in time when nobody answers."""
+"""The lease of a worker process: renew it, with one statement a beat, and give up in time when nobody answers.
+
+A lease for the process and not for each job: one UPDATE a beat, whatever it runs, and no limit to how long a job may take.
+"""
 
 from __future__ import annotations
 

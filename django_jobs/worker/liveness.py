@@ -17,7 +17,9 @@ logger = logging.getLogger("django_jobs")
 
 
 class LivenessMonitor:
-    """Remembers, by this process's own monotonic clock, since when others stand still: the second of the two looks.
+    """Remembers, by this process's own monotonic clock, since when others stand still: the second of the two looks of a rescue.
+
+    A jump of the database's clock, a stopped process or an outage makes one look wrong, and rescues nobody who lives.
 
     Args:
         held: returns the fence of each job that this process holds.

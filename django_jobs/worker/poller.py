@@ -22,7 +22,7 @@ FIRST_REST = 0.005
 DISCOVERY_SECONDS = 0.5
 NOTIFIED_POLL_SECONDS = 5.0
 LONG_IDLE_SECONDS = 60.0
-LONG_IDLE_POLLS = 5
+LONG_IDLE_POLLS = 5  # times the poll interval, where no notification arrives
 
 
 class QueueSelector:

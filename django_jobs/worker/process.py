@@ -1,4 +1,4 @@
-"""The worker process: its lease, its worker threads and its loops, its end. The same class runs in `runworkers` and in a script."""
+"""The worker process: its lease, its worker threads, its loops, its end. The same class runs in `runworkers` and in a script."""
 
 from __future__ import annotations
 

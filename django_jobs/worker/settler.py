@@ -65,9 +65,10 @@ class Settler:
 
     def try_to_settle(self, buffer: JobBuffer) -> None:
         """Settle what has ended, and what was postponed a second ago, with one try each: the watchdog has more to do."""
-        for take in (lambda: buffer.take_outcomes(time.monotonic()), buffer.take_postponed):
-            if (outcomes := take()) is not None:
-                buffer.settled(outcomes, self._try(outcomes))
+        if (outcomes := buffer.take_outcomes(time.monotonic())) is not None:
+            buffer.settled(outcomes, self._try(outcomes))
+        if (outcomes := buffer.take_postponed()) is not None:
+            buffer.settled(outcomes, self._try(outcomes))
 
     def _try(self, outcomes: list[Outcome]) -> list[Outcome]:
         """Settle with one try; return what is to be postponed: locked rows, or all while the database is away."""

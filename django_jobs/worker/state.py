@@ -66,7 +66,7 @@ class WorkerState:
         self.drain()
 
     def recycle_after(self, error: Exception) -> None:
-        """Recycle because a loop met an error that nobody foresaw: the next process starts in a known state."""
+        """Recycle because a loop met an unforeseen error: what this process holds is in doubt, and the next one starts clean."""
         logger.error("a loop of worker process %s broke; the process will be recycled", self.id, exc_info=error)
         self.recycle()
 

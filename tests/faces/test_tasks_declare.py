@@ -110,7 +110,7 @@ def test_a_task_may_be_a_function_of_a_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "options", "said"),
+    ("function", "options", "message"),
     [
         (lambda: None, {}, "module level"),
         (len, {}, "module level"),
@@ -140,8 +140,8 @@ def test_a_task_may_be_a_function_of_a_class() -> None:
         (coroutine, {"atomic": True}, "atomic"),
     ],
 )
-def test_a_wrong_task_is_refused_with_the_reason(function: Any, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidTask, match=said):
+def test_a_wrong_task_is_refused_with_the_reason(function: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidTask, match=message):
         task(**options)(function)
 
 
@@ -153,7 +153,7 @@ def test_what_we_refuse_is_both_djangos_error_and_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "said"),
+    ("use", "message"),
     [
         (lambda: task(max_retrys=3)(plain), "max_retries"),
         (lambda: task(run_after=datetime(2026, 1, 1))(plain), "using"),
@@ -161,8 +161,8 @@ def test_what_we_refuse_is_both_djangos_error_and_ours() -> None:
         (lambda: task(plain).using(unique_kee="a"), "unique_key"),
     ],
 )
-def test_an_unknown_or_misplaced_option_is_a_type_error_that_helps(use: Any, said: str) -> None:
-    with pytest.raises(TypeError, match=said):
+def test_an_unknown_or_misplaced_option_is_a_type_error_that_helps(use: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         use()
 
 
@@ -172,7 +172,7 @@ def test_using_changes_what_it_is_told_and_keeps_the_rest() -> None:
     assert (other.priority, other.max_retries, other.unique_key, other.queue_name) == (3, 0, "a", "default")
     assert (made.priority, made.max_retries) == (0, 4)
     assert other.func is made.func
-    assert registry.get(made.module_path).max_retries == 4, "the handler keeps the task's own word"
+    assert registry.get(made.module_path).max_retries == 4, "the handler keeps the task's own option"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LOGGER = TaskResultStatus.__module__.removesuffix(".base")
 
 
 class Receiver:
-    """Keeps what a signal said."""
+    """Keeps what a signal was sent with."""
 
     def __init__(self) -> None:
         self.results: list[Any] = []
@@ -65,10 +65,10 @@ def test_the_result_of_an_enqueue_says_what_was_written() -> None:
 
 def test_a_result_read_back_equals_the_one_of_the_enqueue(django_assert_num_queries: Any) -> None:
     made = tasks.add.using(priority=-5, queue_name="sums", run_after=timezone.now() + timedelta(hours=1))
-    for one in (tasks.add, made):
-        result = one.enqueue(1, two=2)
+    for added in (tasks.add, made):
+        result = added.enqueue(1, two=2)
         with django_assert_num_queries(1):
-            assert one.get_result(result.id) == result
+            assert added.get_result(result.id) == result
 
 
 def test_an_enqueue_is_one_query(django_assert_num_queries: Any) -> None:
@@ -188,7 +188,7 @@ def test_a_unique_key_may_be_made_of_the_arguments() -> None:
 
 def test_a_wrong_unique_key_of_a_function_is_refused() -> None:
     with pytest.raises(InvalidTask, match="unique_key"):
-        tasks.add.using(unique_key=lambda one: one).enqueue(7)
+        tasks.add.using(unique_key=lambda value: value).enqueue(7)
     assert not Job.objects.exists()
 
 

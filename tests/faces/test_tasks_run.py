@@ -24,7 +24,9 @@ def run(*results: Any) -> None:
     """Run until these results are finished, and refresh them."""
     with running_process():
         for result in results:
-            wait_until(lambda one=result: _refreshed(one).is_finished, 20, f"the end of {result.task.module_path}")
+            wait_until(
+                lambda result=result: _refreshed(result).is_finished, 20, f"the end of {result.task.module_path}"
+            )
 
 
 def _refreshed(result: Any) -> Any:
@@ -33,7 +35,7 @@ def _refreshed(result: Any) -> Any:
 
 
 class Events:
-    """What Django's signals said: kind, task, status and sender, in order."""
+    """What Django's signals were sent with: kind, task, status and sender, in order."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, str]] = []
@@ -127,13 +129,13 @@ def test_a_coroutine_task_runs_with_its_context(events: Events) -> None:
 
 
 def test_a_failure_is_kept_with_its_class_and_traceback(events: Events) -> None:
-    result, of_coroutine = tasks.fail.enqueue("as told"), tasks.fail_async.enqueue()
+    result, of_coroutine = tasks.fail.enqueue("as asked"), tasks.fail_async.enqueue()
     run(result, of_coroutine)
     assert result.status == of_coroutine.status == TaskResultStatus.FAILED
-    assert [error.exception_class for error in result.errors] == [ValueError]
+    assert [found.exception_class for found in result.errors] == [ValueError]
     assert [error.exception_class for error in of_coroutine.errors] == [KeyError]
     assert "raise ValueError(message)" in result.errors[0].traceback
-    assert result.errors[0].traceback.endswith("ValueError: as told")
+    assert result.errors[0].traceback.endswith("ValueError: as asked")
     assert events.of(result) == events.of(of_coroutine) == [("started", "RUNNING"), ("finished", "FAILED")]
     assert DeadLetter.objects.open().count() == 2
 
@@ -143,11 +145,11 @@ def test_a_retried_task_starts_each_time_and_finishes_once(events: Events) -> No
     run(result)
     assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, 3)
     assert (result.attempts, len(set(result.worker_ids))) == (3, 1)
-    assert [error.exception_class for error in result.errors] == [LookupError, LookupError]
+    assert [found.exception_class for found in result.errors] == [LookupError, LookupError]
     assert "attempt 2" in result.errors[1].traceback
     assert result.started_at < result.last_attempted_at
     assert events.of(result) == [("started", "RUNNING")] * 3 + [("finished", "SUCCESSFUL")]
-    at_third = [one for kind, one in events.results if kind == "started"][2]
+    at_third = [result for kind, result in events.results if kind == "started"][2]
     assert (at_third.attempts, len(at_third.errors), at_third.started_at) == (3, 2, result.started_at)
 
 
@@ -164,16 +166,16 @@ def test_what_would_not_get_better_is_not_tried_again(enqueue: Any, error: type[
     result = enqueue()
     run(result)
     assert (result.status, result.attempts) == (TaskResultStatus.FAILED, 1)
-    assert [one.exception_class for one in result.errors] == [error]
+    assert [found.exception_class for found in result.errors] == [error]
     assert events.of(result) == [("started", "RUNNING"), ("finished", "FAILED")]
 
 
 def test_a_result_that_is_not_json_has_a_letter_that_says_so() -> None:
     result = tasks.return_what_is_no_json.enqueue()
     run(result)
-    letter = DeadLetter.objects.get(job_id=result.id)
-    assert letter.reason == "bad result"
-    assert "Unsupported type" in letter.error
+    dead_letter = DeadLetter.objects.get(job_id=result.id)
+    assert dead_letter.reason == "bad result"
+    assert "Unsupported type" in dead_letter.error
 
 
 def test_a_value_becomes_json() -> None:
@@ -210,7 +212,7 @@ def test_a_cancelled_task_is_finished(events: Events) -> None:
     result.job.cancel()
     result.refresh()
     assert (result.status, result.attempts) == (TaskResultStatus.FAILED, 0)
-    assert [error.exception_class for error in result.errors] == [Cancelled]
+    assert [found.exception_class for found in result.errors] == [Cancelled]
     assert events.of(result) == [("finished", "FAILED")]
 
 
@@ -224,7 +226,7 @@ def test_a_task_without_a_letter_is_finished_once(events: Events) -> None:
 
 @task(max_retries=0, dead_letter=False)
 def quiet() -> None:
-    """Fail without a letter."""
+    """Fail without a dead letter."""
     raise ValueError("nobody has to look")
 
 
@@ -285,13 +287,17 @@ def test_a_receiver_that_raises_does_not_fail_the_task() -> None:
 
 def test_starts_and_ends_are_logged_as_django_does(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, LOGGER):
-        good, bad = tasks.add.enqueue(1), tasks.fail.enqueue("as told")
+        good, bad = tasks.add.enqueue(1), tasks.fail.enqueue("as asked")
         run(good, bad)
-        wait_until(lambda: len([one for one in caplog.records if one.levelno == logging.ERROR]) > 0, 5, "the error")
+        wait_until(
+            lambda: len([record for record in caplog.records if record.levelno == logging.ERROR]) > 0, 5, "the error"
+        )
     path = "path=tests.support.effects.tasks."
-    said = [record.getMessage() for record in caplog.records if record.name == LOGGER]
-    assert f"Task id={good.id} {path}add state=RUNNING" in said
-    assert f"Task id={good.id} {path}add state=SUCCESSFUL" in said
-    ended = next(one for one in caplog.records if one.getMessage() == f"Task id={bad.id} {path}fail state=FAILED")
+    messages = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    assert f"Task id={good.id} {path}add state=RUNNING" in messages
+    assert f"Task id={good.id} {path}add state=SUCCESSFUL" in messages
+    ended = next(
+        record for record in caplog.records if record.getMessage() == f"Task id={bad.id} {path}fail state=FAILED"
+    )
     assert ended.levelno == logging.ERROR
-    assert "ValueError: as told" in (ended.exc_text or str(ended.exc_info))
+    assert "ValueError: as asked" in (ended.exc_text or str(ended.exc_info))

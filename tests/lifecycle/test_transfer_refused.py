@@ -51,7 +51,7 @@ BAD_ITEMS = [
 def test_a_bad_item_is_named_and_nothing_is_imported(item: Any, problem: str) -> None:
     good = _line(job_id="good")
     problems = refusal(lambda: import_dicts([good, item]))
-    assert any(one.startswith("item 1: ") and problem in one for one in problems), problems
+    assert any(found.startswith("item 1: ") and problem in found for found in problems), problems
 
 
 @pytest.mark.django_db
@@ -63,7 +63,7 @@ def test_an_id_may_stand_in_a_file_once() -> None:
 @pytest.mark.django_db
 def test_a_circle_is_refused_with_its_path() -> None:
     items = [_line(job_id="in", depends_on=["b"])]
-    items += [_line(job_id=one, depends_on=[other]) for one, other in (("a", "b"), ("b", "c"), ("c", "a"))]
+    items += [_line(job_id=job_id, depends_on=[other]) for job_id, other in (("a", "b"), ("b", "c"), ("c", "a"))]
     items += [_line(job_id="free")]
     (problem,) = refusal(lambda: import_dicts(items))
     assert problem.startswith("the jobs depend on each other: ")
@@ -101,7 +101,7 @@ def test_a_bad_file_is_named_with_its_line_and_nothing_is_imported(
     data = exported()
     delete_all()
     problems = refusal(lambda: imported(spoil(data)))
-    assert any(problem in one for one in problems), problems
+    assert any(problem in found for found in problems), problems
 
 
 @pytest.mark.django_db

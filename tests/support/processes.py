@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,22 @@ from .proc import is_alive, with_environment
 from .waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+MANAGE = ("manage.py",)
 MARK = "JOBS_TEST_SPAWN"  # in the environment of a process and all its descendants, whatever their parent or group
 
 
 def manage(
-    *args: str, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+    *args: str,
+    settings: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60,
+    program: Sequence[str] = MANAGE,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `manage.py args` to its end, on the database under test, and return it with stdout and stderr as text.
+    """Run `manage.py args`, or another program, to its end, on the database under test; return it with its output as text.
 
     `settings` is its DJANGO_JOBS. After `timeout` seconds it is killed with all it started: AssertionError.
     """
-    command, environment = _command(args, settings, env)
+    command, environment = _command(program, args, settings, env)
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
             command, env=environment, cwd=ROOT, start_new_session=True,
@@ -40,7 +45,7 @@ def manage(
         except subprocess.TimeoutExpired:
             stderr.seek(0)
             raise AssertionError(
-                f"manage.py {' '.join(args)} still runs after {timeout:g} s\n{stderr.read()}"
+                f"{' '.join([*program, *args])} still runs after {timeout:g} s\n{stderr.read()}"
             ) from None
         finally:
             _kill_all(process, environment[MARK])
@@ -115,18 +120,22 @@ def spawn_workers(
 
 @contextmanager
 def spawn(
-    *args: str, settings: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None
+    *args: str,
+    settings: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+    program: Sequence[str] = MANAGE,
+    cwd: Path = ROOT,
 ) -> Iterator[Workers]:
-    """Start `manage.py args` on the database under test; in the end kill whatever is left of it.
+    """Start `manage.py args`, or another program, on the database under test; in the end kill whatever is left of it.
 
     `settings` is its DJANGO_JOBS. It has its own session, so a Ctrl-C of the tests does not reach it.
     """
-    command, environment = _command(args, settings, env)
+    command, environment = _command(program, args, settings, env)
     with tempfile.TemporaryDirectory(prefix="workers") as directory:
         log = Path(directory) / "output"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env=environment, cwd=ROOT, start_new_session=True,
+                command, env=environment, cwd=cwd, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         workers = Workers(process, environment[MARK], log)
@@ -141,13 +150,16 @@ def spawn(
 
 
 def _command(
-    args: tuple[str, ...], settings: Mapping[str, object] | None, env: Mapping[str, str] | None
+    program: Sequence[str],
+    args: tuple[str, ...],
+    settings: Mapping[str, object] | None,
+    env: Mapping[str, str] | None,
 ) -> tuple[list[str], dict[str, str]]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), MARK: uuid.uuid4().hex}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed app is not compiled anew by each process either
     if settings is not None:
         environment["DJANGO_JOBS_JSON"] = json.dumps(settings)
-    return [sys.executable, "manage.py", *args], environment
+    return [sys.executable, *program, *args], environment
 
 
 def _marked(process: subprocess.Popen[Any], mark: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""A script that runs one job in its own thread: what it has done is settled before it goes on, or by the watchdog if it cannot."""
+"""An inline worker runs one job in the script's own thread: its outcome is settled before it goes on, or else by the watchdog."""
 
 import threading
 import time

@@ -1,1 +1,1 @@
-"""Child processes: how they are started and ended, what they and their parent say to each other, and jobs that run in one."""
+"""Child processes: how they are started and ended, the protocol between parent and child, and the jobs that run alone in one."""

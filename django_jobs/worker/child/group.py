@@ -1,4 +1,7 @@
-"""A process group: a process with all that it starts, ended as a whole."""
+"""A process group: a process with all that it starts, ended as a whole.
+
+Started by `subprocess`, never forked: a fork in a process with threads copies locks that nobody will ever release.
+"""
 
 from __future__ import annotations
 

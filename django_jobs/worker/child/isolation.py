@@ -30,7 +30,6 @@ class Isolation:
 
         A job whose handler the child does not know (one that a script registered) runs in this process.
         """
-        # A suspect waits for a child that others use, because a start takes longer than most jobs.
         child = self._pool.take(0.0 if handler.isolation == "process" else PATIENCE_SECONDS)
         if child is None:
             return Outcome.released(run.job, "no child process could be started to run it in", NOT_STARTED_SECONDS)

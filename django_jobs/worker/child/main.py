@@ -1,4 +1,4 @@
-"""The child of an isolated job, which is `runworkers --isolated FD`: takes orders, runs one job at a time, settles it, says so."""
+"""The child of isolated jobs, which is `runworkers --isolated FD`: takes orders, runs a job at a time, settles it, answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_isolated(descriptor: int) -> NoReturn:
     line = Line.to_parent(descriptor)
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(line, orders), daemon=True).start()
-    gc.freeze()  # the site's code and ours stay; else each search for garbage goes through it all
+    gc.freeze()  # what Django has loaded stays, and is not to be searched for garbage
     memory = get_settings().PROCESS_MEMORY_MB
     if memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))

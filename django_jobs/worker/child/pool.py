@@ -1,4 +1,7 @@
-"""The warm children of a worker process: started when they are needed, shared by its threads, one job at a time each."""
+"""The warm children of a worker process: started when they are needed, shared by its threads, one job at a time each.
+
+They stay warm because a start of Django takes longer than most jobs, and are replaced now and then because handlers leak.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ class ChildPool:
         """Return a child that waits for orders; None when none comes up, which is no job's fault.
 
         Args:
-            patience: with all in use, another one is started once none was given back for so many seconds.
+            patience: with all in use, another one is started once none was given back for so many seconds. After a kill, the
+                suspects of all threads so share one start (half a second of computing) instead of making one each.
         """
         with self._condition:
             while True:

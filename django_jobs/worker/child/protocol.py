@@ -1,4 +1,4 @@
-"""The line between a parent and its child: a socket pair, one message a line, a word and what it is about.
+"""The protocol of a parent and its child, supervised or isolated: a socket pair, one message a line, a word and a text.
 
 - child to parent: `hello NAME` when it is ready, `alive` now and then, `answer TEXT` to an order, `bye` when it leaves in order
 - parent to child: `run JSON`, an order
@@ -89,7 +89,7 @@ class Child(ProcessGroup):
 
 
 class Lifeline:
-    """The line of a supervised process to its supervisor, seen from the process: says that it lives, sees that the other died.
+    """The line of a supervised process to its supervisor, seen from the process: reports that it lives, and notices its end.
 
     Args:
         descriptor: the process's end; None when nobody supervises it.

@@ -10,15 +10,14 @@ import os
 import sys
 
 PROGRAM = "manage.py"
-# Keeps, while a child starts, the PYTHONPATH that its operator has set: the processes that handlers start are to see that one.
+# Holds the PYTHONPATH that the operator has set while a child starts; the processes that its handlers start are to have that one.
 KEPT_PATH = "DJANGO_JOBS_PYTHONPATH"
 
 _program: list[str] | None = None
 
 
 def remember_program(argv: list[str]) -> None:
-    """Note that a management command was started with `argv`: when that is this process's own command line, its program can start
-    children, too."""
+    """Note that `runworkers` was called with `argv`: if that is the command line of this process, its program starts children."""
     global _program
     if argv[:2] == sys.argv[:2]:
         _program = _this_program()
@@ -41,24 +40,26 @@ def _likely_program() -> list[str]:
 
 
 def _this_program() -> list[str]:
-    """Return how this process was started: a module's name, or the path of a script, a directory or an archive."""
+    """Return how this process was started: a module's name, or the real path of a script, a directory or an archive."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    if spec is None:
-        return [os.path.abspath(getattr(main, "__file__", None) or sys.argv[0])]
-    if spec.name == "__main__":  # a directory or an archive
-        return [os.path.abspath(sys.argv[0])]
-    return ["-m", spec.name.removesuffix(".__main__")]
+    if spec is not None and spec.name != "__main__":
+        return ["-m", spec.name.removesuffix(".__main__")]
+    # As `sys.path` has it: a path by way of the working directory, or of a link, may lead elsewhere or nowhere later on.
+    return [os.path.realpath(sys.argv[0] if spec is not None else main.__file__ or sys.argv[0])]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a child: it imports from where this process does, wherever that was said."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    return {**os.environ, "PYTHONPATH": path, KEPT_PATH: os.environ.get("PYTHONPATH", "")}
+    """Return the environment of a child, which is to import from where this process does."""
+    # What is no path (an editable install's hook) would be looked for in the working directory, which may be gone.
+    entries = [
+        os.path.abspath(entry) for entry in sys.path if entry and (os.path.isabs(entry) or os.path.exists(entry))
+    ]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entries), KEPT_PATH: os.environ.get("PYTHONPATH", "")}
 
 
 def restore_environment() -> None:
-    """In a child that has started: set PYTHONPATH back to what its operator has said."""
+    """Set PYTHONPATH back to what the operator has set, in a child that has started."""
     kept = os.environ.pop(KEPT_PATH, None)
     if kept:
         os.environ["PYTHONPATH"] = kept
