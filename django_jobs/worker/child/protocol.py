@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from django_jobs.conf import get_settings
+from django_jobs.worker.forks import close_in_children
 
 from .group import ProcessGroup
 from .start import command, environment
@@ -28,6 +29,7 @@ class Line:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        close_in_children(end)
         self._buffer = b""
         self.has_ended = False
 

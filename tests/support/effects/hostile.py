@@ -1,6 +1,7 @@
 """Handlers that do what no handler should: ignore their end, raise what is no error, leave a mess behind."""
 
 import builtins
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -80,3 +81,55 @@ def see_order(context: Any, payload: dict[str, Any]) -> None:
         raise AssertionError("another handler's transaction is open")
     if os.path.samefile(os.getcwd(), tempfile.gettempdir()):
         raise AssertionError("another handler's directory is ours")
+
+
+@job("effects.pool")
+def pool(payload: dict[str, Any]) -> dict[str, Any]:
+    """Give up on a process of a pool, as plain Python does; return the seconds that took and the children's signal handlers."""
+    started = time.monotonic()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as workers:
+        handlers = workers.apply(_signal_handlers)
+        try:
+            workers.apply_async(time.sleep, (60,)).get(timeout=0.5)
+        except multiprocessing.TimeoutError:
+            pass
+    return {"seconds": time.monotonic() - started, "handlers": handlers}
+
+
+def _signal_handlers() -> list[str]:
+    return [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+@job("effects.forks_and_queries")
+def forks_and_queries(payload: dict[str, Any]) -> int:
+    """Let a forked child use the database, and go on with our own session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    child = multiprocessing.get_context("fork").Process(target=_count_effects)
+    child.start()
+    child.join(30)
+    if child.exitcode:
+        raise RuntimeError(f"the child ended with {child.exitcode}")
+    return Effect.objects.count()
+
+
+def _count_effects() -> None:
+    Effect.objects.count()
+    connection.close()
+
+
+@job("effects.slow_query")
+def slow_query(payload: dict[str, Any]) -> None:
+    """Wait in the database, on the connection that the thread keeps."""
+    statement = {"postgresql": "SELECT pg_sleep(%s)", "mysql": "SELECT SLEEP(%s)"}[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [payload["seconds"]])
+
+
+@job("effects.sum_of_rows")
+def sum_of_rows(payload: dict[str, Any]) -> int:
+    """Return what a query gives that has many rows, so that an answer that belongs to another query is seen."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 39")
+        return sum(row[0] for row in cursor.fetchall())
