@@ -44,7 +44,10 @@ class HandlerCleanup:
         """Remember the working directory; in a script it is the one of this call."""
         _count_changes_of_directory()
         self._changes = _changes_of_directory
-        self._home = os.open(".", os.O_RDONLY)
+        try:
+            self._home = os.open(".", os.O_RDONLY)
+        except OSError:  # it is gone, or may not be read: then it is not restored
+            return
         _homes.add(self._home)
 
     def after_job(self) -> None:

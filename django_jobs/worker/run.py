@@ -44,6 +44,11 @@ class Run:
         self._interrupt = False
 
     @property
+    def was_interrupted(self) -> bool:
+        """Whether an exception was sent into the handler's thread."""
+        return self._interrupt
+
+    @property
     def seconds(self) -> float:
         """How long the run has lasted, in seconds."""
         return time.monotonic() - self.started

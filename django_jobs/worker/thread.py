@@ -90,8 +90,8 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Repeat the step until stopped."""
-        self._cleanup.begin()
         try:
+            self._cleanup.begin()
             while not self.is_stopping:
                 try:
                     rest = self.step()
@@ -202,7 +202,10 @@ class Worker(threading.Thread):
             outcome = execute(run, handler, self.handlers, self._state.id)
         self._keep(outcome)
         self._cleanup.after_job()
-        if run.changed_session:
+        if run.was_interrupted:  # perhaps in the middle of a query, whose answer the next one would take for its own
+            self._drop_connection()
+            connections.close_all()
+        elif run.changed_session:
             self._drop_connection()
         connection = self._connection
         if connection is None or connection.connection is not self._prepared or is_stuck(connection):
