@@ -9,8 +9,10 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from django.core.management.base import CommandError
 from django.db import Error
@@ -25,7 +27,9 @@ from django_jobs.lifecycle import leases
 from django_jobs.names import did_you_mean
 
 from .backoff import OutageBackoff
+from .bounded import do_within
 from .child.protocol import Lifeline
+from .forks import watch_forks
 from .process import Process
 from .state import EXIT_LEASE_LOST
 from .supervisor import Supervisor
@@ -33,7 +37,7 @@ from .thread import start_workers
 
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
-RELEASE_SECONDS = 2.0
+RELEASE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +67,12 @@ class Options:
         return [*arguments, "--drain"] if self.drain else arguments
 
 
-def check_ready(options: Options) -> None:
+def check_ready(options: Options, signals: StopSignals) -> None:
     """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
-    leases.limit_silence()
+    if signals.is_program:
+        leases.limit_silence()
     backoff = OutageBackoff()
-    stop = StopSignals.install().stop
-    while not stop.is_set():
+    while not signals.stop.is_set():
         try:
             missing = missing_migrations()
             unknown = [] if missing else _unknown_queues(options.queues or [])
@@ -76,7 +80,7 @@ def check_ready(options: Options) -> None:
         except Error as error:
             if not is_away(error):
                 raise CommandError(f"the database cannot be used: {error}") from None
-            stop.wait(backoff.after(error))
+            signals.stop.wait(backoff.after(error))
             discard_connection()
     else:
         sys.exit(0)
@@ -100,31 +104,52 @@ def _unknown_queues(names: list[str]) -> list[str]:
 
 
 class StopSignals:
-    """The first SIGTERM or SIGINT asks to stop, the second one makes the deadline now; SIGQUIT shows every stack."""
+    """The first SIGTERM or SIGINT asks to stop, the second one makes the deadline now; SIGQUIT shows every stack.
 
-    _installed: StopSignals | None = None
+    As a context manager it leaves a caller's process as it was, for `call_command`.
 
-    def __init__(self) -> None:
+    Args:
+        is_program: whether this process is `runworkers` and nothing else, which ends with it.
+    """
+
+    def __init__(self, *, is_program: bool) -> None:
+        self.is_program = is_program
         self.stop = threading.Event()
         self.stop_now = threading.Event()
+        self._before: dict[int, Any] = {}
 
-    @classmethod
-    def install(cls) -> StopSignals:
-        """Install the handlers once per process; they only set events, so a signal never breaks into a statement."""
-        if cls._installed is None:
-            cls._installed = signals = cls()
-            if threading.current_thread() is threading.main_thread():
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, signals._receive)
-                faulthandler.register(signal.SIGQUIT, all_threads=True)
-        return cls._installed
-
-    def end(self) -> None:
-        """Ignore signals from now on: the interpreter's own end would bring back their deadly default."""
-        gc.freeze()  # or else that end looks at each object for garbage: 0.2 s of computing in each process
+    def __enter__(self) -> Self:
+        """Handle the signals, where a thread may; the handlers only set events, so a signal never breaks into a statement."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        if self.is_program:
+            watch_forks(lambda handler: handler == self._receive)
+            with suppress(OSError, ValueError, AttributeError, RuntimeError):  # a stderr that is closed, or is no file
+                faulthandler.register(signal.SIGQUIT, all_threads=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Give a caller its signal handlers back; a program keeps these, for its end would bring back the deadly default."""
+        if not self.is_program:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def end(self, code: int, *, at_once: bool = False) -> None:
+        """End with an exit code: the program, `at_once` without the interpreter's own end; or the call, by SystemExit.
+
+        The interpreter's end would wait for threads that hang in a handler.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or none
+                stream.flush()
+        if self.is_program and at_once:
+            os._exit(code)
+        if self.is_program:
+            gc.freeze()  # or else the end looks at each object for garbage: 0.2 s of computing in each process
+            for number in self._before:
                 signal.signal(number, signal.SIG_IGN)
+        if code:
+            sys.exit(code)
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.stop.is_set():
@@ -132,29 +157,25 @@ class StopSignals:
         self.stop.set()
 
 
-def run_supervised(options: Options) -> None:
+def run_supervised(options: Options, signals: StopSignals) -> None:
     """Run several worker processes under a supervisor until stopped, and exit with its code.
 
     Without `--processes` there is none: a container or systemd supervises already, and a second process would cost memory.
     """
     assert options.processes is not None
-    signals = StopSignals.install()
     supervisor = Supervisor(options.processes, options.of_child(), is_drain=options.drain)
-    code = supervisor.run(signals.stop, signals.stop_now)
-    signals.end()
-    if code:
-        sys.exit(code)
+    signals.end(supervisor.run(signals.stop, signals.stop_now))
 
 
-def run_alone(options: Options, out: Any) -> None:
+def run_alone(options: Options, signals: StopSignals, out: Any) -> None:
     """Run one worker process until it is stopped, and exit with its code."""
-    signals = StopSignals.install()
     lifeline = Lifeline(options.supervised)
     process = Process(
         queues=options.queues, threads=options.threads, max_jobs=options.max_jobs, max_rss=options.max_rss
     )
     lifeline.hello(process.id)
-    gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
+    if signals.is_program:
+        gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
     while not signals.stop.is_set():
         try:
             start_workers(process, poll_interval=options.poll_interval)
@@ -172,12 +193,8 @@ def run_alone(options: Options, out: Any) -> None:
     _stop(process, signals)
     status.end()
     lifeline.bye()
-    signals.end()
     # Threads that hang in a handler would keep the interpreter alive, and nothing is left that needs it.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if process.state.exit_code or process.has_abandoned():
-        os._exit(process.state.exit_code)
+    signals.end(process.state.exit_code, at_once=bool(process.state.exit_code) or process.has_abandoned())
 
 
 def _is_drained(options: Options, process: Process) -> bool:
@@ -197,22 +214,14 @@ def _has_due_work(options: Options, process: Process) -> bool:
 def _stop(process: Process, signals: StopSignals) -> None:
     """Stop in order; a second signal cuts the grace short. What still runs then is handed back, right before the exit."""
     if process.state.is_lost:
-        os._exit(EXIT_LEASE_LOST)
+        signals.end(EXIT_LEASE_LOST, at_once=True)
     threading.Thread(target=_shorten_grace, args=(signals.stop_now, process), daemon=True).start()
-    if not process.stop():
+    ended = process.stop()
+    signals.stop_now.set()  # the thread that waits for it may end
+    if not ended:
         # Not for long: on SQLite a handler that hangs may hold the write lock, and a rescuer finds what is left.
-        releasing = threading.Thread(target=_release, args=(process,), daemon=True)
-        releasing.start()
-        releasing.join(RELEASE_SECONDS)
-        sys.stderr.flush()
-        os._exit(process.state.exit_code)
-
-
-def _release(process: Process) -> None:
-    try:
-        process.release_running()
-    except Error:
-        pass  # a rescuer takes the jobs back when the lease has run out
+        do_within(RELEASE_SECONDS, process.release_running)
+        signals.end(process.state.exit_code, at_once=True)
 
 
 def _shorten_grace(stop_now: threading.Event, process: Process) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-
-from django.db import Error
 
 from django_jobs.conf import get_settings
 from django_jobs.db.notify import listen_in_process
@@ -17,6 +14,7 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.release import release_process
 
+from .bounded import do_within
 from .buffer import JobBuffer
 from .child.pool import ChildPool
 from .coroutines import Coroutines
@@ -31,7 +29,7 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     from .thread import Worker
 
-logger = logging.getLogger("django_jobs")
+END_SECONDS = 1.0
 
 
 class Process:
@@ -220,16 +218,14 @@ class Process:
         self._stop_listening()
         for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog):
             loop.stop()
+        deadline = time.monotonic() + END_SECONDS
         for loop in (self.maintenance, self.watchdog):
             if loop.is_alive() and loop is not threading.current_thread():
-                loop.join(5)
+                loop.join(max(0.0, deadline - time.monotonic()))
         # Before the row goes: a beat that finds none would take the lease for lost.
         self.lease.stop()
         if ended and not self.state.is_lost:
-            try:
-                release_process(self.id)
-            except Error:
-                logger.debug("could not delete the row of this process; it will be rescued", exc_info=True)
+            do_within(END_SECONDS, lambda: release_process(self.id))
 
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""

@@ -8,14 +8,10 @@ import threading
 import time
 from collections.abc import Sequence
 
-from django.db import Error, connections
-
 from django_jobs.conf import get_settings
-from django_jobs.lifecycle.release import release_process
-from django_jobs.lifecycle.rescue import rescue_process
 
-from .backoff import OutageBackoff
 from .child.protocol import Child
+from .recovery import Recovery
 from .state import EXIT_CONFIGURATION, EXIT_DRAINED, EXIT_RECYCLE
 
 logger = logging.getLogger("django_jobs")
@@ -25,6 +21,7 @@ LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 60.0
 BOOT_SECONDS = 60.0
 KILL_MARGIN = 1.0
+RECOVERY_SECONDS = 1.0
 
 
 class SupervisedChild(Child):
@@ -63,8 +60,8 @@ class Supervisor:
         self._restart_at = [0.0] * processes
         self._pause = FIRST_PAUSE
         self._looked_at = 0.0
-        self._backoff = OutageBackoff()
-        self._ended: list[tuple[str, bool]] = []
+        self._recovery = Recovery()
+        self._has_started = False
         self._code = EXIT_DRAINED
 
     def run(self, stop: threading.Event, stop_now: threading.Event) -> int:
@@ -73,10 +70,9 @@ class Supervisor:
             self._start_due()
             self._reap(is_stopping=False)
             self._end_silent()
-            self._take_back()
             stop.wait(LOOK_SECONDS)
         self._stop(stop_now)
-        connections.close_all()
+        self._recovery.finish(RECOVERY_SECONDS)
         return self._code
 
     def _start_due(self) -> None:
@@ -90,6 +86,7 @@ class Supervisor:
         """Note the children that ended: their jobs are to be taken back, and each is replaced, soon or later."""
         for child in list(self._children):
             child.listen()
+            self._has_started |= bool(child.process_id)
             code = child.popen.poll()
             if code is None:
                 continue
@@ -97,12 +94,13 @@ class Supervisor:
             child.line.close()
             self._children.remove(child)
             if child.process_id and not (child.left_in_order and code == EXIT_DRAINED):
-                self._ended.append((child.process_id, is_stopping))
+                (self._recovery.release if is_stopping else self._recovery.rescue)(child.process_id)
             if not is_stopping:
                 self._replace(child, code)
 
     def _replace(self, child: SupervisedChild, code: int) -> None:
-        if code == EXIT_CONFIGURATION:
+        # Once a child has come up, the command line and the settings are good: a file may be half-written in a deployment.
+        if code == EXIT_CONFIGURATION and not self._has_started:
             logger.error("a worker process could not start; see its message above")
             self._code = EXIT_CONFIGURATION
         elif code == EXIT_DRAINED:
@@ -144,22 +142,6 @@ class Supervisor:
                 )
                 child.popen.kill()
 
-    def _take_back(self) -> None:
-        """Rescue the jobs of children that died; those that we ended ourselves are released instead."""
-        while self._ended:
-            process_id, is_release = self._ended[0]
-            try:
-                if is_release:
-                    release_process(process_id)
-                else:
-                    rescue_process(process_id)
-            except Error as error:
-                self._backoff.after(error)
-                connections.close_all()
-                return
-            self._backoff.over()
-            self._ended.pop(0)
-
     def _stop(self, stop_now: threading.Event) -> None:
         """Ask the children to finish, kill those that do not in time, and only then hand their jobs back.
 
@@ -176,11 +158,9 @@ class Supervisor:
                 for child in self._children:
                     child.popen.send_signal(signal.SIGTERM)
             self._reap(is_stopping=True)
-            self._take_back()
             time.sleep(LOOK_SECONDS / 2)
         for child in self._children:
             child.popen.kill()
         for child in self._children:
             child.popen.wait()
         self._reap(is_stopping=True)
-        self._take_back()

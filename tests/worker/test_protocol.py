@@ -1,6 +1,7 @@
 """The line between a parent and its child: whole messages, however they arrive, and its end."""
 
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -40,8 +41,8 @@ def test_both_ends_notice_that_the_other_process_is_gone(ends: tuple[Line, socke
 
 @pytest.mark.parametrize(("grace", "code"), [(0.0, -9), (10.0, 3)])
 def test_a_group_gets_term_and_time_only_with_a_grace(grace: float, code: int) -> None:
-    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); print(1, flush=True); time.sleep(60)"
-    group = ProcessGroup([sys.executable, "-c", program], stdout=-1)
+    polite = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); print(1, flush=True); time.sleep(60)"
+    group = ProcessGroup([sys.executable, "-c", f"import signal, sys, time; {polite}"], stdout=subprocess.PIPE)
     assert group.popen.stdout is not None
     with group.popen.stdout:
         assert group.popen.stdout.readline() == b"1\n"

@@ -19,6 +19,7 @@ class Command(BaseCommand):
 
     help = "Run background jobs. Ctrl-C or SIGTERM finishes what runs and hands the rest back."
     requires_migrations_checks = False
+    _signals: StopSignals | None = None  # set where the command line of this process called the command
 
     def add_arguments(self, parser: CommandParser) -> None:
         # The settings are read in handle(): wrong ones are for the system checks to report, which run in between.
@@ -35,10 +36,10 @@ class Command(BaseCommand):
         parser.add_argument("--isolated", type=int, help=argparse.SUPPRESS)
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Answer signals from here on: the checks that come before the work take their time."""
-        StopSignals.install()
-        remember_program(argv)
-        super().run_from_argv(argv)
+        """Handle signals from here on: the checks that come before the work take their time."""
+        with StopSignals(is_program=True) as self._signals:
+            remember_program(argv)
+            super().run_from_argv(argv)
 
     def handle(self, *args: Any, **given: Any) -> None:
         restore_environment()
@@ -55,15 +56,22 @@ class Command(BaseCommand):
             max_rss=given["max_rss"],
             supervised=given["supervised"],
         )
-        check_ready(options)
-        if given["reload"]:
+        if self._signals is not None:
+            self._run(options, self._signals, with_reloader=given["reload"])
+        else:
+            with StopSignals(is_program=False) as signals:
+                self._run(options, signals, with_reloader=given["reload"])
+
+    def _run(self, options: Options, signals: StopSignals, *, with_reloader: bool) -> None:
+        check_ready(options, signals)
+        if with_reloader:
             from django.utils import autoreload
 
-            autoreload.run_with_reloader(run_alone, options, self.stdout)
+            autoreload.run_with_reloader(run_alone, options, signals, self.stdout)
         elif options.processes is not None:
-            run_supervised(options)
+            run_supervised(options, signals)
         else:
-            run_alone(options, self.stdout)
+            run_alone(options, signals, self.stdout)
 
 
 def _positive(text: str) -> int:

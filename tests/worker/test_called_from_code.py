@@ -1,0 +1,63 @@
+"""`call_command("runworkers", …)` leaves its caller's process as it was, in any thread and with any streams."""
+
+import signal
+import sys
+import threading
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+
+from django_jobs import submit
+from django_jobs.models import WorkerProcess
+from tests.support.processes import ROOT, spawn
+
+pytestmark = pytest.mark.django_db(transaction=True)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def test_it_drains_and_gives_the_signal_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(number) for number in NUMBERS]
+    for _ in range(2):
+        job = submit("effects.record", {})
+        call_command("runworkers", drain=True, threads=1, skip_checks=True)
+        job.refresh_from_db()
+        assert job.status == "completed"
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert not WorkerProcess.objects.exists()
+
+
+def test_it_works_in_a_thread_that_is_not_the_main_one() -> None:
+    job = submit("effects.record", {})
+    ended = []
+
+    def call() -> None:
+        try:
+            call_command("runworkers", drain=True, threads=1, skip_checks=True)
+            ended.append(True)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(30)
+    job.refresh_from_db()
+    assert (ended, job.status) == ([True], "completed")
+
+
+def test_an_exit_code_is_an_exception_and_not_the_end_of_the_caller() -> None:
+    submit("effects.record", {})
+    submit("effects.record", {})
+    with pytest.raises(SystemExit) as end:
+        call_command("runworkers", max_jobs=1, threads=1, skip_checks=True)
+    assert end.value.code == 75
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+def test_closed_streams_do_not_matter(closed: str) -> None:
+    job = submit("effects.record", {})
+    line = f"exec {sys.executable} {ROOT}/manage.py runworkers --drain --threads 1 {closed}"
+    with spawn("-c", f"import os; os.execv('/bin/sh', ['sh', '-c', {line!r}])", program=()) as process:
+        assert process.wait(40) == 0
+    job.refresh_from_db()
+    assert job.status == "completed"
