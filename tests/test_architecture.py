@@ -22,7 +22,8 @@ FLOORS = (
     ("worker", "shell"),
     ("library", "transfer", "monitoring", "task_backend"),
     (
-        "api", "queue", "metrics", "admin", "backends", "management", "testing", "checks", "urls", "apps", "templatetags", "__init__",
+        "api", "queue", "metrics", "admin", "backends", "management", "testing", "checks", "urls", "apps", "templatetags",
+        "__init__",
     ),
 )  # fmt: skip
 WORDS, _, NOUNS, *_ = range(len(FLOORS))
