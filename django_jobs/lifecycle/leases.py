@@ -85,6 +85,14 @@ def limit_silence() -> None:
     add_default_options(dialect().silence_options(get_settings().LEASE_SECONDS))
 
 
+def limit_silence_of_loop() -> None:
+    """Let this thread's connection, which runs short statements only, give up a server that does not answer any more."""
+    connection = jobs_connection()
+    given = connection.settings_dict.get("OPTIONS") or {}
+    options = {**dialect().loop_options(get_settings().LEASE_SECONDS), **given}
+    connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+
+
 def prepare_connection(process_id: str) -> None:
     """Set up this thread's connection for a worker, and mark it as the process's so that a rescuer can end it."""
     jobs_connection().ensure_connection()

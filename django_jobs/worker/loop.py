@@ -8,6 +8,7 @@ from typing import ClassVar
 from django.db import Error, connections
 
 from django_jobs.db.connections import discard_connection
+from django_jobs.lifecycle import leases
 
 from .state import WorkerState
 
@@ -48,6 +49,7 @@ class Loop(threading.Thread):
     def run(self) -> None:
         """Repeat the step until the loop is over; this is the thread."""
         try:
+            leases.limit_silence_of_loop()
             while not self.is_over:
                 try:
                     self._awake.wait(self.step())

@@ -29,7 +29,7 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     from .thread import Worker
 
-END_SECONDS = 1.0
+END_SECONDS = 0.5
 
 
 class Process:

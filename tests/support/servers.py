@@ -62,6 +62,11 @@ class PrivateServer:
                     ) from error
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process; None while it is down."""
+        return self._process.pid if self._process else None
+
     def stop(self) -> None:
         """Shut it down in order; connections are ended, open transactions rolled back."""
         if self._process:

@@ -268,6 +268,10 @@ class Dialect(ABC):
         """Return the driver's options by which a connection gives up a silent server before a lease (seconds) is over."""
         return {}
 
+    def loop_options(self, lease: float) -> dict[str, Any]:
+        """Return the driver's options by which a session that runs short statements gives up a silent server in time."""
+        return {}
+
     @abstractmethod
     def prepare_worker(self, lease: float) -> None:
         """Set up a connection that belongs to a worker: isolation and waiting as our moves and the lease (seconds) want."""

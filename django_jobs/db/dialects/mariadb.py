@@ -228,6 +228,10 @@ class MariaDB(Dialect):
     def silence_options(self, lease: float) -> dict[str, Any]:
         return {"connect_timeout": connect_timeout(lease)}
 
+    def loop_options(self, lease: float) -> dict[str, Any]:
+        seconds = max(1, int(lease / 2))  # the driver has no keepalives of its own, and waits for an answer without end
+        return {"read_timeout": seconds, "write_timeout": seconds}
+
     def prepare_worker(self, lease: float) -> None:
         with jobs_connection().cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")

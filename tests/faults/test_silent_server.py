@@ -1,0 +1,119 @@
+"""A server that does not answer any more, or a table that somebody has locked: starts, signals and exits do not wait for it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from django.db import connection
+
+from django_jobs import submit
+from django_jobs.db.connections import jobs_connection
+from django_jobs.models import Job, WorkerProcess
+from tests.support.proc import children
+from tests.support.processes import Workers, spawn_workers
+from tests.support.servers import PrivateServer
+from tests.support.waiting import wait_until
+
+GRACE = 1
+SETTINGS = {"LEASE_SECONDS": 60, "SHUTDOWN_GRACE_SECONDS": GRACE}
+LONGEST = GRACE + 2 + 3  # with some room for a busy machine; without the mend it is half a minute and more
+
+
+@contextmanager
+def frozen(server: PrivateServer) -> Iterator[None]:
+    """Stop every process of a server, so that its sessions stay established and silent."""
+    assert server.pid is not None
+    pids = [server.pid, *children(server.pid)]
+    _signal_all(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal_all(pids, signal.SIGCONT)
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a server's processes come and go
+            os.kill(pid, number)
+
+
+@contextmanager
+def locked_table() -> Iterator[None]:
+    """Lock the table of jobs against everybody else."""
+    other = jobs_connection().copy()
+    other.inc_thread_sharing()
+    with other.cursor() as cursor:
+        if other.vendor == "postgresql":
+            cursor.execute("BEGIN")
+            cursor.execute("LOCK TABLE django_jobs_job IN ACCESS EXCLUSIVE MODE")
+        else:
+            cursor.execute("LOCK TABLES django_jobs_job WRITE")
+    try:
+        yield
+    finally:
+        other.close()
+
+
+def stop(workers: Workers) -> float:
+    """Ask it to stop and return how long that took."""
+    started = time.monotonic()
+    workers.terminate()
+    workers.wait(LONGEST)
+    return time.monotonic() - started
+
+
+def child_of(workers: Workers) -> int:
+    return min(set(workers.pids()) - {workers.pid})
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("arguments", [(), ("--processes", "2")], ids=["alone", "supervised"])
+def test_an_idle_process_obeys_while_the_server_is_silent(
+    private_server: PrivateServer, arguments: tuple[str, ...]
+) -> None:
+    with spawn_workers("--threads", "2", *arguments, settings=SETTINGS) as workers:
+        workers.wait_ready(2 if arguments else 1)
+        connection.close()
+        with frozen(private_server):
+            time.sleep(1)  # some statement is on its way then
+            seconds = stop(workers)
+        assert not workers.pids()
+    print(
+        f"\n{connection.vendor}, {arguments or 'alone'}: ended {seconds:.1f} s after SIGTERM, with a grace of {GRACE} s"
+    )
+
+
+@pytest.mark.fault
+def test_a_supervisor_replaces_a_child_while_the_server_is_silent(private_server: PrivateServer) -> None:
+    with spawn_workers("--threads", "1", "--processes", "2", settings=SETTINGS) as workers:
+        workers.wait_ready(2)
+        connection.close()
+        with frozen(private_server):
+            before = set(workers.pids())
+            os.kill(child_of(workers), signal.SIGKILL)
+            started = time.monotonic()
+            wait_until(lambda: set(workers.pids()) - before, 10, "a new child")
+            seconds = time.monotonic() - started
+            ended = stop(workers)
+        assert not workers.pids()
+    print(f"\n{connection.vendor}: a new child {seconds:.1f} s after the kill, the end {ended:.1f} s after SIGTERM")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.databases("postgresql", "mariadb")
+def test_a_locked_table_holds_up_neither_a_new_child_nor_the_end() -> None:
+    job = submit("effects.sleep", {"seconds": 30})
+    with spawn_workers("--threads", "1", "--processes", "2", settings=SETTINGS) as workers:
+        workers.wait_ready(2)
+        wait_until(lambda: Job.objects.filter(status="running").exists(), 20, "the job runs")
+        holder = Job.objects.values_list("worker_id", flat=True).get(pk=job.pk)
+        pid = WorkerProcess.objects.values_list("pid", flat=True).get(pk=holder)
+        with locked_table():
+            before = set(workers.pids())
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: set(workers.pids()) - before, 10, "a new child")
+            stop(workers)
+        assert not workers.pids()
