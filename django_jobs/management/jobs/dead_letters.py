@@ -16,10 +16,8 @@ from django_jobs.models import DeadLetter
 from django_jobs.models.dead_letter import DeadLetterQuerySet
 
 from .jobs import show
-from .output import Output, UsageError
+from .output import Output, UsageError, streamed
 from .verbs import Verbs
-
-PAGE = 500
 
 
 def add(verbs: Verbs) -> None:
@@ -67,12 +65,12 @@ def list_dead_letters(options: dict[str, Any], out: Output) -> None:
     """Print dead letters, newest first."""
     objects: DeadLetterQuerySet = DeadLetter.objects  # type: ignore[assignment]
     chosen = objects.acknowledged() | objects.replayed() if options["closed"] else objects.open()
-    dead_letters = chosen.filter(**_filters(options)).select_related("job").order_by("-pk").iterator(chunk_size=PAGE)
-    if out.as_json:
-        for dead_letter in dead_letters:
-            out.json(_values(dead_letter))
-    else:
-        out.table(("JOB", "TYPE", "QUEUE", "REASON", "DIED", "ERROR"), map(_row, dead_letters))
+    with streamed(chosen.filter(**_filters(options)).select_related("job").order_by("-pk")) as dead_letters:
+        if out.as_json:
+            for dead_letter in dead_letters:
+                out.json(_values(dead_letter))
+        else:
+            out.table(("JOB", "TYPE", "QUEUE", "REASON", "DIED", "ERROR"), map(_row, dead_letters))
 
 
 def _values(dead_letter: DeadLetter) -> dict[str, Any]:

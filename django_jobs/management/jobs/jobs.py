@@ -18,10 +18,9 @@ from django_jobs.models import Attempt, DeadLetter, Job, JobStatus
 from django_jobs.models.job import JobQuerySet
 from django_jobs.shell import SHELL
 
-from .output import Output, as_text
+from .output import Output, as_text, streamed
 from .verbs import Verbs
 
-PAGE = 500
 HEADS = ("ID", "TYPE", "QUEUE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "ERROR")
 
 
@@ -59,12 +58,12 @@ def filtered(options: dict[str, Any]) -> JobQuerySet:
 def list_jobs(options: dict[str, Any], out: Output) -> None:
     """Print jobs, newest first."""
     limit = options["limit"] if options["limit"] > 0 else None
-    jobs = _with_attempts(filtered(options)).order_by("-pk")[:limit].iterator(chunk_size=PAGE)
-    if out.as_json:
-        for job in jobs:
-            out.json(job_values(job))
-    else:
-        out.table(HEADS, [_row(job) for job in jobs])
+    with streamed(_with_attempts(filtered(options)).order_by("-pk")[:limit]) as jobs:
+        if out.as_json:
+            for job in jobs:
+                out.json(job_values(job))
+        else:
+            out.table(HEADS, [_row(job) for job in jobs])
 
 
 def show(options: dict[str, Any], out: Output) -> None:

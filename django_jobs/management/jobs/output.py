@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, TextIO
 
 from django.core.management.base import CommandError
+from django.db.models import QuerySet
 
 from django_jobs.exceptions import InvalidJob, JobsError
 from django_jobs.lifecycle.moved import Moved
+
+PAGE = 500
 
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 BAR = 30
@@ -148,3 +152,13 @@ def iso(value: Any) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return str(value)
+
+
+@contextmanager
+def streamed(rows: QuerySet[Any]) -> Iterator[Iterator[Any]]:
+    """Give the rows as they are read, and end the reading with the block: the reader of our output may leave early."""
+    read = rows.iterator(chunk_size=PAGE)
+    try:
+        yield read
+    finally:
+        read.close()  # type: ignore[attr-defined]  # a generator
