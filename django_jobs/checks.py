@@ -9,6 +9,7 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
 from django_jobs.conf import NAME, JobsSettings, parse
@@ -70,12 +71,25 @@ def check_router(**kwargs: Any) -> Iterator[CheckMessage]:
         message = f"The jobs are in the database {alias!r}, but a router does not let their tables be made there."
         hint = f"Let allow_migrate({alias!r}, 'django_jobs') return True or None."
         yield Error(message, hint=hint, id="django_jobs.E008")
-    if router.db_for_write(get_user_model()) != alias:
+    user_model = _user_model()
+    if user_model is not None and router.db_for_write(user_model) != alias:
         message = (
             f"The jobs are in the database {alias!r} and the users in another one, but dead letters refer to users."
         )
         hint = "Route django_jobs to the database of the users; the admin needs that, and a submit joins their transactions."
         yield Warning(message, hint=hint, id="django_jobs.W008")
+
+
+@register("django_jobs")
+def check_user_model(**kwargs: Any) -> list[CheckMessage]:
+    """Report E010 when the site has no users: dead letters refer to who replayed or acknowledged them."""
+    if _user_model() is not None:
+        return []
+    message = f"django_jobs needs a user model, and AUTH_USER_MODEL {settings.AUTH_USER_MODEL!r} is not installed."
+    hint = (
+        "Add 'django.contrib.auth' and 'django.contrib.contenttypes' to INSTALLED_APPS, or the app of your user model."
+    )
+    return [Error(message, hint=hint, id="django_jobs.E010")]
 
 
 @register("django_jobs")
@@ -193,6 +207,14 @@ def _check_job_types() -> Iterator[CheckMessage]:
             message = f"{what} the type {job_type!r}, which has no handler.{did_you_mean(job_type, known)}"
             hint = "Register a handler of this name in a jobs.py, or cancel the jobs; a worker makes them FAILED."
             yield Warning(message, hint=hint, id="django_jobs.W010")
+
+
+def _user_model() -> Any:
+    """Return the site's user model, or None when AUTH_USER_MODEL names none."""
+    try:
+        return get_user_model()
+    except ImproperlyConfigured:
+        return None
 
 
 def _settings() -> JobsSettings:

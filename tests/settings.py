@@ -10,6 +10,9 @@ if "JOBS_TEST_POINT" in os.environ:
     INSTALLED_APPS.append("tests.support.points")
 if "JOBS_TEST_SQLITE_TIMEOUT" in os.environ:
     DATABASES["default"]["OPTIONS"]["timeout"] = float(os.environ["JOBS_TEST_SQLITE_TIMEOUT"])  # noqa: F405
+THEME = os.environ.get("JOBS_TEST_THEME", "")  # an app that draws the admin, for tests/faces/test_admin_themes.py
+if THEME:
+    INSTALLED_APPS.insert(0, THEME)
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
 CATALOGUE_SCHEDULES = False  # no test shall depend on the time of the day
 

@@ -11,9 +11,11 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
 
-from .paging import KeysetChangeList
+from .paging import EmptyChangeList, KeysetChangeList
 from .widgets import cut
 
 M = TypeVar("M", bound=Model)
@@ -72,9 +74,8 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Return the address of a model's list."""
         return self.url(f"{model_name}_changelist")
 
-    def find(self, rows: QuerySet[M], object_id: str) -> M | None:
-        """Return the row that an address names, or None."""
-        key = unquote(object_id)
+    def find(self, rows: QuerySet[M], key: str) -> M | None:
+        """Return the row with a primary key as an address names it, or None."""
         try:
             return rows.filter(pk=key).first() if "\x00" not in key else None
         except ValueError:  # not a key of this model
@@ -87,30 +88,84 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return HttpResponseRedirect(self.list_url(str(self.opts.model_name)))
 
     def page(self, request: HttpRequest, template: str, title: object, context: dict[str, Any]) -> HttpResponse:
-        """Render one of our own pages in the frame of the admin."""
+        """Render one of our own pages in the frame of the admin's lists.
+
+        The template is given whatever Django's own list is given, because a theme's frame may use any of it.
+        """
         request.current_app = self.admin_site.name
+        changelist = EmptyChangeList.of(request, self)
         whole = {
             **self.admin_site.each_context(request),
+            "module_name": str(self.opts.verbose_name_plural),
+            "selection_note": "",
+            "selection_note_all": "",
             "title": title,
-            "opts": self.opts,
-            "cl": {"opts": self.opts},
-            "actions_on_top": True,  # else the template of lists adds an inline style
+            "subtitle": None,
+            "is_popup": changelist.is_popup,
+            "to_field": changelist.to_field,
+            "cl": changelist,
             "media": self.media,
             "has_view_permission": True,
+            "has_add_permission": self.has_add_permission(request),
+            "has_change_permission": self.has_change_permission(request),
+            "has_delete_permission": self.has_delete_permission(request),
+            "opts": self.opts,
+            "app_label": self.opts.app_label,
+            "action_form": None,
+            "actions_on_top": True,  # else the template of lists adds an inline style
+            "actions_on_bottom": False,
+            "actions_selection_counter": False,
+            "preserved_filters": self.get_preserved_filters(request),
             **context,
         }
         return TemplateResponse(request, f"admin/django_jobs/{template}", whole)
 
-    def row_page(
-        self, request: HttpRequest, template: str, title: object, row: Any, context: dict[str, Any]
+
+class RowAdmin(ConsoleAdmin):
+    """An admin with a page for each row, which Django's own view of a row renders: a theme's frame may use all it gives."""
+
+    def whole_rows(self) -> QuerySet[Any]:
+        """Return the rows with all that the page of one shows."""
+        raise NotImplementedError
+
+    def row_title(self, row: Any) -> str:
+        """Return the title of a row's page."""
+        raise NotImplementedError
+
+    def row_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """Return what the template of a row's page is given besides."""
+        raise NotImplementedError
+
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Render our page of one row."""
+        return super().change_view(request, object_id, form_url, extra_context)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        return self.find(self.whole_rows(), object_id)
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        return self.not_found(request, object_id)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return []  # our template shows the row; a form of its fields would show what we mask
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
         model_name = str(self.opts.model_name)
         shared = {
-            "original": row,
-            "object_id": row.pk,
-            "change": True,
+            "title": self.row_title(obj),
+            "subtitle": None,
             "list_url": self.list_url(model_name),
-            "history_url": self.url(f"{model_name}_history", quote(row.pk)),
+            "history_url": self.url(f"{model_name}_history", quote(obj.pk)),
         }
-        return self.page(request, template, title, {**shared, **context})
+        whole = {**context, **shared, **self.row_context(request, obj)}
+        return super().render_change_form(request, whole, add, change, form_url, obj)

@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Lower
@@ -27,6 +28,7 @@ from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
 from django_jobs.text import shown
 
+from .base import RowAdmin
 from .causes import MOST_CAUSES, find_causes
 from .filters import AGES, DeadLetterTypeFilter, DiedFilter, FingerprintFilter, StateFilter
 from .masking import pretty, unmasked
@@ -87,7 +89,7 @@ ACKNOWLEDGE = Operation(
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(OperatingAdmin):
+class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     """The pages of dead letters."""
 
     list_display = ("dead_letter", "error_text", "job_text", "state")
@@ -98,6 +100,7 @@ class DeadLetterAdmin(OperatingAdmin):
     actions = ("replay_selected", "acknowledge_selected")
     action_form = DeadLetterActionForm
     change_list_template = "admin/django_jobs/dead_letter_list.html"
+    change_form_template = "admin/django_jobs/dead_letter_page.html"
 
     def get_urls(self) -> list[Any]:
         causes = self.admin_site.admin_view(self.causes_view)
@@ -179,20 +182,18 @@ class DeadLetterAdmin(OperatingAdmin):
         }
         return self.page(request, "causes.html", _("Dead letters by cause"), context)
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        self.require(request, "view_deadletter")
-        dead_letter = self._find(object_id)
-        return self._page(request, dead_letter) if dead_letter else self.not_found(request, object_id)
+    def whole_rows(self) -> QuerySet[Any]:
+        return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by")
+
+    def row_title(self, row: Any) -> str:
+        return _("Dead letter")
 
     @method_decorator(require_POST)
     def replay_edited_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Replay a dead letter's job with the posted payload; masks that it still contains keep the values they hide."""
         self.require(request, "view_payload")
         self.require(request, REPLAY.permission)
-        dead_letter = self._find(object_id)
+        dead_letter = self.find(self.whole_rows(), unquote(object_id))
         if dead_letter is None:
             return self.not_found(request, object_id)
         if not dead_letter.is_open:
@@ -203,21 +204,19 @@ class DeadLetterAdmin(OperatingAdmin):
             replay_edited(dead_letter.job_id, payload, by=request.user)
         except (JobsError, ValueError, RecursionError) as error:
             messages.error(request, _("The payload was refused: %(error)s") % {"error": shown(str(error))})
-            return self._page(request, dead_letter, posted)
+            request.method = "GET"  # the page is shown again; a POST to Django's view would be an edit of the row
+            return self.change_view(request, object_id, extra_context={"posted": posted})
         message = _("Replayed 1 dead letter with an edited payload.")
         messages.success(request, message)
         self.write_log(request, [(str(dead_letter.pk), str(dead_letter))], message)
         return HttpResponseRedirect(self.object_url("deadletter", dead_letter.pk))
 
-    def _find(self, object_id: str) -> DeadLetter | None:
-        rows = DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by")
-        return self.find(rows, object_id)
-
-    def _page(self, request: HttpRequest, dead_letter: DeadLetter, posted: str | None = None) -> HttpResponse:
+    def row_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        dead_letter: DeadLetter = row
         may_see = self.may(request, "view_payload")
         may_replay = self.has_replay_permission(request) and dead_letter.is_open
         alike = DeadLetter.objects.open().filter(fingerprint=dead_letter.fingerprint).exclude(pk=dead_letter.pk)
-        context: dict[str, Any] = {
+        return {
             "dead_letter": dead_letter,
             "job": dead_letter.job,
             "state": dead_letter_badge(dead_letter),
@@ -231,7 +230,6 @@ class DeadLetterAdmin(OperatingAdmin):
             "may_acknowledge": self.has_acknowledge_permission(request) and dead_letter.is_open,
             "may_see": may_see,
             "may_edit": may_see and may_replay and dead_letter.job.status in ENDED_BADLY,
-            "payload": (posted if posted is not None else pretty(dead_letter.job.payload)) if may_see else "",
+            "payload": pretty(dead_letter.job.payload) if may_see else "",
             "edited_url": self.url("deadletter_replay_edited", dead_letter.pk),
         }
-        return self.row_page(request, "dead_letter_page.html", _("Dead letter"), dead_letter, context)

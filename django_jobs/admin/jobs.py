@@ -9,11 +9,9 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Lower
 from django.http import HttpRequest, HttpResponse
-from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, ngettext_lazy
-from django.views.decorators.http import require_safe
 
 from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.cancel import cancel
@@ -26,6 +24,7 @@ from django_jobs.models.graph import graph_of
 from django_jobs.models.job import ENDED_BADLY, LIVE, TERMINAL, WAITING
 from django_jobs.names import MAX_QUEUE
 
+from .base import RowAdmin
 from .filters import AgeFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
 from .graph import draw
 from .masking import pretty
@@ -131,7 +130,7 @@ class Button(NamedTuple):
 
 
 @admin.register(Job)
-class JobAdmin(OperatingAdmin):
+class JobAdmin(RowAdmin, OperatingAdmin):
     """The pages of jobs; the list shows the newest first."""
 
     list_display = ("job", "status_text", "queue_text", "created", "detail")
@@ -140,6 +139,7 @@ class JobAdmin(OperatingAdmin):
     search_help_text = gettext_lazy("Search by id, unique key, or part of a job type.")
     actions = ("replay_selected", "run_selected_now", "cancel_selected", "change_selected")
     change_list_template = "admin/django_jobs/plain_list.html"
+    change_form_template = "admin/django_jobs/job_page.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), read_at=DbNow())
@@ -226,18 +226,18 @@ class JobAdmin(OperatingAdmin):
             return format_html("{} {}", _("due"), moment(obj.available_at, obj.read_at))
         return code(obj.short_error) if obj.short_error else ""
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        self.require(request, "view_job")
-        job = self.find(Job.objects.all(), object_id)
-        if job is None:
-            return self.not_found(request, object_id)
+    def whole_rows(self) -> QuerySet[Any]:
+        return Job.objects.all()
+
+    def row_title(self, row: Any) -> str:
+        return cut(row.job_type, 100)
+
+    def row_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        job: Job = row
         now = database_now()
         may_see = self.may(request, "view_payload")
         attempts = list(job.attempts.order_by("-pk")[: MOST_ATTEMPTS + 1])
-        context = {
+        return {
             "job": job,
             "now": now,
             "refresh": REFRESH_SECONDS if job.status in LIVE else 0,
@@ -259,7 +259,6 @@ class JobAdmin(OperatingAdmin):
             "buttons": self._buttons(request, job),
             **self._graph(job),
         }
-        return self.row_page(request, "job_page.html", cut(job.job_type, 100), job, context)
 
     def _buttons(self, request: HttpRequest, job: Job) -> list[Button]:
         """Return the operations that the job's status and the user's permissions allow."""

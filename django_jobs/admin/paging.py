@@ -106,3 +106,23 @@ class KeysetChangeList(ChangeList):
         self.can_show_all = True
         self.multi_page = False
         self.paginator = Paginator(page, size)
+
+
+class EmptyChangeList(ChangeList):
+    """What Django gives the template of lists, for a page of ours that lists nothing. It reads nothing."""
+
+    formset = None  # Django's view of a list sets it, before Django 6
+
+    @classmethod
+    def of(cls, request: HttpRequest, model_admin: Any) -> EmptyChangeList:
+        """Return the empty list of an admin."""
+        return cls(
+            request, model_admin.model, ["__str__"], (), (), None, (), False, model_admin.list_per_page,
+            model_admin.list_max_show_all, (), model_admin, (), None,
+        )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        # The parameters in the address are those of our page; they filter nothing here.
+        self.filter_specs, self.has_filters, self.has_active_filters = [], False, False
+        self.clear_all_filters_qs = "?"
+        return self.root_queryset.none()

@@ -9,11 +9,9 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
-from django.views.decorators.http import require_safe
 
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
@@ -25,6 +23,7 @@ from django_jobs.scheduling.cron import describe
 from django_jobs.scheduling.store import disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
+from .base import RowAdmin
 from .masking import pretty
 from .operations import Chunk, OperatingAdmin, Operation
 from .widgets import NOTHING, badge, code, cut, duration, link, moment, status_badge, two_lines
@@ -78,7 +77,7 @@ DISABLE = Operation(
 
 
 @admin.register(Schedule)
-class ScheduleAdmin(OperatingAdmin):
+class ScheduleAdmin(RowAdmin, OperatingAdmin):
     """The list of schedules and the page of one."""
 
     list_display = ("schedule", "state", "timing", "next_tick", "last_tick")
@@ -87,6 +86,7 @@ class ScheduleAdmin(OperatingAdmin):
     search_help_text = gettext_lazy("Search by name or job type.")
     actions = ("run_selected", "enable_selected", "disable_selected")
     change_list_template = "admin/django_jobs/plain_list.html"
+    change_form_template = "admin/django_jobs/schedule_page.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Schedule]:
         return super().get_queryset(request).annotate(read_at=DbNow())  # type: ignore[no-any-return]
@@ -132,17 +132,16 @@ class ScheduleAdmin(OperatingAdmin):
     def last_tick(self, obj: Any) -> str:
         return moment(obj.last_run_at, obj.read_at)
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        self.require(request, "view_schedule")
-        row = self.find(Schedule.objects.all(), object_id)
-        if row is None:
-            return self.not_found(request, object_id)
+    def whole_rows(self) -> QuerySet[Any]:
+        return Schedule.objects.all()
+
+    def row_title(self, row: Any) -> str:
+        return cut(row.name, 64)
+
+    def row_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         now = database_now()
         may_see = self.may(request, "view_payload")
-        context = {
+        return {
             "row": row,
             "now": now,
             "state": _state_badge(row, now),
@@ -157,7 +156,6 @@ class ScheduleAdmin(OperatingAdmin):
             "may_switch": self.has_switch_permission(request),
             "jobs_url": self.list_url("job"),
         }
-        return self.row_page(request, "schedule_page.html", cut(row.name, 64), row, context)
 
     def _ticks(self, row: Schedule) -> list[dict[str, Any]]:
         ticks = row.ticks.select_related("job").order_by("-due_at").only(

@@ -1,7 +1,11 @@
-"""Views for probes and monitors. They show counts and names of queues to anybody: keep them off the public site."""
+"""Views for probes and monitors. They show counts and names of queues to anybody: keep them off the public site.
+
+A probe cannot log in, so none of them needs a user, whatever the site's middleware asks for.
+"""
 
 from __future__ import annotations
 
+from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -12,6 +16,7 @@ from . import health as probes
 _LIMITS = {"max_wait": float, "max_dead_letters": int, "min_workers": int}
 
 
+@login_not_required
 @transaction.non_atomic_requests
 @never_cache
 @require_safe
@@ -20,6 +25,7 @@ def live(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"healthy": True})
 
 
+@login_not_required
 @transaction.non_atomic_requests
 @never_cache
 @require_safe
@@ -28,6 +34,7 @@ def ready(request: HttpRequest) -> HttpResponse:
     return _answer(probes.ready())
 
 
+@login_not_required
 @transaction.non_atomic_requests
 @never_cache
 @require_safe
@@ -44,6 +51,7 @@ def health(request: HttpRequest) -> HttpResponse:
     return _answer(probes.health(probes.Thresholds(**limits)))
 
 
+@login_not_required
 @transaction.non_atomic_requests
 @never_cache
 @require_safe

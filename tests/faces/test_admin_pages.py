@@ -2,9 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from html.parser import HTMLParser
 
 import pytest
 from django.contrib.admin.utils import quote
@@ -16,6 +14,7 @@ from django_jobs.admin.graph import layers_of, places_of
 from django_jobs.admin.masking import MASK, masked, unmasked
 from django_jobs.models import DeadLetter, Job, JobDependency, Schedule, ScheduleTick
 from django_jobs.models.graph import graph_of
+from tests.support.console import ROOT, pages, tags_of
 from tests.support.factories import (
     AttemptFactory,
     DeadLetterFactory,
@@ -28,7 +27,6 @@ from tests.support.staff import browse, operator, staff
 
 pytestmark = pytest.mark.django_db
 
-ROOT = "/admin/django_jobs/"
 HOSTILE = {
     "markup": '"><script>alert(1)</script><img src=x onerror=alert(1)>',
     "attribute": "' onmouseover='alert(1)' x='",
@@ -38,24 +36,6 @@ HOSTILE = {
     "entities": "&lt;b&gt;&amp;&#x27;</textarea></pre></title></svg>",
 }
 MOST_QUERIES = 30
-
-
-class Markup(HTMLParser):
-    """Notes each tag with its attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-
-def tags_of(page: str) -> list[tuple[str, dict[str, str | None]]]:
-    """Return the tags of a page."""
-    parser = Markup()
-    parser.feed(page)
-    return parser.tags
 
 
 def fill(text: str) -> Job:
@@ -83,18 +63,6 @@ def fill(text: str) -> Job:
     )  # fmt: skip
     ScheduleTick.objects.create(schedule=schedule, due_at=timezone.now(), job=job)
     return job
-
-
-def pages() -> Iterator[str]:
-    """Yield the address of every page, each with the rows that are there."""
-    lists = ("overview", "job", "deadletter", "queue", "schedule", "workerprocess", "deadletter/causes")
-    yield from (f"{ROOT}{name}/" for name in lists)
-    yield f"{ROOT}deadletter/?state=all"
-    yield f"{ROOT}deadletter/causes/?age=all"
-    for model in (Job, DeadLetter, Schedule):
-        for row in model._default_manager.order_by("-pk")[:4]:
-            yield f"{ROOT}{model._meta.model_name}/{quote(row.pk)}/change/"
-            yield f"{ROOT}{model._meta.model_name}/{quote(row.pk)}/history/"
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "a megabyte"])

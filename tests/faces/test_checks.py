@@ -1,7 +1,11 @@
 """System checks: each sees what it is for, says how to mend it, and is silent about a good site."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -151,6 +155,49 @@ class Router:
 def test_a_router_keeps_the_tables_together(router: Router, found: list[str]) -> None:
     with override_settings(DATABASE_ROUTERS=[router]):
         assert ids(checks.check_router) == found
+
+
+# --- users
+
+
+SITES_WITHOUT_USERS = {
+    "no app": {"INSTALLED_APPS": ["django_jobs"]},
+    "the app of the model is missing": {"INSTALLED_APPS": ["django_jobs"], "AUTH_USER_MODEL": "accounts.User"},
+    "a model that is spelt wrong": {"INSTALLED_APPS": ["django_jobs"], "AUTH_USER_MODEL": "users"},
+}
+
+
+@pytest.mark.parametrize("site", SITES_WITHOUT_USERS)
+@pytest.mark.parametrize("command", ["check", "migrate", "makemigrations --check", "runworkers --drain"])
+@pytest.mark.databases("sqlite")
+def test_a_site_without_users_is_told_so_by_every_command(site: str, command: str, tmp_path: Path) -> None:
+    done = manage(tmp_path, SITES_WITHOUT_USERS[site], command)
+    assert done.returncode != 0
+    assert "django_jobs.E010" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["stats", "health", "dlq list", "list", "enqueue effects.record"])
+@pytest.mark.databases("sqlite")
+def test_a_site_without_users_gets_one_line_from_jobs(verb: str, tmp_path: Path) -> None:
+    done = manage(tmp_path, SITES_WITHOUT_USERS["no app"], f"jobs {verb}")
+    assert done.returncode == 1
+    assert done.stderr == "AUTH_USER_MODEL refers to model 'auth.User' that has not been installed\n"
+
+
+def test_a_site_with_users_of_its_own_needs_nothing_else() -> None:
+    with mock.patch.object(checks, "get_user_model", return_value=Schedule):
+        assert ids(checks.check_user_model) == []
+
+
+def manage(folder: Path, settings: dict[str, Any], command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a site with these settings."""
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "site.sqlite3"), "OPTIONS": SQLITE_OPTIONS}
+    whole = {"SECRET_KEY": "x", "USE_TZ": True, "DATABASES": {"default": database}, **settings}
+    (folder / "site_settings.py").write_text("\n".join(f"{name} = {value!r}" for name, value in whole.items()))
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "site_settings", "PYTHONPATH": f"{folder}:{os.getcwd()}"}
+    line = [sys.executable, "-m", "django", *command.split()]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
 
 
 # --- settings

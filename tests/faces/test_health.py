@@ -2,16 +2,20 @@
 
 import io
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
+from django.http import HttpResponse
 from django.test import Client, override_settings
-from django.urls import include, path
+from django.urls import include, path, reverse
 
+import django_jobs.urls
 from django_jobs.lifecycle.leases import register
 from django_jobs.lifecycle.queues import pause
 from django_jobs.models import WorkerProcess
@@ -20,7 +24,10 @@ from django_jobs.queue import Scheduler
 from django_jobs.testing import advance_time, make_job
 from tests.support.factories import WorkerProcessFactory
 
-urlpatterns = [path("jobs/", include("django_jobs.urls"))]
+urlpatterns = [
+    path("jobs/", include("django_jobs.urls")),
+    path("private/", lambda request: HttpResponse("private")),
+]
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
 
@@ -154,6 +161,36 @@ def test_a_database_that_is_away_is_an_answer_and_its_address_stays_in_the_log(
 @pytest.mark.parametrize("query", ["max_wait=soon", "min_workers=1.5", "max_wiat=3"])
 def test_a_threshold_that_means_nothing_is_refused(query: str) -> None:
     assert get(f"/jobs/health/?{query}", 400)["problems"]
+
+
+class TestASiteThatAsksEverybodyToLogIn:
+    """Django's LoginRequiredMiddleware turns each view away that does not say that it needs no login."""
+
+    @pytest.fixture(autouse=True)
+    def site(self) -> Iterator[None]:
+        added = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+        with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, added]):
+            yield
+
+    def test_asks_no_probe_to_log_in(self) -> None:
+        names = [pattern.name for pattern in django_jobs.urls.urlpatterns]
+        assert len(names) >= 4
+        for name in names:
+            answer = Client().get(reverse(f"django_jobs:{name}"))
+            assert answer.status_code in (200, 503), name
+            assert "Location" not in answer, name
+
+    @pytest.mark.usefixtures("worker")
+    def test_answers_and_refuses_as_any_other(self) -> None:
+        assert get("/jobs/health/")["healthy"]
+        assert get("/jobs/health/live")["healthy"]
+        assert get("/jobs/health/ready")["healthy"]
+        assert "django_jobs_workers_alive 1.0" in Client().get("/jobs/metrics").text
+        assert get("/jobs/health/?min_workers=2", 503)["problems"]
+        assert Client().post("/jobs/health/").status_code == 405
+
+    def test_still_asks_for_a_login_elsewhere(self) -> None:
+        assert Client().get("/private/").status_code == 302
 
 
 def test_probes_only_look() -> None:

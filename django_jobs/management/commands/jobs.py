@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
@@ -53,6 +54,7 @@ class Command(BaseCommand):
         try:
             with use_database(options.get("database")), _command_errors():
                 get_settings()  # every verb refuses wrong settings, whether it needs one or not
+                get_user_model()  # and a site without users, whom dead letters refer to
                 options["function"](options, out)
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False) or options.get("traceback"):

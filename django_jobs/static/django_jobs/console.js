@@ -58,6 +58,7 @@
         control.className = 'jobs-refresh';
         control.append(document.createElement('span'), button);
         button.type = 'button';
+        button.className = 'jobs-tool';
         const label = () => { button.textContent = paused ? live.dataset.labelResume || '▶' : live.dataset.labelPause || '⏸'; };
         button.addEventListener('click', () => {
             paused = !paused;
@@ -65,7 +66,7 @@
             label();
         });
         label();
-        live.before(control);
+        document.querySelector('.jobs-bar').prepend(control);
     }
 
     document.addEventListener('DOMContentLoaded', () => {
