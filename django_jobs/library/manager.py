@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +16,7 @@ from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import DeadLetter, Job
 from django_jobs.models.dead_letter import DeadLetterQuerySet
 from django_jobs.names import did_you_mean
+from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 from django_jobs.worker.thread import WorkerPool
 
@@ -48,7 +51,8 @@ class JobQueueManager:
     """Queues by name, with their handlers and their worker threads.
 
     Args:
-        config: {"queues": {name: configuration of a JobQueue}}; the queue "default" is always there.
+        config: {"queues": {name: configuration of a JobQueue}}. When it names queues, "default" is added only once a handler is
+            registered for it or a job submitted to it: a manager neither runs nor counts other people's jobs.
         event_handler: an object with some or all methods of EventHandler, notified of the jobs of these queues for what happens
             in this process. What it raises is logged and breaks no job.
 
@@ -60,10 +64,12 @@ class JobQueueManager:
         self._pools: dict[str, WorkerPool] = {}
         self._queue_of_type: dict[str, str] = {}
         self._event_handler = event_handler
+        self._adding = threading.RLock()
+        self._default_is_used = False
         for name, queue_config in _queues_of(config).items():
             self.create_queue(name, **queue_config)
-        if "default" not in self.queues:
-            self.create_queue("default")
+        if not self.queues:
+            self.create_queue(DEFAULT_QUEUE)
         if event_handler is not None:
             self._connect()
 
@@ -87,10 +93,11 @@ class JobQueueManager:
         return self.queues[name]
 
     def register_handler(
-        self, job_type: str, handler: Callable[..., Any], queue: str = "default", **options: Any
+        self, job_type: str, handler: Callable[..., Any], queue: str = DEFAULT_QUEUE, **options: Any
     ) -> None:
         """Let a queue run jobs of a type with a function; jobs of that type then go to that queue."""
-        self.queue(queue).register_handler(job_type, handler, **options)
+        with self._queue_for_use(queue) as used:
+            used.register_handler(job_type, handler, **options)
         self._queue_of_type[job_type] = queue
 
     def submit(self, job_type: str, payload: Mapping[str, Any] | None = None, **kwargs: Any) -> str:
@@ -98,8 +105,26 @@ class JobQueueManager:
 
         The other options are those of `django_jobs.submit`. Raises InvalidJob.
         """
-        name = kwargs.pop("queue", None) or self._queue_of_type.get(job_type, "default")
-        return self.queue(name).enqueue_by_rules(job_type, payload, **kwargs)
+        name = kwargs.pop("queue", None) or self._queue_of_type.get(job_type, DEFAULT_QUEUE)
+        with self._queue_for_use(name) as queue:
+            return queue.enqueue_by_rules(job_type, payload, **kwargs)
+
+    @contextmanager
+    def _queue_for_use(self, name: str) -> Iterator[JobQueue]:
+        """Give a queue of this manager; "default" is added when it is missing, and does not stay when the use is refused."""
+        if name != DEFAULT_QUEUE or self._default_is_used:
+            yield self.queue(name)
+            return
+        # One at a time: a use that is refused must not take the queue away from another one.
+        with self._adding:
+            is_new = name not in self.queues
+            try:
+                yield self.create_queue(name) if is_new else self.queues[name]
+            except BaseException:
+                if is_new:
+                    del self.queues[name]
+                raise
+            self._default_is_used = True
 
     # Workers.
 
@@ -148,8 +173,8 @@ class JobQueueManager:
         `jobs_per_queue` counts the jobs that are not finished, `workers_per_queue` the living threads of this manager.
         Jobs that were pruned are not counted.
         """
-        stats = {name: queue.get_stats() for name, queue in self.queues.items()}
-        threads = {name: self._pools[name].workers if name in self._pools else [] for name in self.queues}
+        stats = {name: queue.get_stats() for name, queue in list(self.queues.items())}
+        threads = {name: self._pools[name].workers if name in self._pools else [] for name in stats}
 
         def total(status: str) -> int:
             return sum(counts[status] for counts in stats.values())

@@ -67,7 +67,7 @@ def test_producers_and_worker_threads_share_ten_thousand_jobs() -> None:
     with JobQueueManager({"queues": {"load": {"max_workers": 5}}}) as manager:
         manager.register_handler("count", handler, queue="load", takes_context=True)
         manager.start_workers("load")
-        assert manager.get_stats()["workers_per_queue"] == {"load": 5, "default": 0}
+        assert manager.get_stats()["workers_per_queue"] == {"load": 5}
 
         def produce() -> list[str]:
             return [manager.submit("count", {"n": number}) for number in range(1000)]
@@ -79,9 +79,9 @@ def test_producers_and_worker_threads_share_ten_thousand_jobs() -> None:
     assert len(ran) == len(set(submitted)) == 10_000
     assert stats == {
         "total_submitted": 10_000, "total_completed": 10_000, "total_failed": 0, "total_dead": 0,
-        "jobs_per_queue": {"load": 0, "default": 0}, "workers_per_queue": {"load": 5, "default": 0},
+        "jobs_per_queue": {"load": 0}, "workers_per_queue": {"load": 5},
     }  # fmt: skip
-    assert manager.get_stats()["workers_per_queue"] == {"load": 0, "default": 0}
+    assert manager.get_stats()["workers_per_queue"] == {"load": 0}
     check_drained(submitted)
 
 
@@ -213,6 +213,62 @@ def test_an_unknown_queue_and_a_second_one_of_a_name_are_refused() -> None:
     with pytest.raises(InvalidJob, match="there already"):
         manager.create_queue("mail")
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("queues", [{"mail": {}}, {"mail": {}, "feeds": {"max_workers": 1}}])
+def test_a_manager_whose_config_names_queues_counts_and_runs_no_others(queues: dict[str, Any]) -> None:
+    others = [JobQueue("default").enqueue("site.only"), JobQueue("reports").enqueue("site.only")]
+    with JobQueueManager({"queues": queues}) as manager:
+        manager.register_handler("mine", lambda payload: None, queue="mail")
+        manager.start_workers()
+        assert manager.queue("mail").wait_for_completion(manager.submit("mine"), timeout=20)
+        stats = manager.get_stats()
+        assert (stats["total_submitted"], stats["total_completed"], stats["total_failed"]) == (1, 1, 0)
+        assert set(stats["jobs_per_queue"]) == set(stats["workers_per_queue"]) == set(queues)
+        with pytest.raises(InvalidJob, match="no queue 'default' here"):
+            manager.start_workers("default")
+    assert list(Job.objects.filter(pk__in=others).values_list("status", flat=True)) == ["pending", "pending"]
+
+
+def test_the_default_queue_is_there_without_named_queues_or_once_it_is_used() -> None:
+    assert list(JobQueueManager().queues) == list(JobQueueManager({"queues": {}}).queues) == ["default"]
+    registered, submitted, created = (JobQueueManager({"queues": {"mail": {}}}) for _ in range(3))
+    registered.register_handler("t", lambda payload: None)
+    submitted.submit("t")
+    created.create_queue("default", max_retries=7)
+    for manager in (registered, submitted, created):
+        assert list(manager.queues) == ["mail", "default"]
+        assert manager.get_stats()["jobs_per_queue"] == {"mail": 0, "default": 1}
+    created.submit("t")
+    assert Job.objects.get(max_retries=7).queue == "default"
+
+
+def test_what_is_refused_adds_no_default_queue() -> None:
+    events = Recorder()
+    manager = JobQueueManager({"queues": {"mail": {}}}, events)
+    with pytest.raises(InvalidJob):
+        manager.submit("t", {"when": object()})
+    with pytest.raises(InvalidJob):
+        manager.submit("t", depends_on=["nobody"])
+    with pytest.raises(InvalidJob):
+        manager.register_handler("t", lambda payload: None, max_retries=-1)
+    assert (list(manager.queues), Job.objects.count()) == (["mail"], 0)
+    assert events.received == []
+    job_id = manager.submit("t")
+    assert events.received == [("submitted", job_id)], "the first use is an event as well"
+
+
+def test_first_uses_of_the_default_queue_from_several_threads_are_one_queue() -> None:
+    manager = JobQueueManager({"queues": {"mail": {}}})
+
+    def use() -> list[str]:
+        with pytest.raises(InvalidJob):
+            manager.submit("t", {"when": object()})
+        return [manager.submit("t") for _ in range(5)]
+
+    ids = [job_id for found in run_in_threads(use, count=4) for job_id in found]
+    assert manager.get_stats()["jobs_per_queue"] == {"mail": 0, "default": 20}
+    assert {manager.queue("default").get_job(job_id).status for job_id in ids} == {"pending"}
 
 
 def test_a_worker_takes_its_handlers_from_a_dict_and_stops() -> None:

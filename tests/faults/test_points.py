@@ -27,7 +27,8 @@ STARTS_ONCE = {"after the claim commits", "before the handler", "after the settl
 @pytest.mark.fault
 @pytest.mark.parametrize("point", POINTS)
 def test_ten_kills_at_a_point_lose_nothing(point: str, tmp_path: Path, database: Database) -> None:
-    starts, jobs = _kill_at(point, tmp_path / "count", times=10, jobs=120)
+    # Each kill makes suspects of a batch, and these run where no point is: so many that ten kills leave some others.
+    starts, jobs = _kill_at(point, tmp_path / "count", times=10, jobs=300)
     print(f"\n{database.vendor}: 10 kills {point}: {jobs} jobs, {starts - jobs} started twice")
 
 
