@@ -9,7 +9,6 @@ Each is compared with empty of the same run.
 
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import stores, suite
@@ -84,18 +83,6 @@ def fill(peer: Peer, state: str, rows: int) -> None:
         cursor.execute(f"INSERT INTO {TABLE} ({COLUMNS}) SELECT {values} FROM {SERIES[kind].format(rows=rows)}")
 
 
-@contextlib.contextmanager
-def old_transaction(store: stores.Store) -> Iterator[None]:
-    """Hold a transaction with a snapshot open, as a forgotten psql or a long report does."""
-    import psycopg
-
-    with psycopg.connect(store.url) as connection:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.execute(f"SELECT COUNT(*) FROM {TABLE}")
-        yield
-        connection.rollback()
-
-
 def churn(peer: Peer, seconds: int) -> int:
     """Let a worker run jobs for so long, a few thousand waiting at any time; return how many it ran."""
     submitted = 0
@@ -120,7 +107,7 @@ def measure(peer: Peer, state: str, rows: int, jobs: int, limit: float, held: in
     result: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         if state == "old_transaction":
-            stack.enter_context(old_transaction(peer.store))
+            stack.enter_context(stores.old_snapshot(peer.store))
             result["jobs_run_while_held"] = churn(peer, held)
         peer.submit("tick", jobs)
         if state == "backlog":

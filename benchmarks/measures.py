@@ -64,6 +64,12 @@ MEASURES = {
         extra=("pruned_per_second", "worker_cpu_us", "server_cpu_us"),
         base=("state", "empty"),
     ),
+    "snapshot": Measure(
+        title="Drain beside an old snapshot",
+        figure="of_clean",
+        extra=("clean_jobs_per_second", "jobs_per_second", "worker_cpu_us", "server_cpu_us"),
+        drawn=("of_clean",),
+    ),
     "claim": Measure(
         title="One claim beside a backlog",
         figure="p99 ms",
@@ -108,6 +114,8 @@ COLUMNS = {
     "worker_cpu_us": "worker CPU, µs/job",
     "server_cpu_us": "server CPU, µs/job",
     "of_ideal": "of the ideal",
+    "of_clean": "of the clean rate",
+    "clean_jobs_per_second": "clean, jobs/s",
     "pss_mib": "PSS, MiB",
     "rss_mib": "RSS, MiB",
     "statements_per_second": "statements/s",
@@ -170,5 +178,6 @@ def group(measure: str, case: dict[str, Any], quiet: tuple[str, ...]) -> str:
         "concurrency": "{} at a time",
         "rest": "after {} s without a job",
         "way": "{}",
+        "before": "after {:,} jobs",
     }
     return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in shown.items())

@@ -170,6 +170,28 @@ def mariadb(place: Store, database: str | None = "") -> Iterator[Any]:
         connection.close()
 
 
+@contextlib.contextmanager
+def old_snapshot(place: Store) -> Iterator[None]:
+    """Hold a transaction with a snapshot open, as a forgotten shell or a long report does."""
+    if place.kind == "postgresql":
+        with postgresql(place.url) as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            yield
+            connection.execute("ROLLBACK")
+    elif place.kind == "mariadb":
+        with mariadb(place) as cursor:
+            cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            yield
+            cursor.execute("ROLLBACK")
+    else:
+        import sqlite3
+
+        with contextlib.closing(sqlite3.connect(f"/{place.name.lstrip('/')}", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            yield
+
+
 def redis_client(place: Store) -> Any:
     """Return a client of the broker's database."""
     import redis

@@ -91,6 +91,13 @@ class Workers(Commands):
         super().__init__(peer.commands(processes), peer.environment())
         self.store = peer.store
 
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds; raise Stalled when the workers end before."""
+        while not condition():
+            if self.all_ended():
+                raise self.complaint("the workers ended")
+            time.sleep(0.02)
+
     def cpu_seconds(self) -> tuple[float, float]:
         """Return the processor time so far of (all worker processes, the PostgreSQL sessions of the store)."""
         return cpu_seconds(self.pids()), cpu_seconds(stores.session_pids(self.store))

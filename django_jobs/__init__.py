@@ -1,6 +1,6 @@
 """A durable background-job queue that is just a Django app. The public names; safe to import before apps are loaded."""
 
-from django_jobs.api import asubmit, asubmit_many, job, schedule, submit, submit_many
+from django_jobs.api import aemit, asubmit, asubmit_many, batch, emit, job, schedule, submit, submit_many
 from django_jobs.exceptions import Cancelled, Fail, Retry, Snooze
 from django_jobs.submission import NewJob
 
@@ -10,8 +10,11 @@ __all__ = [
     "NewJob",
     "Retry",
     "Snooze",
+    "aemit",
     "asubmit",
     "asubmit_many",
+    "batch",
+    "emit",
     "job",
     "schedule",
     "submit",

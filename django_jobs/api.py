@@ -3,29 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from asgiref.sync import sync_to_async
 
-from django_jobs.handlers import make_handler, registry
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import make_handler_with_arguments, payload_problems, registry
+from django_jobs.other_queues import refuse_calls
 from django_jobs.scheduling.spec import declare
 from django_jobs.submission import NewJob, SubmitOptions
 
 if TYPE_CHECKING:
-    from django_jobs.models import Job
+    from django_jobs.models import Batch, Event, Job
 
 P = ParamSpec("P")
+A = ParamSpec("A")
+C = TypeVar("C")
 R = TypeVar("R", covariant=True)
+Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
 
-class JobFunction(Protocol[P, R]):
+class HandlerOptions(TypedDict, total=False):
+    """The keywords of `@job`, but for `takes_context`; None is as good as left out."""
+
+    queue: str | None
+    priority: int | None
+    max_retries: int | None
+    timeout_seconds: float | None
+    base_delay: float | None
+    max_delay: float | None
+    retry_on: Exceptions | None
+    fail_on: Exceptions
+    atomic: bool
+    isolation: Literal["thread", "process"]
+    dead_letter: bool | None
+    max_crashes: int | None
+    every: timedelta | float | None
+    cron: str | None
+    timezone: str | None
+
+
+class JobFunction(Protocol[P, A, R]):
     """A handler as `@job` returns it: the function itself, with its submit methods."""
 
     __name__: str
     job_type: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def payload(self, *args: A.args, **kwargs: A.kwargs) -> dict[str, Any]:
+        """Return the payload with which the handler is called as if with these arguments, without its context.
+
+        A type checker knows them. Raises InvalidJob when they do not fit.
+        """
 
     def submit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
         """Submit a job of this type; the options are those of `django_jobs.submit`."""
@@ -35,34 +78,25 @@ class JobFunction(Protocol[P, R]):
 
 
 @overload
-def job(function: Callable[P, R], /) -> JobFunction[P, R]: ...
+def job(function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
 
 
 @overload
 def job(
-    job_type: str | None = None,
-    *,
-    queue: str | None = None,
-    priority: int | None = None,
-    max_retries: int | None = None,
-    timeout_seconds: float | None = None,
-    base_delay: float | None = None,
-    max_delay: float | None = None,
-    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,
-    fail_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-    atomic: bool = False,
-    isolation: str = "thread",
-    takes_context: bool = False,
-    dead_letter: bool | None = None,
-    max_crashes: int | None = None,
-    every: timedelta | float | None = None,
-    cron: str | None = None,
-    timezone: str | None = None,
-) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
+    job_type: str | None = None, *, takes_context: Literal[True], **options: Unpack[HandlerOptions]
+) -> Callable[[Callable[Concatenate[C, A], R]], JobFunction[Concatenate[C, A], A, R]]: ...
+
+
+@overload
+def job(
+    job_type: str | None = None, *, takes_context: Literal[False] = False, **options: Unpack[HandlerOptions]
+) -> Callable[[Callable[P, R]], JobFunction[P, P, R]]: ...
 
 
 def job(job_type: Any = None, **options: Any) -> Any:
     """Register a function as the handler of a job type and return the function itself.
+
+    A worker calls it with the payload's keys: `function(**payload)`. A parameter that is called `payload` gets the whole.
 
     Args:
         job_type: the registered name; by default the function's module and name.
@@ -74,7 +108,7 @@ def job(job_type: Any = None, **options: Any) -> Any:
         retry_on: retry only these exceptions; fail_on: never retry these.
         atomic: run the handler and complete the job in one transaction.
         isolation: "thread", or "process" for a subprocess with a hard timeout.
-        takes_context: call the handler with (context, payload) instead of (payload).
+        takes_context: give the handler the context as its first argument.
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
@@ -84,15 +118,18 @@ def job(job_type: Any = None, **options: Any) -> Any:
     if callable(job_type):
         return _register(job_type, None, options)
 
-    def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
-        return _register(function, job_type, options)
-
-    return decorate
+    return lambda function: _register(function, job_type, options)
 
 
-def _register(function: Callable[P, R], job_type: str | None, options: dict[str, Any]) -> JobFunction[P, R]:
+def _register(function: Any, job_type: str | None, options: dict[str, Any]) -> Any:
     timing = {key: options.pop(key) for key in ("every", "cron", "timezone") if key in options}
-    name = registry.register(make_handler(function, job_type, options)).job_type
+    handler = make_handler_with_arguments(function, job_type, options)
+    if timing and (problems := payload_problems(handler, {})):
+        hint = (
+            "a schedule of @job has no payload: give the parameter a default, or declare it by schedule(…, payload=…)"
+        )
+        raise InvalidJob(*problems, hint)
+    name = registry.register(handler).job_type
     if timing:
         declare(name, name, **timing)
 
@@ -102,11 +139,16 @@ def _register(function: Callable[P, R], job_type: str | None, options: dict[str,
     async def asubmit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitOptions]) -> Job:
         return await asubmit(name, payload, **given)
 
-    decorated = cast(Any, function)
-    decorated.job_type = name
-    decorated.submit = submit_this
-    decorated.asubmit = asubmit_this
-    return cast(JobFunction[P, R], decorated)
+    function.job_type = name
+    function.payload = _whole_payload if handler.arguments is None else handler.arguments.payload
+    function.submit = submit_this
+    function.asubmit = asubmit_this
+    refuse_calls(function)
+    return function
+
+
+def _whole_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(payload)
 
 
 def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
@@ -149,6 +191,66 @@ def submit_many(new_jobs: Iterable[NewJob]) -> list[Job]:
 async def asubmit_many(new_jobs: Iterable[NewJob]) -> list[Job]:
     """Submit many from async code; see `submit_many`."""
     return await sync_to_async(submit_many)(new_jobs)
+
+
+def emit(
+    name: str,
+    *,
+    key: str | None = None,
+    payload: Mapping[str, Any] | None = None,
+    retention: timedelta | float | None = None,
+) -> Event:
+    """Write an event in the caller's transaction and return it; the jobs that wait for it go on after the commit.
+
+    Args:
+        name: at most 200 characters; key: of what it tells, such as "order:7". A wait meets events of its own name and key.
+        payload: a JSON object, which `context.wait_for_event` returns.
+        retention: how long it is kept for jobs that wait later (timedelta or seconds; 0: only for those that wait now;
+            None: DJANGO_JOBS["RETENTION"]["events"] days).
+
+    Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
+    """
+    from django_jobs.lifecycle import events
+
+    return events.emit(name, key=key, payload=payload, retention=retention)
+
+
+async def aemit(
+    name: str,
+    *,
+    key: str | None = None,
+    payload: Mapping[str, Any] | None = None,
+    retention: timedelta | float | None = None,
+) -> Event:
+    """Emit from async code; see `emit`."""
+    return await sync_to_async(emit)(name, key=key, payload=payload, retention=retention)
+
+
+def batch(
+    description: str = "",
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    on_success: NewJob | None = None,
+    on_failure: NewJob | None = None,
+    on_finish: NewJob | None = None,
+) -> AbstractContextManager[Batch]:
+    """Begin a batch, to be used with `with`: jobs that are submitted to it, and others that are submitted at its end.
+
+    The block is one transaction on the jobs' database, or part of the caller's: members start after it, and an exception in it
+    leaves nothing. Members may add members until the last one has ended.
+
+    Args:
+        description: what people read, at most 200 characters; metadata: a JSON object kept with the batch.
+        on_success: a NewJob that is submitted when all members have completed.
+        on_failure: the same when all have ended and some of them not well: dead, failed or cancelled.
+        on_finish: the same in either case.
+
+    Raises InvalidJob with every problem of the call.
+    """
+    from django_jobs.lifecycle.batches import new_batch
+
+    callbacks = {"on_success": on_success, "on_failure": on_failure, "on_finish": on_finish}
+    return new_batch(description, metadata=metadata, callbacks=callbacks)
 
 
 def schedule(

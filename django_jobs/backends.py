@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     AnyTask = Task[..., Any]
     AnyResult = TaskResult[..., Any]
 
+Abilities = tuple[bool, bool, bool]  # async tasks, priorities, run_after
+
 __all__ = ["DummyBackend", "ImmediateBackend", "JobsBackend", "JobsTask", "TaskRefused", "task"]
 
 
@@ -71,12 +73,15 @@ class JobsBackend(TakesOurOptions):
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, dict(params))
-        self._valid: dict[int, AnyTask] = {}  # by the id of its function, which the task keeps alive
+        # A task that is valid, and for which abilities of this backend; by the id of its function, which the task keeps alive.
+        self._valid: dict[int, tuple[AnyTask, Abilities]] = {}
         receivers.connect()
 
     def validate_task(self, task: AnyTask) -> None:
         """Raise InvalidTask for a task that cannot be enqueued here; this process knows a valid one from then on."""
-        if self._valid.get(id(task.func)) is task:
+        abilities = (self.supports_async_task, self.supports_priority, self.supports_defer)
+        known = self._valid.get(id(task.func))
+        if known is not None and known[0] is task and known[1] == abilities:
             return
         super().validate_task(task)
         if "<" in task.func.__qualname__:  # every lambda of a module has the same name
@@ -85,7 +90,7 @@ class JobsBackend(TakesOurOptions):
         if problem:
             raise TaskRefused(problem)
         register(task, self.alias, self.options)
-        self._valid[id(task.func)] = task
+        self._valid[id(task.func)] = (task, abilities)
 
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AnyResult:  # type: ignore[override]
         """Write the task's job and return its result.

@@ -12,11 +12,12 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
-from django_jobs.conf import NAME, JobsSettings, parse
+from django_jobs.conf import NAME, parse, valid_settings
 from django_jobs.db.connections import jobs_alias, jobs_connection
 from django_jobs.db.server import OLDEST, journal_mode, max_connections, missing_migrations, product_and_version
 from django_jobs.handlers import registry
 from django_jobs.names import did_you_mean
+from django_jobs.scheduling.spec import declared
 
 SQLITE_OPTIONS = (
     '{"transaction_mode": "IMMEDIATE", "timeout": 20,'
@@ -94,14 +95,25 @@ def check_user_model(**kwargs: Any) -> list[CheckMessage]:
 
 @register("django_jobs")
 def check_database_options(**kwargs: Any) -> Iterator[CheckMessage]:
-    """Report E006 for a database we have no statements for; W001, W002, W004, W005 for its options."""
-    connection = jobs_connection()
+    """Report E006, E011 for a database or a driver we have no statements for; W001, W002, W004, W005 for its options."""
+    connection: Any = jobs_connection()
     alias = connection.alias
     options = connection.settings_dict.get("OPTIONS") or {}
     if connection.vendor not in ("sqlite", "postgresql", "mysql"):
         message = f"The jobs are in the database {alias!r}, whose engine django_jobs cannot use: {connection.vendor}."
         hint = "Route django_jobs to PostgreSQL, MariaDB, MySQL or SQLite."
         yield Error(message, hint=hint, id="django_jobs.E006")
+    if connection.vendor == "postgresql" and not _has_psycopg_3():
+        message = "django_jobs needs psycopg 3, and Django uses psycopg2 here, for which it has no statements and no wake-ups."
+        hint = "Install it: pip install 'django-durable-jobs[postgres]'; Django prefers it, psycopg2 may stay."
+        yield Error(message, hint=hint, id="django_jobs.E011")
+    name = connection.Database.__name__ if connection.vendor == "mysql" else ""
+    if name not in ("", "MySQLdb"):
+        message = (
+            f"django_jobs needs mysqlclient, and {name} stands in for it: it has no sockets that workers could set up."
+        )
+        hint = "Install it: pip install 'django-durable-jobs[mysql]'; and let nothing install itself as MySQLdb."
+        yield Error(message, hint=hint, id="django_jobs.E011")
     if connection.vendor == "sqlite":
         yield from _check_sqlite_options(options)
     else:
@@ -148,9 +160,20 @@ def _check_server_options(options: dict[str, Any]) -> Iterator[CheckMessage]:
 
 
 @register("django_jobs")
+def check_time_zone_data(**kwargs: Any) -> list[CheckMessage]:
+    """Report W011 when this host cannot find the ticks of declared schedules; other hosts can."""
+    names = [spec.name for spec in declared() if not spec.timing.is_known_here]
+    if not names:
+        return []
+    message = f"This host has no time zone data, which declared schedules need: {', '.join(names[:MOST_TYPES])}."
+    hint = "Install tzdata: pip install tzdata, or the system's package. Schedules in UTC need none."
+    return [Warning(message, hint=hint, id="django_jobs.W011")]
+
+
+@register("django_jobs")
 def check_lease(**kwargs: Any) -> list[CheckMessage]:
     """Report W007 for a lease so short that a healthy process may miss it."""
-    seconds = _settings().LEASE_SECONDS
+    seconds = valid_settings().LEASE_SECONDS
     if seconds >= SHORT_LEASE:
         return []
     message = (
@@ -163,7 +186,7 @@ def check_lease(**kwargs: Any) -> list[CheckMessage]:
 @register("django_jobs", Tags.security)
 def check_shell_jobs(**kwargs: Any) -> list[CheckMessage]:
     """Report W009 when everybody who may submit a job may run any command."""
-    if not _settings().SHELL_JOBS or settings.DEBUG:
+    if not valid_settings().SHELL_JOBS or settings.DEBUG:
         return []
     message = "SHELL_JOBS is on: whoever may submit a job may run any command as the worker's user."
     hint = "Set it to False, or silence this check when only trusted people can submit jobs."
@@ -201,7 +224,8 @@ def _check_job_types() -> Iterator[CheckMessage]:
     from django_jobs.models import Job, Schedule  # this module is imported before the apps are loaded
 
     live = Job.objects.live().order_by().values_list("job_type", flat=True).distinct()
-    scheduled = Schedule.objects.filter(enabled=True).order_by().values_list("job_type", flat=True).distinct()
+    enabled = Schedule.objects.not_declared_elsewhere().filter(enabled=True)
+    scheduled = enabled.order_by().values_list("job_type", flat=True).distinct()
     for what, types in (("Unfinished jobs have", live), ("An enabled schedule has", scheduled)):
         for job_type in sorted(set(types) - set(known))[:MOST_TYPES]:
             message = f"{what} the type {job_type!r}, which has no handler.{did_you_mean(job_type, known)}"
@@ -217,13 +241,15 @@ def _user_model() -> Any:
         return None
 
 
-def _settings() -> JobsSettings:
-    """Return the settings, with the defaults for those that are wrong."""
-    return parse(getattr(settings, NAME, {}))[0]
+def _has_psycopg_3() -> bool:
+    """Say whether Django talks to PostgreSQL by psycopg 3, which it prefers, or by psycopg2."""
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+    return bool(is_psycopg3)
 
 
 def _wanted_connections() -> int:
-    return _settings().THREADS + BESIDE_THREADS
+    return valid_settings().THREADS + BESIDE_THREADS
 
 
 def _dotted(version: Sequence[int]) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from django.conf import settings
+from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from django_jobs.names import did_you_mean, queue_problem
-from django_jobs.rules import RULES, Refused, Rule, flag, integer, number, optional, seconds
-from django_jobs.text import shown
+from django_jobs.rules import RULES, Refused, Rule, flag, integer, number, optional, seconds, short_text
+from django_jobs.text import scrub, shown
 
 NAME = "DJANGO_JOBS"
 _MANY = 1_000_000
 _LARGEST = 2**31 - 1
+MAX_SITE = MAX_RELEASE = 64
+# What deploys set, the most explicit ones first.
+RELEASE_VARIABLES = (
+    "RELEASE", "RELEASE_VERSION", "APP_VERSION", "SENTRY_RELEASE", "HEROKU_RELEASE_VERSION", "HEROKU_SLUG_COMMIT", "K_REVISION",
+    "RENDER_GIT_COMMIT", "RAILWAY_GIT_COMMIT_SHA", "SOURCE_VERSION", "GIT_COMMIT", "GIT_SHA", "CI_COMMIT_SHA", "GITHUB_SHA",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +43,16 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _release(value: Any) -> Any:
+    if not isinstance(value, str) and not callable(value):
+        raise Refused("a string, or a callable that returns one")
+    return value
+
+
 _mapping_default = MappingProxyType[str, Any]({})
 _days = optional(number(0, 36_500, "days"))
 RETENTION_DEFAULT: Mapping[str, float | None] = MappingProxyType(
-    {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30}
+    {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30, "events": 7}
 )
 
 
@@ -66,17 +79,24 @@ class JobsSettings:
 
     LEASE_SECONDS: a worker process silent for this long counts as dead (seconds; its heartbeat comes every quarter).
     SHUTDOWN_GRACE_SECONDS: how long a stopping worker lets its jobs finish (seconds).
-    POLL_INTERVAL: rest of an idle worker between two polls (seconds); five times that after a minute without work.
+    POLL_INTERVAL: rest of an idle worker between two polls (seconds); five times that after a minute without work
+        and on SQLite, where idle workers see commits.
     THREADS: worker threads of a process. ASYNC_CONCURRENCY: coroutine jobs of a process at once.
     PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES: of the encoded JSON (bytes).
     MAX_RETRIES, BASE_DELAY, MAX_DELAY: automatic retries, and the backoff between them (seconds).
     TIMEOUT_SECONDS: longest run of a handler (seconds; None: no limit). TIMEOUT_GRACE_SECONDS: what a handler gets to
     stop in after that (seconds). MAX_CRASHES: starts of a job that kills its process. PRIORITY: 1 to 10, higher first.
     SHELL_JOBS: allow jobs that run a shell command. QUEUES: `QueueSettings` by queue name.
-    RETENTION: days that finished jobs are kept, by final status (None: for ever; dead: since its dead letter was closed).
+    RETENTION: days that finished jobs are kept, by final status (None: for ever); one with an open dead letter stays.
+        `events`: days that an event is kept for jobs that will wait for it.
     REDACT: payload keys whose values the admin masks. NOTIFY: wake workers by LISTEN/NOTIFY on PostgreSQL.
     MAX_RSS_MB, MAX_JOBS: a worker process past this much memory (MiB) or this many jobs is replaced (None: never).
     PROCESS_MEMORY_MB: memory limit of a job with isolation="process" (MiB; None: no limit).
+    RELEASE: the release of the site's code, recorded with worker processes, attempts and dead letters: a string, a callable that
+        returns one, or None for what a common environment variable says (see `this_release`).
+    SITE: whose schedules and workers these are, where several sites share a database (None: see `this_site`).
+    UNKNOWN_TYPE_GRACE_SECONDS: how long a job whose type a worker does not know is left to another site or deploy before it is
+    FAILED (seconds; None: an hour where another site is known, else 0).
     """
 
     LEASE_SECONDS: float = _key(60.0, seconds(1))
@@ -101,6 +121,9 @@ class JobsSettings:
     MAX_RSS_MB: int | None = _key(None, optional(integer(1, _MANY)))
     MAX_JOBS: int | None = _key(None, optional(integer(1, _LARGEST)))
     PROCESS_MEMORY_MB: int | None = _key(None, optional(integer(1, _MANY)))
+    SITE: str | None = _key(None, optional(short_text(MAX_SITE)))
+    RELEASE: str | Callable[[], str] | None = _key(None, optional(_release))  # noqa: RUF009  as the others
+    UNKNOWN_TYPE_GRACE_SECONDS: float | None = _key(None, optional(seconds()))
 
 
 def parse(raw: Any) -> tuple[JobsSettings, list[Problem]]:
@@ -117,12 +140,41 @@ def parse(raw: Any) -> tuple[JobsSettings, list[Problem]]:
 
 
 @cache
+def _read() -> tuple[JobsSettings, list[Problem]]:
+    return parse(getattr(settings, NAME, {}))
+
+
+@cache
 def get_settings() -> JobsSettings:
     """Return the settings, which are read once; raise ImproperlyConfigured with every problem."""
-    parsed, problems = parse(getattr(settings, NAME, {}))
+    parsed, problems = _read()
     if problems:
         raise ImproperlyConfigured(" ".join(f"{problem.message} {problem.hint}" for problem in problems))
     return parsed
+
+
+def valid_settings() -> JobsSettings:
+    """Return the settings, which are read once, with the defaults for those that are wrong.
+
+    For what runs while the site's modules are imported: there a mistake in the setting is for the system checks to report.
+    """
+    return _read()[0]
+
+
+def this_site() -> str:
+    """Return the name of this site among those that share its database: SITE, else the package of the settings module."""
+    module = os.environ.get(ENVIRONMENT_VARIABLE, "")  # while settings are overridden, their SETTINGS_MODULE is None
+    return get_settings().SITE or module.partition(".")[0][:MAX_SITE]
+
+
+@cache
+def this_release() -> str:
+    """Return the release of the site's code, at most MAX_RELEASE characters: RELEASE, else one of RELEASE_VARIABLES, else ""."""
+    given = get_settings().RELEASE
+    found = given() if callable(given) else given
+    if found is None:
+        found = next((os.environ[name] for name in RELEASE_VARIABLES if os.environ.get(name)), "")
+    return scrub(found).strip()[:MAX_RELEASE]
 
 
 def _rules(kind: type[JobsSettings] | type[QueueSettings]) -> dict[str, Rule | None]:
@@ -174,7 +226,9 @@ def _parse_queues(raw: Any, problems: list[Problem]) -> Mapping[str, QueueSettin
 
 def _clear_cache(*, setting: str, **kwargs: Any) -> None:
     if setting == NAME:
+        _read.cache_clear()
         get_settings.cache_clear()
+        this_release.cache_clear()
 
 
 setting_changed.connect(_clear_cache, dispatch_uid="django_jobs.conf")

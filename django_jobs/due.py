@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from django.db.models import QuerySet, Subquery
+from django.db.models import Exists, OuterRef, QuerySet, Subquery
 
 from .db.dialects import dialect
-from .models import Job, JobStatus, Queue, Schedule, WorkerProcess
+from .models import Event, Job, JobStatus, Queue, Schedule, WorkerProcess
 from .models.fields import DbNow
+from .models.job import JobQuerySet
 
 
 def seconds_until_due() -> float | None:
@@ -22,24 +24,37 @@ def seconds_until_tick() -> float | None:
     return _seconds(_ticking(), "next_run_at")
 
 
-def seconds_ahead(process_id: str) -> tuple[float | None, float | None]:
-    """Return `seconds_until_due` and `seconds_until_tick`, asked in one statement because idle processes ask each second.
+class Ahead(NamedTuple):
+    """The seconds until the next scheduled job is due, until the next tick, and whether an event waits to be delivered."""
 
-    The row of the asking process is what carries the question; without one both are None.
+    due: float | None = None
+    tick: float | None = None
+    has_events: bool = False
+
+
+def look_ahead(process_id: str, since: datetime | None = None) -> Ahead:
+    """Return what comes next, asked in one statement because idle processes ask each second.
+
+    The row of the asking process is what carries the question; without one there is no answer. Jobs that were due before `since`
+    are left out.
     """
+    scheduled = _scheduled() if since is None else _scheduled().filter(available_at__gte=since)
     row = (
         WorkerProcess.objects.filter(pk=process_id)
         .values_list(
-            Subquery(_scheduled().values("available_at")[:1]), Subquery(_ticking().values("next_run_at")[:1]), DbNow()
+            Subquery(scheduled.values("available_at")[:1]),
+            Subquery(_ticking().values("next_run_at")[:1]),
+            DbNow(),
+            Subquery(Event.objects.undelivered().order_by("pk").values("pk")[:1]),
         )
         .first()
     )
-    return (None, None) if row is None else (_between(row[2], row[0]), _between(row[2], row[1]))
+    return Ahead() if row is None else Ahead(_between(row[2], row[0]), _between(row[2], row[1]), row[3] is not None)
 
 
-def queues_with_work() -> list[str]:
-    """Return the queues that have a ready job."""
-    return dialect().queues_with_work()
+def queues_with_work(besides: Sequence[str] = ()) -> list[str]:
+    """Return the queues that have a ready job, perhaps without those of `besides`."""
+    return dialect().queues_with_work(besides)
 
 
 def known_queues() -> set[str]:
@@ -49,13 +64,24 @@ def known_queues() -> set[str]:
 
 
 def has_due_work(queues: Iterable[str] | None = None) -> bool:
-    """Say whether a job of the queues (None: any queue that is not paused) is ready, or it or a schedule is due."""
-    if Schedule.objects.due().exists():
+    """Say whether there is work: a schedule that is due, or a job that is ready, due or to be taken back from a dead process.
+
+    Args:
+        queues: of whose jobs; None: of every queue that is not paused.
+    """
+    if Schedule.objects.due().exists() or Event.objects.undelivered().exists():
         return True
     jobs = Job.objects.exclude(queue__in=Queue.objects.paused_names())
     if queues is not None:
         jobs = jobs.in_queues(queues)
-    return jobs.ready().exists() or jobs.due().exists()
+    # In the order in which a job moves: one that moves on between two of these looks is seen by the later one.
+    return _to_rescue(jobs).exists() or jobs.due().exists() or jobs.ready().exists()
+
+
+def _to_rescue(jobs: JobQuerySet) -> JobQuerySet:
+    """Keep the running jobs whose process has no lease that runs: a rescuer will take them back."""
+    alive = WorkerProcess.objects.alive().filter(pk=OuterRef("worker_id"))
+    return jobs.filter(~Exists(alive), status=JobStatus.RUNNING)
 
 
 def _scheduled() -> QuerySet[Job]:
@@ -63,7 +89,7 @@ def _scheduled() -> QuerySet[Job]:
 
 
 def _ticking() -> QuerySet[Schedule]:
-    return Schedule.objects.filter(enabled=True, next_run_at__isnull=False).order_by("next_run_at")
+    return Schedule.objects.known_here().filter(enabled=True, next_run_at__isnull=False).order_by("next_run_at")
 
 
 def _seconds(rows: QuerySet[Job] | QuerySet[Schedule], column: str) -> float | None:

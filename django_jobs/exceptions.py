@@ -22,6 +22,10 @@ class InvalidJob(JobsError, ValueError):
         return "; ".join(self.problems)
 
 
+class NoTimeZoneData(InvalidJob):
+    """This host has no time zone data; what another host can do with the time zone is another matter."""
+
+
 class CycleError(InvalidJob):
     """Jobs would depend on each other in a circle; the message shows the path."""
 
@@ -29,19 +33,32 @@ class CycleError(InvalidJob):
 class JobNotFound(JobsError, KeyError):
     """There is no job with this id."""
 
+    what = "job"
+
     def __init__(self, job_id: object = "") -> None:
         self.job_id = job_id
         super().__init__(job_id)
 
     def __str__(self) -> str:
-        return f"there is no job {self.job_id!r}"
+        return f"there is no {self.what} {self.job_id!r}"
 
 
 class ScheduleNotFound(JobNotFound):
     """There is no schedule of this name."""
 
-    def __str__(self) -> str:
-        return f"there is no schedule {self.job_id!r}"
+    what = "schedule"
+
+
+class DeadLetterNotFound(JobNotFound):
+    """There is no dead letter with this key."""
+
+    what = "dead letter"
+
+
+class BatchNotFound(JobNotFound):
+    """There is no batch with this id."""
+
+    what = "batch"
 
 
 class HandlerNotFound(JobsError):
@@ -50,6 +67,18 @@ class HandlerNotFound(JobsError):
 
 class LeaseLost(JobsError):
     """The job's lease was lost to another worker: what this one would still write is dropped."""
+
+
+class StepMismatch(JobsError):
+    """A job's code asks for other steps than those on record: the job is dead, and a replay from the start is the way on."""
+
+
+class Waiting(BaseException):
+    """Leaves a handler whose job goes to wait. Not for handlers to raise or to catch; their `finally` blocks run."""
+
+
+class Crashed(JobsError):
+    """The process that ran a job died; made for logs and signals, and raised nowhere."""
 
 
 class TimedOut(JobsError, TimeoutError):

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from django_jobs.conf import JobsSettings, get_settings
+from django_jobs.arguments import Arguments, arguments_of, check_takes_whole
+from django_jobs.conf import JobsSettings, QueueSettings, get_settings
 from django_jobs.exceptions import HandlerNotFound, InvalidJob
 from django_jobs.names import did_you_mean, job_type_problem
 from django_jobs.retry import RetryPolicy
 from django_jobs.rules import RULES, check_options
 
 HandlerFunction = Callable[..., Any]
+NO_QUEUE_SETTINGS = QueueSettings()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)  # by identity: a key of JobOptions
 class Handler:
-    """A function registered for a job type, with the options of `@job`; None where the queue's or the site's hold."""
+    """A function registered for a job type, with the options of `@job`; None where the queue's or the site's hold.
+
+    `arguments` are those that it takes from the payload, None when it takes the whole.
+    """
 
     job_type: str
     function: HandlerFunction
@@ -36,15 +41,15 @@ class Handler:
     dead_letter: bool | None = None
     max_crashes: int | None = None
     is_async: bool = False
+    arguments: Arguments | None = None
 
 
-_OPTION_RULES = {
-    field.name: RULES[field.name] for field in fields(Handler) if field.name not in ("job_type", "function", "is_async")
-}
+_OWN_FIELDS = ("job_type", "function", "is_async", "arguments")
+_OPTION_RULES = {field.name: RULES[field.name] for field in fields(Handler) if field.name not in _OWN_FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
+class JobOptions:
     """The options that hold for the jobs of a handler in a queue, with every default filled in."""
 
     priority: int
@@ -74,8 +79,8 @@ class Registry:
     def __init__(self, parent: Registry | None = None) -> None:
         self._handlers: dict[str, Handler] = {}
         self._parent = parent
-        self._rules: dict[tuple[str, str], Rules] = {}
-        self._rules_settings: JobsSettings | None = None
+        self._options: dict[tuple[Handler | None, str], JobOptions] = {}
+        self._options_settings: JobsSettings | None = None
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(list(self._handlers.values()))
@@ -93,13 +98,11 @@ class Registry:
     def replace(self, handler: Handler) -> Handler:
         """Add a handler in the place of any other one of its job type."""
         self._handlers[handler.job_type] = handler
-        self._rules.clear()
         return handler
 
     def forget(self, job_type: str) -> None:
         """Remove the handler of a job type, if there is one."""
-        if self._handlers.pop(job_type, None) is not None:
-            self._rules.clear()
+        self._handlers.pop(job_type, None)
 
     def find(self, job_type: str) -> Handler | None:
         """Return the handler of a job type, or None."""
@@ -125,23 +128,24 @@ class Registry:
         inherited = self._parent.queues() if self._parent is not None else set()
         return inherited | {handler.queue for handler in self._handlers.values() if handler.queue}
 
-    def rules(self, handler: Handler | None, queue: str) -> Rules:
+    def job_options(self, handler: Handler | None, queue: str) -> JobOptions:
         """Return the options that hold for a handler's jobs in a queue: the handler's, else the queue's, else the site's."""
         settings = get_settings()
-        if settings is not self._rules_settings:
-            self._rules.clear()
-            self._rules_settings = settings
-        key = (handler.job_type if handler else "", queue)
-        rules = self._rules.get(key)
-        if rules is None:
-            rules = self._rules[key] = make_rules(handler, queue, settings)
-        return rules
+        if settings is not self._options_settings:
+            self._options.clear()
+            self._options_settings = settings
+        options = self._options.get((handler, queue))
+        if options is None:
+            options = _job_options(handler, self.queue_settings(queue), settings)
+            self._options[handler, queue] = options
+        return options
+
+    def queue_settings(self, queue: str) -> QueueSettings:
+        """Return the site's settings of a queue."""
+        return get_settings().QUEUES.get(queue, NO_QUEUE_SETTINGS)
 
 
-def make_rules(handler: Handler | None, queue: str, settings: JobsSettings) -> Rules:
-    """Return the options that hold for the jobs of a handler (None: a job type without one) in a queue."""
-    queue_settings = settings.QUEUES.get(queue)
-
+def _job_options(handler: Handler | None, queue_settings: QueueSettings, settings: JobsSettings) -> JobOptions:
     def first(name: str, default: Any, queue_key: str | None = None) -> Any:
         for source, key in ((handler, name), (queue_settings, queue_key or name)):
             value = getattr(source, key, None)
@@ -149,7 +153,7 @@ def make_rules(handler: Handler | None, queue: str, settings: JobsSettings) -> R
                 return value
         return default
 
-    return Rules(
+    return JobOptions(
         priority=first("priority", settings.PRIORITY, "default_priority"),
         max_retries=first("max_retries", settings.MAX_RETRIES),
         timeout_seconds=first("timeout_seconds", settings.TIMEOUT_SECONDS),
@@ -178,22 +182,58 @@ def handler_problem(job_type: Any, handlers: Registry) -> str | None:
 
 
 def make_handler(function: HandlerFunction, job_type: str | None, options: dict[str, Any]) -> Handler:
-    """Return a handler made of a function and the options of `@job`; raise InvalidJob with every problem."""
+    """Return a handler that gets the whole payload, made of a function and the options of `@job`.
+
+    Raises InvalidJob with every problem.
+    """
+    return _make(function, job_type, options, check_takes_whole)
+
+
+def make_handler_with_arguments(function: HandlerFunction, job_type: str | None, options: dict[str, Any]) -> Handler:
+    """Return a handler that gets what its signature asks for: the payload's keys, or the whole as `payload`.
+
+    Raises InvalidJob with every problem.
+    """
+    return _make(function, job_type, options, arguments_of)
+
+
+def payload_problems(handler: Handler | None, payload: Mapping[str, Any]) -> list[str]:
+    """Return why a handler, if there is one, cannot be called with a payload; nothing when it can."""
+    return [] if handler is None or handler.arguments is None else handler.arguments.problems(payload)
+
+
+def check_handler_options(function: HandlerFunction, job_type: str, options: dict[str, Any]) -> None:
+    """Raise InvalidJob with every problem of the options of `@job`, for a function that will be called by another one."""
+    _make(function, job_type, options, lambda function, takes_context: None)
+
+
+def _make(
+    function: HandlerFunction,
+    job_type: str | None,
+    options: dict[str, Any],
+    arguments_of: Callable[[HandlerFunction, bool], Arguments | None],
+) -> Handler:
     problems: list[str] = []
+    arguments = None
     if not callable(function):
         problems.append(f"a handler is a function, not {type(function).__name__}")
     name = job_type if job_type is not None else f"{function.__module__}.{function.__qualname__}"
     if problem := job_type_problem(name):
         problems.append(problem)
     kept = check_options(options, _OPTION_RULES, problems)
-    if problems:
-        raise InvalidJob(*problems)
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__ is a coroutine handler too
     )
     if is_async and kept.get("atomic"):
-        raise InvalidJob("an async def handler cannot be atomic: Django's transactions belong to one thread")
-    return Handler(job_type=name, function=function, is_async=is_async, **kept)
+        problems.append("an async def handler cannot be atomic: Django's transactions belong to one thread")
+    if callable(function):
+        try:
+            arguments = arguments_of(function, options.get("takes_context") is True)
+        except InvalidJob as error:
+            problems.extend(error.problems)
+    if problems:
+        raise InvalidJob(*problems)
+    return Handler(job_type=name, function=function, is_async=is_async, arguments=arguments, **kept)
 
 
 def _same_place(function: HandlerFunction, other: HandlerFunction) -> bool:

@@ -1,4 +1,4 @@
-"""Ids of jobs: time-ordered UUIDs (version 7), strictly increasing within a process."""
+"""Ids of jobs: time-ordered UUIDs (version 7), and places in an order; both strictly increasing within a process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _VARIANT = 2 << 62
 
 _lock = threading.Lock()
 _last = 0  # milliseconds since 1970, then the counter
+_last_place = 0  # microseconds since 1970
 
 
 def new_id() -> str:
@@ -37,11 +38,24 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def new_places(number: int) -> range:
+    """Return so many integers below 2⁶³, greater than all that this process has returned before.
+
+    They begin with the host's clock (microseconds), so that those of several processes are in order as far as clocks are.
+    """
+    global _last_place
+    now = time.time_ns() // 1000
+    with _lock:
+        first = max(now, _last_place + 1)
+        _last_place = first + number - 1
+    return range(first, first + number)
+
+
 def _reset_in_child() -> None:
-    """Reset the counter in a forked child, which would otherwise make the same ids as its parent."""
-    global _last, _lock
+    """Reset the counters in a forked child, which would otherwise make the same ids as its parent."""
+    global _last, _last_place, _lock
     _lock = threading.Lock()
-    _last = 0
+    _last = _last_place = 0
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -6,12 +6,14 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from django_jobs.text import shown
+from django_jobs.text import UNSTORABLE, shown
 
 MAX_JOB_TYPE = 200
 MAX_QUEUE = 64
 MAX_ID = 64
 MAX_UNIQUE_KEY = 200
+MAX_STEP = 200
+MAX_EVENT = 200  # an event's name, and its key
 MAX_SCHEDULE = 200  # as long as a job type: a schedule may be named after its job
 # "<" and ">" for the `<locals>` in the default name of a handler that is defined in a function.
 _JOB_TYPE = re.compile(r"[\w.:/<>-]+", re.ASCII)
@@ -44,6 +46,23 @@ def schedule_name_problem(value: object) -> str | None:
     return _text_problem(value, "schedule", MAX_SCHEDULE)
 
 
+def step_name_problem(value: object) -> str | None:
+    """Return what is wrong with a step's name: 1 to 200 characters, storable, without the `#` of `name#2`."""
+    if problem := _length_problem(value, "step", MAX_STEP):
+        return problem
+    return f"step {shown(value)}: a name has no '#', which numbers the uses of a name" if "#" in str(value) else None
+
+
+def event_name_problem(value: object) -> str | None:
+    """Return what is wrong with an event's name: 1 to 200 characters, storable."""
+    return _length_problem(value, "event", MAX_EVENT)
+
+
+def event_key_problem(value: object) -> str | None:
+    """Return what is wrong with an event's key, if it has one: 1 to 200 characters, storable."""
+    return None if value is None else _length_problem(value, "key", MAX_EVENT)
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the known word most like the given one, or an empty string."""
     if not isinstance(word, str):
@@ -56,6 +75,16 @@ def _name_problem(value: object, subject: str, longest: int, pattern: re.Pattern
     if isinstance(value, str) and len(value) <= longest and pattern.fullmatch(value):
         return None
     return _text_problem(value, subject, longest) or f"{subject} {shown(value)}: use letters, digits and {marks}"
+
+
+def _length_problem(value: object, subject: str, longest: int) -> str | None:
+    if not isinstance(value, str):
+        return f"{subject} {shown(value)}: give a string, not {type(value).__name__}"
+    if not 1 <= len(value) <= longest:
+        return f"{subject} {shown(value)}: it has {len(value)} characters; give 1 to {longest}"
+    if UNSTORABLE.search(value):
+        return f"{subject} {shown(value)}: it has a NUL character or a lone surrogate, which cannot be stored"
+    return None
 
 
 def _text_problem(value: object, subject: str, longest: int) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 from django_jobs.exceptions import InvalidJob
 from django_jobs.names import did_you_mean, id_problem, queue_problem, unique_key_problem
 from django_jobs.numbers import LONGEST_SECONDS, MAX_RETRIES_ALLOWED, is_integer, is_number, seconds_of
+from django_jobs.other_queues import called_here
 from django_jobs.text import shown
 
 # Returns the value as it is kept. Raises Refused, or InvalidJob with sentences that name the option themselves.
@@ -37,13 +38,31 @@ def check(name: str, value: Any, rule: Rule) -> Any:
         raise InvalidJob(_sentence(name, value, refused)) from None
 
 
-def check_options(options: Mapping[str, Any], rules: Mapping[str, Rule], problems: list[str]) -> dict[str, Any]:
-    """Return the given options as they are kept and add what is wrong with the others to `problems`; None is not given."""
+def check_all(*checks: Callable[[], object]) -> None:
+    """Call each of them; raise one InvalidJob with the problems of all."""
+    problems: list[str] = []
+    for one in checks:
+        try:
+            one()
+        except InvalidJob as error:
+            problems += error.problems
+    if problems:
+        raise InvalidJob(*problems)
+
+
+def check_options(
+    options: Mapping[str, Any], rules: Mapping[str, Rule], problems: list[str], hint: str = ""
+) -> dict[str, Any]:
+    """Return the given options as they are kept and add what is wrong with the others to `problems`; None is not given.
+
+    `hint` is what to say of an option that is unknown and like no other; `{0}` in it is its name.
+    """
     kept = {}
     for name, value in options.items():
         rule = rules.get(name)
         if rule is None:
-            problems.append(f"unknown option {name!r}.{did_you_mean(name, rules)}")
+            better = called_here(name, rules) or did_you_mean(name, rules) or hint.replace("{0}", name)
+            problems.append(f"unknown option {name!r}.{better}")
         elif value is not None:
             try:
                 kept[name] = rule(value)
@@ -111,6 +130,17 @@ def one_of(*words: str) -> Rule:
         if value not in words:
             raise Refused(choice, did_you_mean(value, words))
         return str(value)
+
+    return rule
+
+
+def short_text(longest: int) -> Rule:
+    """Allow a string that is neither empty nor long and has no control characters."""
+
+    def rule(value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+            raise Refused(f"a printable string of 1 to {longest} characters")
+        return value
 
     return rule
 

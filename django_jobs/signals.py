@@ -13,9 +13,9 @@ from .db.transactions import after_commit
 job_submitted = Signal(use_caching=True)  # job: a new row was written
 job_started = Signal(use_caching=True)  # job, worker_id: its handler is about to run
 job_completed = Signal(use_caching=True)  # job, worker_id, result: its handler returned and that was recorded
-job_failed = Signal(use_caching=True)  # job, error: an attempt failed, or a dependency did
-job_retried = Signal(use_caching=True)  # job, next_scheduled_at, error: it will be tried again
-job_dead = Signal(use_caching=True)  # job, error: no tries are left
+job_failed = Signal(use_caching=True)  # job, error, exception: an attempt failed, or a dependency did
+job_retried = Signal(use_caching=True)  # job, next_scheduled_at, error, exception: it will be tried again
+job_dead = Signal(use_caching=True)  # job, error, exception: no tries are left
 job_cancelled = Signal(use_caching=True)  # job: it will not run any more
 job_rescued = Signal(use_caching=True)  # job, worker_id: it was taken back from a dead process
 job_replayed = Signal(use_caching=True)  # job: an operator runs it again

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Func, IntegerField
+from django.db.models import Count, Func, IntegerField, Min
 
 from django_jobs.db.dialects import dialect
-from django_jobs.models import Job, JobStatus, Queue
+from django_jobs.models import GoneProcess, Job, JobStatus, Queue, WorkerProcess
 
 WINDOW = 100_000
 SAMPLE = 2_000
+RUNS = 10_000
+ENOUGH = 20  # runs of a type, before its usual time is known
 
 
 @dataclass(kw_only=True)
@@ -125,3 +127,83 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
         return None
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * int(percent) // 100) - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The last run of a finished job; times as `Job` has them, `wait` and `run` in seconds (None: it never started)."""
+
+    pk: str
+    job_type: str
+    is_good: bool
+    finished_at: datetime
+    wait: float | None
+    run: float | None
+
+
+def newest_runs(floor: Floor, job_type: str | None = None, limit: int = RUNS) -> list[Run]:
+    """Return the newest finished jobs, of one type or of all, among the newest WINDOW jobs; cancelled ones are no runs."""
+    done = Job.objects.filter(status__in=(JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.DEAD))
+    if floor is not None:
+        done = done.filter(pk__gte=floor[0])
+    if job_type is not None:
+        done = done.filter(job_type=job_type)
+    columns = ("pk", "job_type", "status", "available_at", "started_at", "finished_at")
+    return [
+        Run(
+            pk=pk,
+            job_type=name,
+            is_good=status == JobStatus.COMPLETED,
+            finished_at=finished_at,
+            wait=max(0.0, (started_at - available_at).total_seconds()) if started_at else None,
+            run=(finished_at - started_at).total_seconds() if started_at else None,
+        )
+        for pk, name, status, available_at, started_at, finished_at in done.order_by("-pk").values_list(*columns)[
+            :limit
+        ]
+    ]
+
+
+def deploys(since: datetime) -> list[tuple[datetime, str]]:
+    """Return when the first worker process of each release started, of the releases that came after a time, in order.
+
+    From the processes that are alive or have been gone for less than a week; a release that ran before is no deploy.
+    """
+    first: dict[str, datetime] = {}
+    for rows in (WorkerProcess.objects.all(), GoneProcess.objects.all()):
+        started = rows.exclude(release="").order_by().values_list("release").annotate(first=Min("started_at"))
+        for release, at in started:
+            first[release] = min(at, first.get(release, at))
+    return sorted((at, release) for release, at in first.items() if at >= since)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What some runs have in common: how many, how many ended badly, and p50, p95 and p99 of waits and runs in seconds."""
+
+    count: int
+    bad: int
+    wait: tuple[float | None, ...]
+    run: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Summary:
+        """Sum up runs. Only those that completed say how long a run takes."""
+        waits = sorted(one.wait for one in runs if one.wait is not None)
+        lasted = sorted(one.run for one in runs if one.run is not None and one.is_good)
+        return cls(
+            count=len(runs),
+            bad=sum(not one.is_good for one in runs),
+            wait=tuple(percentile(waits, percent) for percent in (50, 95, 99)),
+            run=tuple(percentile(lasted, percent) for percent in (50, 95, 99)),
+        )
+
+
+def usual_runs(floor: Floor) -> dict[str, float]:
+    """Return by job type how long 95 of 100 runs take at most (seconds), of those with enough runs to tell."""
+    by_type: dict[str, list[float]] = {}
+    for one in newest_runs(floor, limit=SAMPLE):
+        if one.is_good and one.run is not None:
+            by_type.setdefault(one.job_type, []).append(one.run)
+    usual = {name: percentile(runs, 95) for name, runs in by_type.items() if len(runs) >= ENOUGH}
+    return {name: longest for name, longest in usual.items() if longest is not None}

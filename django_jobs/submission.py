@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Registry
+from django_jobs.handlers import Handler, Registry
 from django_jobs.names import id_problem, job_type_problem
 from django_jobs.numbers import from_unix, rank_of
 from django_jobs.payloads import encode_payload
@@ -92,7 +92,8 @@ def check_submission(job_type: Any, payload: Any, options: Mapping[str, Any]) ->
             encoded = encode_payload(payload)
         except InvalidJob as error:
             problems.extend(error.problems)
-    kept = check_options(options, OPTION_RULES, problems)
+    hint = " What the handler is to get belongs into the payload: {'{0}': …}." if payload is None else ""
+    kept = check_options(options, OPTION_RULES, problems, hint)
     if "delay" in kept and "scheduled_at" in kept:
         problems.append("give delay or scheduled_at, not both")
     if "job_id" in kept and kept["job_id"] in kept.get("depends_on", ()):
@@ -149,23 +150,25 @@ class Template:
         return self.submission.scheduled_at if delay is None or now is None else now + delay
 
 
-def resolve(submission: Submission, handlers: Registry, *, rank: int | None = None) -> Template:
+def resolve(
+    submission: Submission, handler: Handler | None, handlers: Registry, *, rank: int | None = None
+) -> Template:
     """Fill in the options that were not given: the handler's, else the queue's, else the site's.
 
     Args:
+        handler: that of the job type among `handlers`; None when it has none there.
         rank: the stored order, -100 to 100, for callers with finer priorities than 1 to 10.
     """
-    handler = handlers.find(submission.job_type)
     queue = submission.queue or (handler.queue if handler else None) or DEFAULT_QUEUE
-    rules = handlers.rules(handler, queue)
+    options = handlers.job_options(handler, queue)
     if rank is None:
-        rank = rank_of(rules.priority if submission.priority is None else submission.priority)
+        rank = rank_of(options.priority if submission.priority is None else submission.priority)
     return Template(
         submission,
         queue,
         rank,
-        rules.max_retries if submission.max_retries is None else submission.max_retries,
-        rules.timeout_seconds if submission.timeout_seconds is None else submission.timeout_seconds,
+        options.max_retries if submission.max_retries is None else submission.max_retries,
+        options.timeout_seconds if submission.timeout_seconds is None else submission.timeout_seconds,
     )
 
 

@@ -8,7 +8,7 @@ import reprlib
 import sysconfig
 import traceback
 from pathlib import Path
-from types import TracebackType
+from types import CodeType, TracebackType
 
 from django_jobs.exceptions import Steering
 
@@ -16,6 +16,7 @@ SHOWN_LENGTH = 80
 ERROR_LENGTH = 2_000
 TRACEBACK_LENGTH = 20_000
 _CHAIN = 5  # exceptions of a chain, and members of a group, that a traceback shows
+MOST_FRAMES, MOST_PLACES = 100, 200  # of a traceback that is kept; of tracebacks that are kept
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _LINE_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -59,11 +60,11 @@ def describe_exception(exc: BaseException, limit: int = ERROR_LENGTH) -> str:
     return scrub(text, limit)
 
 
-def exception_path(exc: BaseException, limit: int = 255) -> str:
+def exception_path(exc: BaseException) -> str:
     """Return the dotted path of an exception's class, storable; of its cause when it was raised to steer the job."""
     if isinstance(exc, Steering) and exc.__cause__ is not None:
         exc = exc.__cause__
-    return scrub(f"{type(exc).__module__}.{type(exc).__qualname__}")[:limit]
+    return scrub(f"{type(exc).__module__}.{type(exc).__qualname__}")[:255]
 
 
 def format_traceback(exc: BaseException) -> str:
@@ -101,6 +102,8 @@ def _as_text(text: object) -> str:
 
 
 def _storable(text: str) -> str:
+    if text.isascii() and "\x00" not in text:
+        return text  # at a tenth of the time
     return UNSTORABLE.sub(lambda match: "" if match[0] == "\x00" else "\ufffd", text)
 
 
@@ -118,8 +121,7 @@ def _traceback_parts(exc: BaseException, seen: set[int]) -> list[str]:
         parts += _traceback_parts(earlier, seen)
         direct = "The above exception was the direct cause of the following exception:"
         parts.append(direct if cause else "During handling of the above exception, another exception occurred:")
-    lines = ["Traceback (most recent call last):\n", *traceback.format_tb(exc.__traceback__)]
-    lines.append(describe_exception(exc))
+    lines = ["Traceback (most recent call last):\n", _frames(exc.__traceback__), describe_exception(exc)]
     lines += [f"\n{scrub(note)}" for note in list(getattr(exc, "__notes__", None) or ())[:_CHAIN]]
     parts.append("".join(lines))
     if isinstance(exc, BaseExceptionGroup):
@@ -130,9 +132,49 @@ def _traceback_parts(exc: BaseException, seen: set[int]) -> list[str]:
     return parts
 
 
+# The text of a traceback's frames by where they stand in their code, with that code, so that its id stays its own. Thousands of
+# jobs that fail fail in a few places; to ask the disk for each file and look for its lines anew costs some 400 µs a failure.
+_known_frames: dict[tuple[int, ...], tuple[list[CodeType], str]] = {}
+
+
+def _frames(tb: TracebackType | None) -> str:
+    """Return the frames of a traceback as the standard library writes them, from the site's own first one on."""
+    first = tb
+    places: list[int] = []
+    codes: list[CodeType] = []
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        places += (id(code), tb.tb_lasti, tb.tb_lineno)
+        codes.append(code)
+        tb = tb.tb_next
+    if len(codes) > MOST_FRAMES:
+        return "".join(traceback.format_tb(_of_the_site(first)))
+    key = tuple(places)
+    known = _known_frames.get(key)
+    if known is None:
+        known = codes, "".join(traceback.format_tb(_of_the_site(first)))
+        if len(_known_frames) >= MOST_PLACES:
+            _known_frames.clear()
+        _known_frames[key] = known
+    return known[1]
+
+
 _PATHS = sysconfig.get_paths()
 _LIBRARIES = tuple(_PATHS[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OURS = str(Path(__file__).parent)
+
+
+def _of_the_site(tb: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first frame of the site's own code on: those before are how we call it. All without one."""
+    own = tb
+    while own is not None and not _is_own(own.tb_frame.f_code):
+        own = own.tb_next
+    return own or tb
+
+
+def _is_own(code: CodeType) -> bool:
+    file = code.co_filename
+    return not file.startswith((*_LIBRARIES, _OURS, "<frozen ")) and "site-packages" not in file
 
 
 def _own_place(tb: TracebackType | None) -> str:
@@ -142,8 +184,7 @@ def _own_place(tb: TracebackType | None) -> str:
         code = tb.tb_frame.f_code
         # The module's name, not the file's: a release may be unpacked elsewhere.
         last = f"{tb.tb_frame.f_globals.get('__name__', '')}:{code.co_qualname}"
-        file = code.co_filename
-        if not file.startswith((*_LIBRARIES, _OURS, "<frozen ")) and "site-packages" not in file:
+        if _is_own(code):
             own = last
         tb = tb.tb_next
     return own or last

@@ -109,8 +109,8 @@ def test_the_tutorial_leads_where_it_says(tutorial: tuple[Path, str]) -> None:
     assert "attempt 3: failed" in shown
     assert "dead letter: retries exhausted" in shown
     assert "receipt-2 replayed" in shown
-    assert "completed:    2" in shown
-    assert "dead letters: 0" in shown
+    assert "completed:      2" in shown
+    assert "dead letters:   0" in shown
 
 
 @EVERY_PAGE

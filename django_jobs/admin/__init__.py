@@ -1,10 +1,20 @@
 """The operations console in the site's admin: importing this package registers its pages."""
 
+from .batches import BatchAdmin
 from .dead_letters import DeadLetterAdmin
 from .jobs import JobAdmin
 from .overview import OverviewAdmin
 from .queues import QueueAdmin
 from .schedules import ScheduleAdmin
-from .workers import WorkerProcessAdmin
+from .workers import GoneProcessAdmin, WorkerProcessAdmin
 
-__all__ = ["DeadLetterAdmin", "JobAdmin", "OverviewAdmin", "QueueAdmin", "ScheduleAdmin", "WorkerProcessAdmin"]
+__all__ = [
+    "BatchAdmin",
+    "DeadLetterAdmin",
+    "GoneProcessAdmin",
+    "JobAdmin",
+    "OverviewAdmin",
+    "QueueAdmin",
+    "ScheduleAdmin",
+    "WorkerProcessAdmin",
+]

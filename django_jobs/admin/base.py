@@ -12,13 +12,17 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from .paging import EmptyChangeList, KeysetChangeList
+from . import paging
+from .paging import EVERYTHING, SCOPE, EmptyChangeList, KeysetChangeList
+from .search import Search
 from .widgets import cut
 
 M = TypeVar("M", bound=Model)
+SHORT_SEARCH, LONGEST_SEARCH = 0.2, 15.0  # seconds, of the newest rows and of all of them
 
 
 class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -36,6 +40,18 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
         return KeysetChangeList
+
+    def search(self, request: HttpRequest, rows: QuerySet[M], search: Search) -> QuerySet[M]:
+        """Keep the rows that a search finds: all of them by columns, and by content those among the newest rows."""
+        request.console_refused = search.refused  # type: ignore[attr-defined]
+        if not search.fits:
+            return search.narrow(rows)
+        everything = request.GET.get(SCOPE) == EVERYTHING
+        found = search.look(
+            rows, most=None if everything else paging.WINDOW, seconds=LONGEST_SEARCH if everything else SHORT_SEARCH
+        )
+        request.console_look = found  # type: ignore[attr-defined]
+        return rows.filter(pk__in=found.keys)
 
     def needs_window(self, changelist: Any) -> bool:
         """Return whether a search is limited to the newest rows, because no index serves it."""
@@ -166,6 +182,7 @@ class RowAdmin(ConsoleAdmin):
             "subtitle": None,
             "list_url": self.list_url(model_name),
             "history_url": self.url(f"{model_name}_history", quote(obj.pk)),
+            "acts_url": f"{self.url('acts')}?{urlencode({'kind': model_name, 'key': str(obj.pk)})}",
         }
         whole = {**context, **shared, **self.row_context(request, obj)}
         return super().render_change_form(request, whole, add, change, form_url, obj)

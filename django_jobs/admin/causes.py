@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.contrib.admin.utils import quote
 from django.db.models import Count, Max, Min
 from django.db.models.functions import Left, Right
 from django.utils.http import urlencode
 
-from django_jobs.models import DeadLetter
+from django_jobs.models import DeadLetter, Job
 
 from .widgets import SHORT, cut
 
 MOST_CAUSES = 100
-_FRAME = re.compile(r'File "[^"]*?([^"/\\]+)", line (\d+), in ([^\n]+)')
+MOST_READ = 10_000
+LISTED = 20
+SAMPLES = 3
+DEAD_AGAIN = "dead again"
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in ([^\n]+)')
+_FILE = re.compile(r"[/\\]")
+_LIBRARY = re.compile(r"site-packages|dist-packages|[/\\]lib[/\\]python\d|^<frozen|[/\\]django_jobs[/\\]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Dead letters of one cause: their count, when the first and the last died, the newest one, and the list's query."""
+    """Dead letters of one cause: how many, when the first and the last died, the newest one, the list's query.
+
+    `release` is that of the first one; `page` is the part of the address of its history, empty where it has none.
+    """
 
     count: int
     first: datetime
@@ -29,6 +40,8 @@ class Cause:
     newest: Any
     query: str
     place: str
+    release: str
+    page: str
 
 
 def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Cause]:
@@ -46,9 +59,10 @@ def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Caus
     newest: dict[int, Any] = (
         DeadLetter.objects.select_related("job")
         .only("reason", "died_at", "fingerprint", "job__job_type")
-        .annotate(short_error=Left("error", SHORT * 2), frames=Right("traceback", 1_000))
+        .annotate(short_error=Left("error", SHORT * 2), frames=Right("traceback", 4_000))
         .in_bulk([row["newest"] for row in found])
     )
+    releases = dict(DeadLetter.objects.filter(pk__in=[row["oldest"] for row in found]).values_list("pk", "release"))
     return [
         Cause(
             count=row["count"],
@@ -56,7 +70,9 @@ def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Caus
             last=row["last"],
             newest=newest[row["newest"]],
             query=urlencode({**parameters, **_filter(row)}),
-            place=_place_in(newest[row["newest"]].frames),
+            release=releases.get(row["oldest"], ""),
+            page=quote(row["fingerprint"]) if row.get("fingerprint") else "",
+            place=place_in(newest[row["newest"]].frames),
         )
         for row in found
         if row["newest"] in newest
@@ -64,7 +80,9 @@ def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Caus
 
 
 def _counted(groups: Any) -> list[dict[str, Any]]:
-    counted = groups.annotate(count=Count("pk"), first=Min("died_at"), last=Max("died_at"), newest=Max("pk"))
+    counted = groups.annotate(
+        count=Count("pk"), first=Min("died_at"), last=Max("died_at"), oldest=Min("pk"), newest=Max("pk")
+    )
     return list(counted.order_by("-count", "-newest")[: MOST_CAUSES + 1])
 
 
@@ -74,7 +92,79 @@ def _filter(row: dict[str, Any]) -> dict[str, str]:
     return {"reason__exact": row["reason"], "job_type": row["job__job_type"], "fingerprint": "-"}
 
 
-def _place_in(frames: str) -> str:
-    """Return `file:line in function` of the last frame of a traceback."""
-    found = _FRAME.findall(frames or "")
-    return cut("{}:{} in {}".format(*found[-1])) if found else ""
+def place_in(frames: str) -> str:
+    """Return `file:line in function` of the last frame of the site's own code, or of the last one where all is a library's."""
+    found = [(path, line, name) for path, line, name in _FRAME.findall(frames or "")]
+    own = [frame for frame in found if not _LIBRARY.search(frame[0])]
+    if not found:
+        return ""
+    path, line, name = (own or found)[-1]
+    return cut(f"{_FILE.split(path)[-1]}:{line} in {name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What somebody replayed in one go, and what has come of it by now."""
+
+    at: datetime
+    by: str
+    count: int
+    outcomes: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CauseHistory:
+    """What is on record of one cause, closed dead letters included; of the newest MOST_READ where there are more."""
+
+    count: int
+    open: int
+    first: Any
+    newest: list[Any]
+    ended: dict[datetime, tuple[int, int]]
+    replays: list[Replay]
+    notes: list[tuple[datetime, str, str]]
+    is_whole: bool
+
+
+def read_history(fingerprint: str) -> CauseHistory | None:
+    """Return the history of a cause, or None when no dead letter has it."""
+    letters = DeadLetter.objects.filter(fingerprint=fingerprint)
+    first = letters.select_related("job").only("died_at", "release", "job__job_type").order_by("pk").first()
+    if first is None:
+        return None
+    columns = ("pk", "job_id", "died_at", "replayed_at", "replayed_by__username", "acknowledged_at")
+    rows = list(letters.order_by("-pk").values_list(*columns)[:MOST_READ])
+    # Not by a join: for 10,000 rows it would read the jobs whole.
+    replayed = {job_id for _pk, job_id, _died_at, replayed_at, *_ in rows if replayed_at is not None}
+    status_of = dict(Job.objects.filter(pk__in=replayed).values_list("pk", "status"))
+    newest_of: dict[str, int] = {}
+    ended: dict[datetime, tuple[int, int]] = {}
+    replays: dict[tuple[datetime, str], list[str]] = {}
+    for pk, job_id, died_at, replayed_at, by, _acknowledged_at in rows:
+        # Replayed, and dead again by the same cause: a newer dead letter of the job is among those read before.
+        outcome = DEAD_AGAIN if job_id in newest_of else status_of.get(job_id, "")
+        newest_of.setdefault(job_id, pk)
+        good, bad = ended.get(died_at, (0, 0))
+        ended[died_at] = (good, bad + 1)
+        if replayed_at is not None:
+            replays.setdefault((replayed_at.replace(second=0, microsecond=0), by or ""), []).append(outcome)
+    noted = letters.exclude(note="").order_by("-acknowledged_at").values_list(
+        "acknowledged_at", "acknowledged_by__username", "note"
+    )  # fmt: skip
+    notes = list(
+        dict.fromkeys((at.replace(second=0, microsecond=0), by or "", note) for at, by, note in noted[:LISTED] if at)
+    )
+    newest = letters.select_related("job").order_by("-pk")[:SAMPLES]
+    return CauseHistory(
+        count=len(rows),
+        open=sum(replayed_at is None and acknowledged_at is None for *_, replayed_at, _by, acknowledged_at in rows),
+        first=first,
+        newest=list(newest),
+        ended=ended,
+        replays=[
+            Replay(at=at, by=by, count=len(found), outcomes=dict(Counter(found)))
+            for (at, by), found in sorted(replays.items(), reverse=True)[:LISTED]
+        ],
+        notes=notes,
+        is_whole=len(rows) < MOST_READ,
+    )

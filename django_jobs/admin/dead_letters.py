@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Left, Lower
+from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path
 from django.utils.decorators import method_decorator
+from django.utils.formats import number_format
+from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
+from django_jobs import stats
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
 from django_jobs.lifecycle.acknowledge import acknowledge
 from django_jobs.lifecycle.replay import replay_dead_letters, replay_edited
-from django_jobs.models import DeadLetter
+from django_jobs.masking import pretty, unmasked
+from django_jobs.models import DeadLetter, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
 from django_jobs.text import shown
 
 from .base import RowAdmin
-from .causes import MOST_CAUSES, find_causes
+from .causes import DEAD_AGAIN, MOST_CAUSES, MOST_READ, find_causes, place_in, read_history
+from .charts import bars_of, chart
 from .filters import AGES, DeadLetterTypeFilter, DiedFilter, FingerprintFilter, StateFilter
-from .masking import pretty, unmasked
-from .operations import SLOWEST, OperatingAdmin, Operation, RateForm
+from .operations import SLOWEST, OperatingAdmin, Operation, ReplayForm
 from .paging import capped_count, count_text
-from .widgets import LONGEST_TEXT, SHORT, code, cut, dead_letter_badge, link, moment, status_badge, two_lines
+from .search import Search
+from .widgets import (
+    LONGEST_TEXT,
+    SHORT,
+    code,
+    cut,
+    dead_letter_badge,
+    link,
+    moment,
+    status_badge,
+    two_lines,
+    with_detail,
+)
 
 HEAVY = ("error", "traceback", "note", "job__payload", "job__result", "job__error", "job__metadata")
 SPANS = (
@@ -73,10 +91,11 @@ class DeadLetterActionForm(ActionForm):
 REPLAY = Operation(
     title=gettext_lazy("Replay dead letters"),
     permission="replay_deadletter",
-    form=RateForm,
-    run=lambda chunk: replay_dead_letters(chunk.ids, by=chunk.by, waits=chunk.waits()),
+    form=ReplayForm,
+    run=lambda chunk: replay_dead_letters(chunk.ids, by=chunk.by, from_start=chunk.from_start, waits=chunk.waits()),
     done=ngettext_lazy("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters.", "number"),
-    help=gettext_lazy("Each job runs again from the start, with the retries of a new one."),
+    afterwards={"state": "replayed"},
+    help=gettext_lazy("Each job runs again, with the retries of a new one."),
 )
 ACKNOWLEDGE = Operation(
     title=gettext_lazy("Acknowledge dead letters"),
@@ -84,6 +103,7 @@ ACKNOWLEDGE = Operation(
     form=NoteForm,
     run=lambda chunk: acknowledge(chunk.ids, by=chunk.by, note=chunk.options.get("note") or ""),
     done=ngettext_lazy("Acknowledged %(count)s dead letter.", "Acknowledged %(count)s dead letters.", "number"),
+    afterwards={"state": "acknowledged"},
     help=gettext_lazy("The dead letters are closed; their jobs stay as they are."),
 )
 
@@ -92,11 +112,14 @@ ACKNOWLEDGE = Operation(
 class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     """The pages of dead letters."""
 
-    list_display = ("dead_letter", "error_text", "job_text", "state")
+    list_display = ("dead_letter", "state", "job_text")
     list_filter = (StateFilter, DiedFilter, "reason", DeadLetterTypeFilter, FingerprintFilter)
     list_select_related = ("job",)
     search_fields = ("job__id", "job__job_type", "error")
-    search_help_text = gettext_lazy("Search by job id, job type, fingerprint, or words of the error.")
+    search_help_text = gettext_lazy(
+        "Words of an id, fingerprint, type, error or payload, or what stands under a key: account:7, metadata.tenant:a,"
+        " error:Timeout, type:shop.settle, after:2026-11-01."
+    )
     actions = ("replay_selected", "acknowledge_selected")
     action_form = DeadLetterActionForm
     change_list_template = "admin/django_jobs/dead_letter_list.html"
@@ -104,9 +127,11 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
 
     def get_urls(self) -> list[Any]:
         causes = self.admin_site.admin_view(self.causes_view)
+        cause = self.admin_site.admin_view(self.cause_view)
         edited = self.admin_site.admin_view(self.replay_edited_view)
         return [
             path("causes/", causes, name="django_jobs_deadletter_causes"),
+            path("causes/<str:fingerprint>/", cause, name="django_jobs_deadletter_cause"),
             path("<path:object_id>/replay-edited/", edited, name="django_jobs_deadletter_replay_edited"),
             *super().get_urls(),
         ]
@@ -118,15 +143,15 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Search for a fingerprint or a job id first, then for words in the error and the job type."""
+        """Search for a fingerprint or a job id first, then for what stands in the error, the type and the job's values."""
         term = search_term.strip()
         if not term:
             return queryset, False
         exact = queryset.filter(Q(fingerprint=term) | Q(job_id=term))
         if exact.exists():
             return exact, False
-        low = queryset.alias(low_error=Lower("error"), low_type=Lower("job__job_type"))
-        return low.filter(Q(low_error__contains=term.lower()) | Q(low_type__contains=term.lower())), False
+        search = Search(text=term, may_see=self.may(request, "view_payload"), prefix="job__")
+        return self.search(request, queryset, search), False
 
     def needs_window(self, changelist: Any) -> bool:
         return bool(changelist.query) or "state" in changelist.params  # only the open ones have an index
@@ -147,19 +172,19 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
 
     @admin.display(description=gettext_lazy("dead letter"))
     def dead_letter(self, obj: Any) -> str:
-        return two_lines(link(self.object_url("deadletter", obj.pk), f"#{obj.pk}"), moment(obj.died_at, obj.read_at))
-
-    @admin.display(description=gettext_lazy("job"))
-    def job_text(self, obj: Any) -> str:
-        return two_lines(link(self.object_url("job", obj.job_id), code(obj.job.job_type, 80)), code(obj.job_id, 64))
-
-    @admin.display(description=gettext_lazy("error"))
-    def error_text(self, obj: Any) -> str:
-        return two_lines(code(obj.short_error), code(obj.get_reason_display(), 40))
+        """Show the number and the job type, and below the error."""
+        name = format_html("#{} {}", str(obj.pk), code(obj.job.job_type, 80))
+        error = code(obj.short_error) if obj.short_error else obj.get_reason_display()
+        return with_detail(link(self.object_url("deadletter", obj.pk), name), error)
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, obj: Any) -> str:
-        return dead_letter_badge(obj)
+        return two_lines(dead_letter_badge(obj), moment(obj.died_at, obj.read_at))
+
+    @admin.display(description=gettext_lazy("job"))
+    def job_text(self, obj: Any) -> str:
+        """Show what has become of the job."""
+        return two_lines(status_badge(obj.job), link(self.object_url("job", obj.job_id), code(obj.job_id, 64)))
 
     @method_decorator(require_safe)
     def causes_view(self, request: HttpRequest) -> HttpResponse:
@@ -181,6 +206,42 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             "may_acknowledge": self.has_acknowledge_permission(request),
         }
         return self.page(request, "causes.html", _("Dead letters by cause"), context)
+
+    @method_decorator(require_safe)
+    def cause_view(self, request: HttpRequest, fingerprint: str) -> HttpResponse:
+        """Show the history of one cause: since when, how often, what replays came to, what the jobs have in common."""
+        self.require(request, "view_deadletter")
+        key = unquote(fingerprint)
+        history = read_history(key) if key and "\x00" not in key else None
+        if history is None:
+            messages.warning(request, _("There is no dead letter with this cause; they may have been pruned."))
+            return HttpResponseRedirect(self.url("deadletter_causes"))
+        now = database_now()
+        newest = history.newest[0]
+        may_see = self.may(request, "view_payload")
+        deploys = stats.deploys(now - timedelta(days=2))
+        context = {
+            "history": history,
+            "count": count_text(history.count, MOST_READ - 1),
+            "now": now,
+            "newest": newest,
+            "newest_url": self.object_url("deadletter", newest.pk),
+            "type_url": self.url("job_type", quote(newest.job.job_type)),
+            "place": place_in(newest.traceback),
+            "error": cut(newest.error, 2_000),
+            "chart": chart(bars_of(history.ended, now, 48, timedelta(hours=1)), _("Deaths in the last 48 hours"), deploys),
+            "replays": [(replay, _outcomes_text(replay.outcomes)) for replay in history.replays],
+            "samples": [
+                (self.object_url("job", one.job_id), one.job_id, pretty(one.job.payload)) for one in history.newest
+            ] if may_see else [],
+            "may_see": may_see,
+            "may_replay": self.has_replay_permission(request) and history.open > 0,
+            "may_acknowledge": self.has_acknowledge_permission(request) and history.open > 0,
+            "query": urlencode({"fingerprint": key}),
+            "list_url": self.list_url("deadletter"),
+            "causes_url": self.url("deadletter_causes"),
+        }  # fmt: skip
+        return self.page(request, "cause_page.html", cut(newest.job.job_type, 100), context)
 
     def whole_rows(self) -> QuerySet[Any]:
         return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by")
@@ -205,7 +266,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         except (JobsError, ValueError, RecursionError) as error:
             messages.error(request, _("The payload was refused: %(error)s") % {"error": shown(str(error))})
             request.method = "GET"  # the page is shown again; a POST to Django's view would be an edit of the row
-            return self.change_view(request, object_id, extra_context={"posted": posted})
+            return self.change_view(request, object_id, extra_context={"is_refused": True, "posted": posted})
         message = _("Replayed 1 dead letter with an edited payload.")
         messages.success(request, message)
         self.write_log(request, [(str(dead_letter.pk), str(dead_letter))], message)
@@ -227,9 +288,21 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             "job_url": self.object_url("job", dead_letter.job_id),
             "alike": count_text(capped_count(alike)) if dead_letter.fingerprint else "",
             "may_replay": may_replay,
+            "has_steps": dead_letter.job.steps.exists(),
             "may_acknowledge": self.has_acknowledge_permission(request) and dead_letter.is_open,
             "may_see": may_see,
             "may_edit": may_see and may_replay and dead_letter.job.status in ENDED_BADLY,
             "payload": pretty(dead_letter.job.payload) if may_see else "",
+            "cause_url": self.url("deadletter_cause", quote(dead_letter.fingerprint))
+            if dead_letter.fingerprint
+            else "",
             "edited_url": self.url("deadletter_replay_edited", dead_letter.pk),
         }
+
+
+def _outcomes_text(outcomes: dict[str, int]) -> str:
+    """Return in words what became of replayed jobs: `15 dead again, 3 completed`."""
+    labels = {**dict(JobStatus.choices), DEAD_AGAIN: _("died again")}
+    return ", ".join(
+        f"{number_format(count)} {labels.get(outcome, outcome)}" for outcome, count in sorted(outcomes.items())
+    )

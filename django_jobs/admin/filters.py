@@ -137,6 +137,17 @@ class ScheduleFilter(ChoiceFilter):
         return queryset.filter(pk__in=ScheduleTick.objects.filter(schedule__name=self.value()).values("job_id"))
 
 
+class BatchFilter(ChoiceFilter):
+    """The members of a batch. It shows only when a link has set it."""
+
+    title = _("batch")
+    parameter_name = "batch"
+    path = "membership__batch"
+
+    def known(self, request: HttpRequest) -> Choices:
+        return ()
+
+
 class StateFilter(admin.SimpleListFilter):
     """Keep the open dead letters unless another state is chosen."""
 

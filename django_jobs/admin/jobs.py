@@ -7,29 +7,35 @@ from typing import Any, NamedTuple
 from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Left, Lower
+from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, ngettext_lazy
 
 from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
+from django_jobs.lifecycle.events import emit
+from django_jobs.lifecycle.moved import Moved
 from django_jobs.lifecycle.promote import run_now
 from django_jobs.lifecycle.replay import replay
-from django_jobs.models import Job, JobStatus, ScheduleTick
+from django_jobs.masking import masked, pretty
+from django_jobs.models import Batch, Job, JobStatus, JobStep, ScheduleTick, StepKind
 from django_jobs.models.fields import DbNow
-from django_jobs.models.graph import graph_of
+from django_jobs.models.graph import graph_of, root_cause
 from django_jobs.models.job import ENDED_BADLY, LIVE, TERMINAL, WAITING
 from django_jobs.names import MAX_QUEUE
+from django_jobs.numbers import LONGEST_SECONDS
 
 from .base import RowAdmin
-from .filters import AgeFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
+from .filters import AgeFilter, BatchFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
 from .graph import draw
-from .masking import pretty
-from .operations import OperatingAdmin, Operation, RateForm
+from .job_types import JobTypePages
+from .operations import Chunk, OperatingAdmin, Operation, ReplayForm
 from .paging import REFRESH_SECONDS
+from .search import Search, term_of
 from .widgets import (
     LONGEST_TEXT,
     SHORT,
@@ -42,11 +48,21 @@ from .widgets import (
     progress_bar,
     status_badge,
     two_lines,
+    with_detail,
 )
 
 HEAVY = ("payload", "result", "error", "metadata")
 MOST_ATTEMPTS = 50
 MOST_EDGES = 100
+MOST_STEPS = 200
+MOST_LINKS = 12
+ANY_STATUS = {"status": ""}  # the filter that still shows jobs whose status an operation changed
+
+
+SEARCH_HELP = gettext_lazy(
+    "Words of an id, key, type, error or payload, or what stands under a key: account:7, metadata.tenant:a, error:Timeout,"
+    " queue:mail, after:2026-11-01, before:2026-11-02T08:00."
+)
 
 
 class ChangeForm(forms.Form):
@@ -71,18 +87,18 @@ class ChangeForm(forms.Form):
 REPLAY = Operation(
     title=gettext_lazy("Replay jobs"),
     permission="replay_deadletter",
-    form=RateForm,
-    run=lambda chunk: replay(chunk.ids, by=chunk.by, waits=chunk.waits()),
+    form=ReplayForm,
+    run=lambda chunk: replay(chunk.ids, by=chunk.by, from_start=chunk.from_start, waits=chunk.waits()),
     done=ngettext_lazy("Replayed %(count)s job.", "Replayed %(count)s jobs.", "number"),
-    help=gettext_lazy(
-        "Dead, failed and cancelled jobs run again from the start, and their open dead letters are closed."
-    ),
+    afterwards=ANY_STATUS,
+    help=gettext_lazy("Dead, failed and cancelled jobs run again, and their open dead letters are closed."),
 )
 RUN_NOW = Operation(
     title=gettext_lazy("Run jobs now"),
     permission="replay_deadletter",
     run=lambda chunk: run_now(chunk.ids),
     done=ngettext_lazy("%(count)s job may run now.", "%(count)s jobs may run now.", "number"),
+    afterwards=ANY_STATUS,
     help=gettext_lazy("Scheduled jobs, and those that wait for their next retry, start as soon as a worker is free."),
 )
 CANCEL = Operation(
@@ -94,6 +110,7 @@ CANCEL = Operation(
         "Cancelled %(count)s jobs, or asked their workers to.",
         "number",
     ),
+    afterwards=ANY_STATUS,
     needs_confirmation=True,
     help=gettext_lazy(
         "Waiting jobs are cancelled at once. Running ones are asked to stop: a handler that never looks for the request"
@@ -113,6 +130,36 @@ CHANGE = Operation(
 )
 
 
+class EventForm(forms.Form):
+    """What an event tells."""
+
+    payload = forms.JSONField(
+        label=gettext_lazy("Payload"),
+        required=False,
+        help_text=gettext_lazy("A JSON object, which every job gets that waits for the event. Empty: {}."),
+    )
+
+
+def _send_events(chunk: Chunk) -> Moved:
+    """Emit what jobs wait for; an event that several wait for is emitted once."""
+    waits = JobStep.objects.filter(job_id__in=chunk.ids, kind=StepKind.EVENT, ended_at=None, job__status__in=LIVE)
+    found = list(waits.order_by("job_id"))
+    for name, key in dict.fromkeys((str(wait.event_name), wait.event_key) for wait in found):
+        emit(name, key=key, payload=chunk.options.get("payload"))
+    return Moved.of(chunk.ids, {}, sorted({wait.job_id for wait in found}), "")
+
+
+SEND_EVENT = Operation(
+    title=gettext_lazy("Send the events that jobs wait for"),
+    permission="send_event",
+    form=EventForm,
+    run=_send_events,
+    done=ngettext_lazy("Sent what %(count)s job waited for.", "Sent what %(count)s jobs waited for.", "number"),
+    needs_confirmation=True,
+    help=gettext_lazy("An event is for everybody: all jobs that wait for it go on, and later ones get it, too."),
+)
+
+
 class Step(NamedTuple):
     """One line of the timeline."""
 
@@ -122,23 +169,24 @@ class Step(NamedTuple):
 
 
 class Button(NamedTuple):
-    """An operation that the job's page offers."""
+    """An operation that the job's page offers; `option` is one of its form's that the button ticks."""
 
     action: str
     label: str
     kind: str = ""
+    option: str = ""
 
 
 @admin.register(Job)
-class JobAdmin(RowAdmin, OperatingAdmin):
+class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
     """The pages of jobs; the list shows the newest first."""
 
-    list_display = ("job", "status_text", "queue_text", "created", "detail")
-    list_filter = (StatusFilter, QueueFilter, TypeFilter, WorkerFilter, AgeFilter, ScheduleFilter)
+    list_display = ("job", "status_text", "queue_text", "created")
+    list_filter = (StatusFilter, QueueFilter, TypeFilter, WorkerFilter, AgeFilter, ScheduleFilter, BatchFilter)
     search_fields = ("id", "job_type", "unique_key")
-    search_help_text = gettext_lazy("Search by id, unique key, or part of a job type.")
-    actions = ("replay_selected", "run_selected_now", "cancel_selected", "change_selected")
-    change_list_template = "admin/django_jobs/plain_list.html"
+    search_help_text = SEARCH_HELP
+    actions = ("replay_selected", "run_selected_now", "cancel_selected", "change_selected", "send_event_selected")
+    change_list_template = "admin/django_jobs/job_list.html"
     change_form_template = "admin/django_jobs/job_page.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
@@ -148,25 +196,27 @@ class JobAdmin(RowAdmin, OperatingAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Search for an id or the key of a live job first, for both have an index; then for parts of names."""
+        """Search for an id or the key of a live job first, for both have an index; then for names and content."""
         term = search_term.strip()
         if not term:
             return queryset, False
         exact = queryset.filter(Q(pk=term) | Q(unique_lock=term))
         if exact.exists():
             return exact, False
-        # Lower(), because our names have exact collations, in which `icontains` tells cases apart on some databases.
-        parts = Q(pk__startswith=term) | Q(low_type__contains=term.lower()) | Q(unique_key__startswith=term)
-        return queryset.alias(low_type=Lower("job_type")).filter(parts), False
+        return self.search(request, queryset, Search(text=term, may_see=self.may(request, "view_payload"))), False
 
     def needs_window(self, changelist: Any) -> bool:
-        return changelist.params.get("status") not in LIVE  # live jobs have an index, and may be old
+        # Live jobs have an index, and may be old; so have members of a batch.
+        return changelist.params.get("status") not in LIVE and not changelist.params.get("batch")
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         return self.may(request, REPLAY.permission)
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return self.may(request, CANCEL.permission)
+
+    def has_send_event_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, SEND_EVENT.permission)
 
     def has_reorder_permission(self, request: HttpRequest) -> bool:
         # Not has_change_permission: with that one Django would show a form.
@@ -188,9 +238,15 @@ class JobAdmin(RowAdmin, OperatingAdmin):
     def change_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         return self.operate(request, queryset, CHANGE)
 
+    @admin.action(description=gettext_lazy("Send this event…"), permissions=["send_event"])
+    def send_event_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        return self.operate(request, queryset, SEND_EVENT)
+
     @admin.display(description=gettext_lazy("job"))
     def job(self, obj: Any) -> str:
-        return two_lines(link(self.object_url("job", obj.pk), code(obj.job_type, 80)), code(obj.pk, 64))
+        """Show the type and the id, and below how far it is, what it waits for, or its error."""
+        name = two_lines(link(self.object_url("job", obj.pk), code(obj.job_type, 80)), code(obj.pk, 64))
+        return with_detail(name, self._detail(obj))
 
     @admin.display(description=gettext_lazy("status"))
     def status_text(self, obj: Any) -> str:
@@ -213,9 +269,8 @@ class JobAdmin(RowAdmin, OperatingAdmin):
         ran = _("ran %(span)s") % {"span": duration((ended - obj.started_at).total_seconds())}
         return two_lines(created, ran)
 
-    @admin.display(description=gettext_lazy("detail"))
-    def detail(self, obj: Any) -> str:
-        """Show the progress, what the job waits for, or the error."""
+    def _detail(self, obj: Any) -> Any:
+        """Return the progress, what the job waits for, or the error."""
         if obj.status == JobStatus.RUNNING:
             return progress_bar(obj.progress, obj.progress_message)
         if obj.pending_dependencies and obj.status not in TERMINAL:
@@ -223,6 +278,8 @@ class JobAdmin(RowAdmin, OperatingAdmin):
             text = ngettext("waits for %(count)s dependency", "waits for %(count)s dependencies", count)
             return text % {"count": count}
         if obj.status == JobStatus.SCHEDULED:
+            if _is_open_ended(obj, obj.read_at):
+                return _("waits for an event")
             return format_html("{} {}", _("due"), moment(obj.available_at, obj.read_at))
         return code(obj.short_error) if obj.short_error else ""
 
@@ -237,6 +294,7 @@ class JobAdmin(RowAdmin, OperatingAdmin):
         now = database_now()
         may_see = self.may(request, "view_payload")
         attempts = list(job.attempts.order_by("-pk")[: MOST_ATTEMPTS + 1])
+        steps = list(job.steps.order_by("position")[: MOST_STEPS + 1])
         return {
             "job": job,
             "now": now,
@@ -244,14 +302,17 @@ class JobAdmin(RowAdmin, OperatingAdmin):
             "status": status_badge(job),
             "progress": progress_bar(job.progress, job.progress_message) if job.status == JobStatus.RUNNING else "",
             "error": cut(job.error, LONGEST_TEXT),
-            "timeline": _timeline(job),
-            "facts": _facts(job, now),
-            "attempts": [_attempt(attempt) for attempt in attempts[:MOST_ATTEMPTS]],
+            "timeline": _timeline(job, now),
+            "facts": [*self._facts(job, now), *self._batch(job)],
+            "steps": [_step(step, may_see) for step in steps[:MOST_STEPS]],
+            "more_steps": len(steps) > MOST_STEPS,
+            "attempts": [self._attempt(attempt) for attempt in attempts[:MOST_ATTEMPTS]],
             "more_attempts": len(attempts) > MOST_ATTEMPTS,
             "dead_letters": self._dead_letters(job, now),
             "dependencies": self._edges(job.dependencies.select_related("depends_on"), "depends_on"),
             "dependents": self._edges(job.dependents.select_related("job"), "job"),
             "may_see": may_see,
+            "like_this": self._like_this(job) if may_see else [],
             "payload": pretty(job.payload) if may_see else "",
             "result": pretty(job.result) if may_see and job.result is not None else "",
             "metadata": pretty(job.metadata) if may_see and job.metadata else "",
@@ -260,18 +321,72 @@ class JobAdmin(RowAdmin, OperatingAdmin):
             **self._graph(job),
         }
 
+    def _facts(self, job: Job, now: Any) -> list[tuple[str, Any]]:
+        """Return names and values; where the list of jobs can be filtered by a value, it is a link to that."""
+        tick = ScheduleTick.objects.filter(job_id=job.pk).select_related("schedule").first()
+
+        def others(value: Any, parameter: str) -> Any:
+            if value in (None, ""):
+                return value
+            return link(f"{self.list_url('job')}?{urlencode({parameter: value})}", cut(str(value), 130))
+
+        facts: list[tuple[str, Any]] = [
+            (_("Job type"), link(self.type_url(job.job_type), cut(job.job_type, 130))),
+            (_("Queue"), others(job.queue, "queue")),
+            (_("Priority"), job.priority),
+            (_("Retries"), _("%(made)s of %(allowed)s") % {"made": job.retry_count, "allowed": job.max_retries}),
+            (_("Timeout"), duration(job.timeout_seconds)),
+            (_("Worker process"), self._worker(job.worker_id)),
+            (_("Crashes"), job.crash_count or None),
+            (_("Unique key"), job.unique_key),
+            (_("Schedule"), others(tick.schedule.name, "schedule") if tick else None),
+            (_("Due"), _due(job, now)),
+        ]
+        return [(name, value) for name, value in facts if value not in (None, "")]
+
+    def _worker(self, process_id: str | None) -> Any:
+        return link(self.object_url("workerprocess", process_id), code(process_id, 128)) if process_id else None
+
+    def _like_this(self, job: Job) -> list[tuple[str, str]]:
+        """Return searches, each with its address, for the jobs that share a value of the payload or the metadata."""
+        found = []
+        for root, values in (("", masked(job.payload)), ("metadata.", masked(job.metadata))):
+            for name, value in values.items():
+                if term := term_of(f"{root}{name}", value):
+                    found.append((cut(term, 80), f"{self.list_url('job')}?{urlencode({'q': term})}"))
+        return found[:MOST_LINKS]
+
     def _buttons(self, request: HttpRequest, job: Job) -> list[Button]:
         """Return the operations that the job's status and the user's permissions allow."""
         buttons = []
         if job.status in ENDED_BADLY and self.has_replay_permission(request):
             buttons.append(Button("replay_selected", _("Replay"), "default"))
+            if job.steps.exists():
+                buttons.append(Button("replay_selected", _("Replay from the start"), option="from_start"))
         if job.status == JobStatus.SCHEDULED and self.has_replay_permission(request):
             buttons.append(Button("run_selected_now", _("Run now"), "default"))
+        if self.has_send_event_permission(request) and job.status in LIVE and _waits_for_event(job):
+            buttons.append(Button("send_event_selected", _("Send this event…")))
         if job.status in WAITING and self.has_reorder_permission(request):
             buttons.append(Button("change_selected", _("Change priority or queue…")))
         if job.status in LIVE and job.cancel_requested_at is None and self.has_cancel_permission(request):
             buttons.append(Button("cancel_selected", _("Cancel…"), "jobs-danger"))
         return buttons
+
+    def _batch(self, job: Job) -> list[tuple[str, Any]]:
+        """Return the batch of a member or callback with its link; it may have been deleted."""
+        batch = Batch.objects.filter(pk=job.batch_id).first() if job.batch_id else None
+        return [(_("Batch"), link(self.object_url("batch", batch.pk), cut(str(batch), 80)))] if batch else []
+
+    def _attempt(self, attempt: Any) -> dict[str, Any]:
+        ran = (attempt.ended_at - attempt.started_at).total_seconds() if attempt.started_at else None
+        return {
+            "attempt": attempt,
+            "took": duration(ran),
+            "worker": self._worker(attempt.worker_id),
+            "error": cut(attempt.error, 2_000),
+            "traceback": cut(attempt.traceback, LONGEST_TEXT),
+        }
 
     def _dead_letters(self, job: Job, now: Any) -> list[dict[str, Any]]:
         return [
@@ -301,16 +416,29 @@ class JobAdmin(RowAdmin, OperatingAdmin):
         if len(graph.nodes) < 2:
             return {"graph": ""}
         picture = draw(graph, job.pk, lambda pk: self.object_url("job", pk), _("Dependency graph"))
-        return {"graph": picture, "graph_truncated": graph.truncated, "graph_size": len(graph.nodes)}
+        root = root_cause(graph, job.pk)
+        return {
+            "graph": picture,
+            "graph_truncated": graph.truncated,
+            "graph_size": len(graph.nodes),
+            "root_cause": root and {"job": root, "url": self.object_url("job", root.pk), "status": status_badge(root)},
+        }
 
 
-def _timeline(job: Job) -> list[Step]:
+def _is_open_ended(job: Job, now: Any) -> bool:
+    """Say whether nothing but an event ends a job's wait: a time to wait for is never so far away."""
+    return job.status == JobStatus.SCHEDULED and bool((job.available_at - now).total_seconds() > 2 * LONGEST_SECONDS)
+
+
+def _timeline(job: Job, now: Any) -> list[Step]:
     """Return what happened to the job, in order; attempts that did not complete have a list of their own."""
     steps = [Step(_("Submitted"), job.created_at)]
     if job.scheduled_at:
         steps.append(Step(_("Scheduled for"), job.scheduled_at))
-    if job.available_at and job.available_at > job.created_at:
-        steps.append(Step(_("Due for its last run") if job.started_at else _("Due"), job.available_at))
+    if job.available_at > job.created_at and job.available_at != job.scheduled_at and not _is_open_ended(job, now):
+        # A job that ran, or still runs, was due before that; one that waits again is due after it.
+        is_over = job.started_at is not None and job.started_at >= job.available_at
+        steps.append(Step(_("Due for its last run") if is_over else _("Due"), job.available_at))
     if job.started_at:
         wait = (job.started_at - job.available_at).total_seconds() if job.available_at else 0
         note = _("waited %(span)s") % {"span": duration(wait)} if wait > 0 else ""
@@ -324,27 +452,23 @@ def _timeline(job: Job) -> list[Step]:
     return sorted(steps, key=lambda step: step.when)
 
 
-def _facts(job: Job, now: Any) -> list[tuple[str, Any]]:
-    tick = ScheduleTick.objects.filter(job_id=job.pk).select_related("schedule").first()
-    facts: list[tuple[str, Any]] = [
-        (_("Queue"), job.queue),
-        (_("Priority"), job.priority),
-        (_("Retries"), _("%(made)s of %(allowed)s") % {"made": job.retry_count, "allowed": job.max_retries}),
-        (_("Timeout"), duration(job.timeout_seconds)),
-        (_("Worker process"), job.worker_id),
-        (_("Crashes"), job.crash_count or None),
-        (_("Unique key"), job.unique_key),
-        (_("Schedule"), tick.schedule.name if tick else None),
-        (_("Due"), moment(job.available_at, now) if job.status == JobStatus.SCHEDULED else None),
-    ]
-    return [(name, value) for name, value in facts if value not in (None, "")]
+def _waits_for_event(job: Job) -> bool:
+    return job.steps.filter(kind=StepKind.EVENT, ended_at=None).exists()
 
 
-def _attempt(attempt: Any) -> dict[str, Any]:
-    ran = (attempt.ended_at - attempt.started_at).total_seconds() if attempt.started_at else None
+def _due(job: Job, now: Any) -> Any:
+    if job.status != JobStatus.SCHEDULED:
+        return None
+    return _("waits for an event") if _is_open_ended(job, now) else moment(job.available_at, now)
+
+
+def _step(step: JobStep, may_see: bool) -> dict[str, Any]:
+    took = (step.ended_at - step.started_at).total_seconds() if step.ended_at else None
     return {
-        "attempt": attempt,
-        "took": duration(ran),
-        "error": cut(attempt.error, 2_000),
-        "traceback": cut(attempt.traceback, LONGEST_TEXT),
+        "step": step,
+        "state": {"done": _("done"), "open": _("open"), "waiting": _("waiting"), "timed out": _("timed out")}[
+            step.state
+        ],
+        "took": duration(took) if took is not None else "",
+        "result": pretty(step.result) if may_see and step.result is not None else "",
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from django import forms
@@ -16,6 +16,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import number_format
+from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -24,7 +25,7 @@ from django_jobs.lifecycle.moved import CHUNK, Moved
 from django_jobs.text import shown
 
 from .base import ConsoleAdmin
-from .paging import capped_count, count_text
+from .paging import NEWER, OLDER, capped_count, count_text
 
 SECONDS_PER_REQUEST = 20.0  # a proxy in front of the site gives up not much later
 LOGGED_ONE_BY_ONE = 200
@@ -37,7 +38,7 @@ class NoOptions(forms.Form):
     """An operation without options."""
 
 
-class RateForm(forms.Form):
+class ReplayForm(forms.Form):
     """Options of a replay."""
 
     per_second = forms.FloatField(
@@ -48,6 +49,11 @@ class RateForm(forms.Form):
         help_text=gettext_lazy(
             "Spread the jobs over time so that they do not overrun what failed. Empty: all at once."
         ),
+    )
+    from_start = forms.BooleanField(
+        label=gettext_lazy("From the start"),
+        required=False,
+        help_text=gettext_lazy("Do the steps that were done again; otherwise the jobs go on behind them."),
     )
 
 
@@ -63,6 +69,11 @@ class Chunk:
     options: dict[str, Any]
     position: int = 0
 
+    @property
+    def from_start(self) -> bool:
+        """Whether steps that were done are to be done again."""
+        return bool(self.options.get("from_start"))
+
     def waits(self) -> dict[Any, float]:
         """Return the seconds that each row waits for the rate asked for (`per_second`); empty without a rate."""
         rate = self.options.get("per_second")
@@ -75,7 +86,8 @@ class Operation:
 
     Args:
         done: the message afterwards, in singular and plural by `number`; it shows that number as `count`.
-        needs_confirmation: show the confirmation page even when single rows were selected.
+        needs_confirmation: ask also when the button of a row's own page was pressed; a selection in a list is always asked for.
+        afterwards: how the list's parameters change to show the rows that were done; an empty value takes one away.
     """
 
     title: Any
@@ -85,6 +97,7 @@ class Operation:
     form: type[forms.Form] = NoOptions
     needs_confirmation: bool = False
     help: Any = ""
+    afterwards: Mapping[str, str] = field(default_factory=dict)
 
     def message(self, count: int) -> str:
         """Return the message about so many rows."""
@@ -110,7 +123,8 @@ class OperatingAdmin(ConsoleAdmin):
         across = request.POST.get("select_across") == "1"
         confirmed = "confirmed" in request.POST
         form = operation.form(request.POST)
-        if form.is_valid() and (confirmed or not (across or operation.needs_confirmation)):
+        at_once = request.POST.get("back") == "page" and not (across or operation.needs_confirmation)
+        if form.is_valid() and (confirmed or at_once):
             return self._run(request, rows, operation, form.cleaned_data, across)
         if not form.is_valid() and not confirmed and not any(name in request.POST for name in form.fields):
             form = operation.form()  # nobody has filled it in yet, so it shows no errors
@@ -152,14 +166,33 @@ class OperatingAdmin(ConsoleAdmin):
         except JobsError as error:
             messages.error(request, str(error))
         gone = 0 if across else max(0, len(set(request.POST.getlist(ACTION_CHECKBOX_NAME))) - seen)
-        self._report(request, operation, len(moved.done), len(moved.left) + gone, is_late)
+        back = self._back_url(request)
+        shown_at = "" if back else self._shown_at(request, operation)
+        self._report(request, operation, len(moved.done), len(moved.left) + gone, is_late, shown_at)
         if moved.done:
             self._log(request, operation, moved.done, options, across)
-        back = self._back_url(request)
         return HttpResponseRedirect(back) if back else None
 
-    def _report(self, request: HttpRequest, operation: Operation, done: int, left: int, is_late: bool) -> None:
-        if done:
+    def _shown_at(self, request: HttpRequest, operation: Operation) -> str:
+        """Return the address of the list that shows the rows that were done; empty when this list does."""
+        query = request.GET.copy()
+        for name in (OLDER, NEWER):
+            query.pop(name, None)
+        before = query.urlencode()
+        for name, value in operation.afterwards.items():
+            query.pop(name, None)
+            if value:
+                query[name] = value
+        after = query.urlencode()
+        return "" if after == before else f"{self.list_url(str(self.opts.model_name))}?{after}"
+
+    def _report(
+        self, request: HttpRequest, operation: Operation, done: int, left: int, is_late: bool, shown_at: str
+    ) -> None:
+        if done and shown_at:
+            told = format_html('{} <a href="{}">{}</a>', operation.message(done), shown_at, _("Show them"))
+            messages.success(request, told)
+        elif done:
             messages.success(request, operation.message(done))
         if left:
             text = ngettext(
@@ -185,7 +218,10 @@ class OperatingAdmin(ConsoleAdmin):
     ) -> None:
         """Write who did what: an entry for each row that was changed, or one for all when they are many."""
         done = operation.message(len(ids))
-        parts = [done, *(f"{name}: {shown(value)}." for name, value in options.items() if value not in (None, ""))]
+        parts = [
+            done,
+            *(f"{name}: {shown(value)}." for name, value in options.items() if value not in (None, "", False)),
+        ]
         if across:
             parts.append(_("All that matched %(filter)s.") % {"filter": request.META.get("QUERY_STRING") or "-"})
         named = self.get_queryset(request).in_bulk(ids) if len(ids) <= LOGGED_ONE_BY_ONE else {}

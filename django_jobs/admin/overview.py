@@ -16,22 +16,22 @@ from django_jobs import stats
 from django_jobs.db.transactions import database_now
 from django_jobs.models import DeadLetter, Job, JobStatus, Overview, Schedule, WorkerProcess
 
-from .base import ConsoleAdmin
+from .acts import ActPages
 from .causes import Cause, find_causes
 from .charts import bars_of, chart
 from .paging import MOST_COUNTED, REFRESH_SECONDS, capped_count, count_text
+from .problems import find_problems
 from .queues import queue_table
 from .schedules import LATE
 from .widgets import duration
 
-LONG_WAIT = 300.0  # seconds that a ready job may wait before the overview calls it a problem
 MOST_CAUSES = 5
 MOST_PROCESSES = 1_000
 MOST_LATE = 100
 
 
 @admin.register(Overview)
-class OverviewAdmin(ConsoleAdmin):
+class OverviewAdmin(ActPages):
     """One page; there is nothing to list."""
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -45,20 +45,23 @@ class OverviewAdmin(ConsoleAdmin):
         floor = stats.window_floor()
         stats.add_times(queues, floor)
         newest = stats.newest_stats(now, floor)
-        state = _state(queues, now)
+        deploys = stats.deploys(now - timedelta(days=1))
+        processes = list(WorkerProcess.objects.registered().order_by("pk")[:MOST_PROCESSES])
+        state = _state(queues, processes, now)
         context = {
             **queue_table(self, request, queues, now),
             "now": now,
             "refresh": REFRESH_SECONDS,
             "state": state,
             "cards": self._cards(state, queues),
-            "problems": _problems(queues, state, now),
-            "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour")),
-            "day": chart(bars_of(newest.minutes, now, 48, timedelta(minutes=30)), _("Last 24 hours")),
+            "problems": find_problems(self, queues, state, processes, now, floor),
+            "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour"), deploys),
+            "day": chart(bars_of(newest.minutes, now, 48, timedelta(minutes=30)), _("Last 24 hours"), deploys),
             "since": newest.since if newest.since and newest.since > now - timedelta(days=1) else None,
             "window": count_text(stats.WINDOW, stats.WINDOW),
             "causes": self._causes(request, now),
             "causes_url": self.url("deadletter_causes"),
+            "acts_url": self.url("acts"),
         }
         return self.page(request, "overview.html", _("Overview"), context)
 
@@ -96,9 +99,9 @@ class OverviewAdmin(ConsoleAdmin):
         return find_causes(now - timedelta(days=1), {"age": "24h"})[:MOST_CAUSES]
 
 
-def _state(queues: dict[str, stats.QueueStats], now: datetime) -> dict[str, Any]:
+def _state(queues: dict[str, stats.QueueStats], processes: list[WorkerProcess], now: datetime) -> dict[str, Any]:
     ready = [queue.ready for queue in queues.values()]
-    threads = list(WorkerProcess.objects.alive().values_list("threads", flat=True)[:MOST_PROCESSES])
+    alive = [process for process in processes if process.lease_expires_at and process.lease_expires_at > now]
     scheduled = Job.objects.filter(status=JobStatus.SCHEDULED)
     late = Schedule.objects.filter(enabled=True, next_run_at__lt=now - LATE)
     return {
@@ -108,8 +111,9 @@ def _state(queues: dict[str, stats.QueueStats], now: datetime) -> dict[str, Any]
         "scheduled": capped_count(scheduled),
         "overdue": capped_count(scheduled.filter(available_at__lt=now - LATE)),  # nobody promoted them
         "dead_letters": capped_count(DeadLetter.objects.open()),
-        "alive": len(threads),
-        "threads": sum(threads),
+        "alive": len(alive),
+        "threads": sum(process.threads for process in alive),
+        "silent_threads": sum(process.silent_threads for process in alive),
         "late": list(late.values_list("name", flat=True)[:MOST_LATE]),
     }
 
@@ -118,20 +122,3 @@ def _sum_text(counts: list[int]) -> str:
     """Return as text the sum of counts of which some may have stopped at the cap."""
     total = sum(min(count, MOST_COUNTED) for count in counts)
     return count_text(total, total) + ("+" if max(counts, default=0) > MOST_COUNTED else "")
-
-
-def _problems(queues: dict[str, stats.QueueStats], state: dict[str, Any], now: datetime) -> list[str]:
-    """Return in sentences what needs an operator."""
-    problems = []
-    if (state["ready"] or state["overdue"]) and not state["alive"]:
-        problems.append(_("Jobs are waiting and no worker process is alive. Start one with “manage.py runworkers”."))
-    for queue in queues.values():
-        if queue.paused_at and queue.ready:
-            text = _("Queue %(name)s is paused, with %(count)s jobs ready.")
-            problems.append(text % {"name": queue.name, "count": count_text(queue.ready)})
-        elif queue.waited(now) > LONG_WAIT and state["alive"]:
-            text = _("A job has been ready in queue %(name)s for %(span)s.")
-            problems.append(text % {"name": queue.name, "span": duration(queue.waited(now))})
-    if state["late"]:
-        problems.append(_("Schedules are late: %(names)s.") % {"names": ", ".join(state["late"][:5])})
-    return problems

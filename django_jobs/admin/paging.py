@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -47,6 +48,7 @@ class KeysetChangeList(ChangeList):
     newer_url: str | None = None
     window_url: str | None = None
     window_text: str
+    refused: Sequence[str] = ()
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         super().__init__(request, *args, **kwargs)
@@ -62,6 +64,14 @@ class KeysetChangeList(ChangeList):
             for name in (OLDER, NEWER, SCOPE):
                 parameters.pop(name, None)
         rows = super().get_queryset(request, *args, **kwargs)
+        self.window_text = count_text(WINDOW, WINDOW)
+        self.refused = getattr(request, "console_refused", ())
+        if (look := getattr(request, "console_look", None)) is not None:
+            if not look.is_complete:
+                request.console_window = look.read  # type: ignore[attr-defined]  # the confirmation page says so
+                self.window_text = count_text(look.read, look.read)
+                self.window_url = self.get_query_string({SCOPE: EVERYTHING})
+            return rows
         return self.narrow(request, rows) if self.has_active_filters or self.query else rows
 
     def narrow(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -99,7 +109,6 @@ class KeysetChangeList(ChangeList):
         whole = not self.cursor and not has_older
         self.result_count = len(page) if whole else capped_count(self.queryset)
         self.count_text = count_text(self.result_count)
-        self.window_text = count_text(WINDOW, WINDOW)
         self.result_list = page
         self.show_admin_actions = bool(page)
         self.full_result_count = None

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
@@ -16,6 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext_lazy
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
 from django_jobs.lifecycle.moved import Moved
+from django_jobs.masking import pretty
 from django_jobs.models import Schedule
 from django_jobs.models.fields import DbNow
 from django_jobs.models.schedule import ScheduleKind
@@ -24,12 +26,12 @@ from django_jobs.scheduling.store import disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
 from .base import RowAdmin
-from .masking import pretty
-from .operations import Chunk, OperatingAdmin, Operation
+from .operations import Chunk, Operation
+from .schedule_form import ScheduleForms
 from .widgets import NOTHING, badge, code, cut, duration, link, moment, status_badge, two_lines
 
 LATE = timedelta(minutes=1)  # that a tick may be overdue before its schedule is shown as late
-NEXT_TICKS = 5
+NEXT_TICKS = 10
 LAST_TICKS = 20
 
 
@@ -77,7 +79,7 @@ DISABLE = Operation(
 
 
 @admin.register(Schedule)
-class ScheduleAdmin(RowAdmin, OperatingAdmin):
+class ScheduleAdmin(ScheduleForms, RowAdmin):
     """The list of schedules and the page of one."""
 
     list_display = ("schedule", "state", "timing", "next_tick", "last_tick")
@@ -85,7 +87,7 @@ class ScheduleAdmin(RowAdmin, OperatingAdmin):
     search_fields = ("name", "job_type")
     search_help_text = gettext_lazy("Search by name or job type.")
     actions = ("run_selected", "enable_selected", "disable_selected")
-    change_list_template = "admin/django_jobs/plain_list.html"
+    change_list_template = "admin/django_jobs/schedule_list.html"
     change_form_template = "admin/django_jobs/schedule_page.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Schedule]:
@@ -154,8 +156,14 @@ class ScheduleAdmin(RowAdmin, OperatingAdmin):
             "payload": pretty(row.payload) if may_see else "",
             "may_run": self.has_run_permission(request),
             "may_switch": self.has_switch_permission(request),
+            "edit_url": self.url("schedule_edit", quote(row.pk))
+            if self.has_switch_permission(request) and not row.declared
+            else "",
             "jobs_url": self.list_url("job"),
         }
+
+    def description(self, row: Schedule) -> str:
+        return _description(row)
 
     def _ticks(self, row: Schedule) -> list[dict[str, Any]]:
         ticks = row.ticks.select_related("job").order_by("-due_at").only(
@@ -195,16 +203,10 @@ def _description(row: Any) -> str:
 
 def _next_ticks(row: Any) -> list[datetime]:
     """Return the next ticks of an enabled schedule; none of a broken one."""
-    ticks: list[datetime] = []
-    tick = row.next_run_at if row.enabled else None
     try:
-        timing = row.checked().timing
-        while tick is not None and len(ticks) < NEXT_TICKS:
-            ticks.append(tick)
-            tick = timing.following(tick, tick)
+        return row.checked().timing.upcoming(row.next_run_at, NEXT_TICKS) if row.enabled and row.next_run_at else []
     except JobsError:
-        pass  # the row's last_error is on the page
-    return ticks
+        return []  # the row's last_error is on the page
 
 
 def _facts(row: Any) -> list[tuple[str, Any]]:

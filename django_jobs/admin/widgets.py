@@ -43,6 +43,11 @@ def two_lines(first: Any, second: Any) -> SafeString:
     return format_html('{}<br><span class="jobs-quiet">{}</span>', first, second)
 
 
+def with_detail(first: Any, detail: Any) -> SafeString:
+    """Show a cell of a list with a line of its own below for what may be long; without a detail as it is."""
+    return format_html('{}<div class="jobs-detail">{}</div>', first, detail) if detail else format_html("{}", first)
+
+
 def link(url: str, text: Any) -> SafeString:
     """Link to one of our pages."""
     return format_html('<a href="{}">{}</a>', url, text)

@@ -58,6 +58,20 @@ def in_transaction() -> bool:
     return jobs_connection().in_atomic_block
 
 
+def open_blocks() -> int:
+    """Return how many atomic blocks this thread has open on the jobs' database; one for a transaction without a block."""
+    connection = jobs_connection()
+    return len(connection.atomic_blocks) or int(not connection.get_autocommit())
+
+
+def in_real_transaction() -> bool:
+    """Say whether a transaction is open that others cannot see into; the blocks around a Django `TestCase` do not count."""
+    connection = jobs_connection()
+    if connection.in_atomic_block:
+        return not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    return not connection.get_autocommit()
+
+
 def usable_connection() -> BaseDatabaseWrapper:
     """Return this thread's connection, closed first when it was broken or stuck in a transaction that a handler left."""
     connection = jobs_connection()
@@ -70,6 +84,8 @@ def is_stuck(connection: BaseDatabaseWrapper) -> bool:
     """Say whether a connection is broken, or in a transaction that a handler left; asks no server."""
     if connection.in_atomic_block or connection.errors_occurred or connection.needs_rollback:
         return True
+    if connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
+        return True
     raw = connection.connection
     if connection.vendor == "postgresql":
         return bool(raw.pgconn.transaction_status)  # 0: idle; a closed one has no status
@@ -80,7 +96,11 @@ def is_stuck(connection: BaseDatabaseWrapper) -> bool:
 
 def discard_connection() -> None:
     """Throw this thread's connection away, with whatever a handler left in it, so that the next use makes a new one."""
-    connection = jobs_connection()
+    discard(jobs_connection())
+
+
+def discard(connection: BaseDatabaseWrapper) -> None:
+    """Throw a connection away, whatever it is in the middle of; a pool gets it back closed, and makes a new one."""
     connection.in_atomic_block = False
     connection.atomic_blocks = []
     connection.savepoint_ids = []
@@ -88,7 +108,26 @@ def discard_connection() -> None:
     connection.needs_rollback = False
     connection.closed_in_transaction = False
     with suppress(Error):  # a driver may refuse to close what a handler closed underneath; it is forgotten all the same
+        if connection.connection is not None and connection.vendor == "postgresql":
+            connection.connection.close()
         connection.close()
+
+
+def discard_all() -> None:
+    """Throw away all connections of this thread, so that a pool has none of our sessions to give to others."""
+    for connection in connections.all(initialized_only=True):
+        discard(connection)
+
+
+def is_pooled(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a connection goes back to a pool when it is closed."""
+    return bool((connection.settings_dict.get("OPTIONS") or {}).get("pool"))
+
+
+def discard_pooled() -> None:
+    """Throw this thread's connection away if it would go back to a pool."""
+    if is_pooled(jobs_connection()):
+        discard_connection()
 
 
 def add_default_options(options: dict[str, Any]) -> None:

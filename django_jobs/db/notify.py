@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from django.db import DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_jobs.conf import get_settings
 
-from .connections import jobs_alias, jobs_connection
+from .connections import discard, jobs_connection
 from .transactions import after_commit
 
 logger = logging.getLogger("django_jobs")
@@ -26,6 +27,10 @@ QUIET_SECONDS = 0.02
 WORK_CHANNEL = "django_jobs_work"
 PROCESS_CHANNEL = "django_jobs_process"
 FINISHED_CHANNEL = "django_jobs_finished"
+# Who listens for finished jobs holds this advisory lock, shared, as long as its session lives. PostgreSQL wakes every session of
+# the database that listens to anything, so that a notification that nobody waits for costs a look of each worker process.
+AWAITED = (0x646A, 0x66)
+AWAITED_SECONDS = 1.0  # how long a session may take to get it: who looks whether it is free has it for that statement
 _last: dict[tuple[str, str, str], float] = {}
 _work_listeners: list[Callable[[str], None]] = []
 _cascade_listeners: list[Callable[[], None]] = []
@@ -33,7 +38,11 @@ _cascade_listeners: list[Callable[[], None]] = []
 
 def has_notifications() -> bool:
     """Say whether the jobs' database can notify, and the site lets it."""
-    return jobs_connection().vendor == "postgresql" and get_settings().NOTIFY
+    return _can_notify(jobs_connection())
+
+
+def _can_notify(connection: BaseDatabaseWrapper) -> bool:
+    return connection.vendor == "postgresql" and get_settings().NOTIFY
 
 
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
@@ -56,53 +65,69 @@ def notify_cascade() -> None:
 
 def notify_work(queue: str) -> None:
     """Wake workers of a queue once the caller's transaction has committed (at once without one)."""
-    if jobs_connection().in_atomic_block:
-        after_commit(lambda: _work_is_there(queue))
-    else:
-        _work_is_there(queue)
+    connection = jobs_connection()
 
+    def wake() -> None:
+        for listener in list(_work_listeners):
+            listener(queue)
+        _notify_now_and_then(connection, WORK_CHANNEL, queue)
 
-def _work_is_there(queue: str) -> None:
-    for listener in list(_work_listeners):
-        listener(queue)
-    _notify_now_and_then(WORK_CHANNEL, queue)
+    _once_committed(connection, wake)
 
 
 def notify_finished() -> None:
     """Tell those who wait for jobs that some have finished, once the caller's transaction has committed."""
     connection = jobs_connection()
-    if connection.vendor != "postgresql":
-        return
-    if connection.in_atomic_block:
-        after_commit(lambda: _notify_now_and_then(FINISHED_CHANNEL, ""))
-    else:
-        _notify_now_and_then(FINISHED_CHANNEL, "")
+    if connection.vendor == "postgresql":
+        _once_committed(connection, lambda: _notify_now_and_then(connection, FINISHED_CHANNEL, "", _notify_waiters))
 
 
 def notify_process(process_id: str) -> None:
     """Make a worker process look at once for cancel and stop requests (PostgreSQL; elsewhere its next beat does)."""
-    if has_notifications():
-        _notify(PROCESS_CHANNEL, process_id)
+    connection = jobs_connection()
+    if _can_notify(connection):
+        _notify(connection, PROCESS_CHANNEL, process_id)
 
 
-def _notify_now_and_then(channel: str, payload: str) -> None:
-    if not has_notifications():
+def _once_committed(connection: BaseDatabaseWrapper, callback: Callable[[], None]) -> None:
+    # after_commit would do without a transaction, too, but only after a few calls that every submit would pay for.
+    if connection.in_atomic_block:
+        after_commit(callback)
+    else:
+        callback()
+
+
+def _notify(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+
+
+def _notify_waiters(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
+    """Notify if somebody holds the lock of those who wait."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_notify(%s, %s) WHERE NOT pg_try_advisory_xact_lock(%s, %s)", (channel, payload, *AWAITED)
+        )
+
+
+def _notify_now_and_then(
+    connection: BaseDatabaseWrapper,
+    channel: str,
+    payload: str,
+    tell: Callable[[BaseDatabaseWrapper, str, str], None] = _notify,
+) -> None:
+    if not _can_notify(connection):
         return
     now = time.monotonic()
-    key = (jobs_alias(), channel, payload)
+    key = (connection.alias, channel, payload)
     if now - _last.get(key, float("-inf")) < QUIET_SECONDS:
         return
     _last[key] = now
     try:
-        _notify(channel, payload)
+        tell(connection, channel, payload)
     except DatabaseError:
         # What it tells of is committed; the next look finds it.
         logger.debug("could not notify %s of %r", channel, payload, exc_info=True)
-
-
-def _notify(channel: str, payload: str) -> None:
-    with jobs_connection().cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", (channel, payload))
 
 
 class Subscription:
@@ -113,8 +138,16 @@ class Subscription:
         self._connection = cast(Any, jobs_connection()).copy()
         self._connection.inc_thread_sharing()
         self._connection.ensure_connection()  # and not connect(), whose errors are the driver's own
-        with self._connection.cursor() as cursor:
-            cursor.execute("; ".join(f"LISTEN {channel}" for channel in channels))
+        statements = [f"LISTEN {channel}" for channel in channels]
+        if FINISHED_CHANNEL in channels:
+            limit = f"SET LOCAL lock_timeout = {int(AWAITED_SECONDS * 1000)}"
+            statements += [limit, "SELECT pg_advisory_lock_shared({}, {})".format(*AWAITED)]
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("; ".join(statements))  # one transaction
+        except DatabaseError:
+            self.close()
+            raise
 
     def wait(self, seconds: float) -> Iterator[tuple[str, str]]:
         """Yield (channel, payload) of what arrives within `seconds`, until the end of the first batch."""
@@ -123,5 +156,5 @@ class Subscription:
                 yield notification.channel, notification.payload
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection, for good: a session that listens is nothing that a pool may give to others."""
+        discard(self._connection)

@@ -18,6 +18,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from django.db import DatabaseError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .connections import in_transaction, jobs_alias, jobs_connection, use_database
 from .dialects import dialect
@@ -45,13 +46,14 @@ def transactional(move: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(move)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        if in_transaction():
-            with transaction.atomic(using=jobs_alias()):
+        connection = jobs_connection()
+        if connection.in_atomic_block:
+            with transaction.atomic(using=connection.alias):
                 return move(*args, **kwargs)
         tries = _Tries()
         while True:
             try:
-                with _own_transaction():
+                with _own_transaction(connection):
                     return move(*args, **kwargs)
             except DatabaseError as error:
                 tries.rest_or_raise(error)
@@ -122,9 +124,9 @@ class _Tries:
 
 
 @contextmanager
-def _own_transaction() -> Iterator[None]:
+def _own_transaction(connection: BaseDatabaseWrapper) -> Iterator[None]:
     seconds = _lock_wait.get()
-    with immediate(), transaction.atomic(using=jobs_alias()):
+    with immediate(connection), transaction.atomic(using=connection.alias):
         if seconds is None:
             yield
             return
@@ -133,9 +135,8 @@ def _own_transaction() -> Iterator[None]:
 
 
 @contextmanager
-def immediate() -> Iterator[None]:
+def immediate(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """Make transactions on SQLite take the write lock at BEGIN, so that they wait for it instead of failing midway."""
-    connection = jobs_connection()
     if connection.vendor != "sqlite":
         yield
         return

@@ -47,6 +47,17 @@ class EventHandler:
         """It will not be tried again."""
 
 
+# For each signal the method of an event handler, and what that is given besides the job.
+EVENTS: dict[Signal, tuple[str, ...]] = {
+    signals.job_submitted: ("on_job_submitted",),
+    signals.job_started: ("on_job_started", "worker_id"),
+    signals.job_completed: ("on_job_completed", "result"),
+    signals.job_failed: ("on_job_failed", "error"),
+    signals.job_retried: ("on_job_retried", "next_scheduled_at"),
+    signals.job_dead: ("on_job_dead",),
+}
+
+
 class JobQueueManager:
     """Queues by name, with their handlers and their worker threads.
 
@@ -71,7 +82,8 @@ class JobQueueManager:
         if not self.queues:
             self.create_queue(DEFAULT_QUEUE)
         if event_handler is not None:
-            self._connect()
+            for signal in EVENTS:
+                signal.connect(self._hear, sender=Job)  # held weakly: it ends with this object
 
     def __enter__(self) -> Self:
         return self
@@ -194,46 +206,16 @@ class JobQueueManager:
 
     # Events.
 
-    def _connect(self) -> None:
-        """Listen to the signals; the receivers are methods of this object, which the signals hold weakly."""
-        receivers: dict[Signal, Callable[..., None]] = {
-            signals.job_submitted: self._submitted,
-            signals.job_started: self._started,
-            signals.job_completed: self._completed,
-            signals.job_failed: self._failed,
-            signals.job_retried: self._retried,
-            signals.job_dead: self._dead,
-        }
-        for signal, receiver in receivers.items():
-            signal.connect(receiver, sender=Job)
-
-    def _notify(self, method: str, job: Job, *arguments: Any) -> None:
+    def _hear(self, signal: Signal, job: Job, **sent: Any) -> None:
         if job.queue not in self.queues:
             return
+        method, *names = EVENTS[signal]
         try:
             call = getattr(self._event_handler, method, None)
             if call is not None:
-                call(job, *arguments)
+                call(job, *(sent[name] for name in names))
         except Exception:
             logger.exception("the event handler's %s failed for job %s", method, job.id)
-
-    def _submitted(self, job: Job, **kwargs: Any) -> None:
-        self._notify("on_job_submitted", job)
-
-    def _started(self, job: Job, worker_id: str = "", **kwargs: Any) -> None:
-        self._notify("on_job_started", job, worker_id)
-
-    def _completed(self, job: Job, **kwargs: Any) -> None:
-        self._notify("on_job_completed", job, job.result)
-
-    def _failed(self, job: Job, error: str = "", **kwargs: Any) -> None:
-        self._notify("on_job_failed", job, error)
-
-    def _retried(self, job: Job, next_scheduled_at: Any = None, **kwargs: Any) -> None:
-        self._notify("on_job_retried", job, next_scheduled_at)
-
-    def _dead(self, job: Job, **kwargs: Any) -> None:
-        self._notify("on_job_dead", job)
 
 
 def _queues_of(config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from django.db.models import Q
 from django_jobs import conf
 from django_jobs.db.connections import in_transaction
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
-from django_jobs.handlers import Handler, Registry, Rules, make_handler, make_rules, registry
+from django_jobs.handlers import Registry, make_handler, registry
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
@@ -31,33 +31,31 @@ from django_jobs.worker.local_process import local_process
 from django_jobs.worker.process import Process
 from django_jobs.worker.thread import Worker
 
+# The options of a submit that a job from `Job.create` has under their own names.
+OF_JOB = ("job_id", "scheduled_at", "max_retries", "timeout_seconds", "metadata", "unique_key", "depends_on")
+
 
 class QueueHandlers(Registry):
-    """The handlers of one JobQueue, which win over decorated ones, and the rules that follow from its configuration."""
+    """The handlers of one JobQueue, which win over decorated ones; its configuration holds for their jobs."""
 
     def __init__(self, name: str, config: conf.QueueSettings) -> None:
         super().__init__(parent=registry)
         self._name = name
         self._config = config
 
-    def rules(self, handler: Handler | None, queue: str) -> Rules:
-        """Return the options that hold for a handler's jobs in a queue: the handler's, else this object's, else the site's."""
-        settings = conf.get_settings()
-        if queue == self._name:
-            settings = replace(settings, QUEUES={**settings.QUEUES, queue: self._queue_settings()})
-        return make_rules(handler, queue, settings)
+    def queue_settings(self, queue: str) -> conf.QueueSettings:
+        """Return the site's settings of a queue; of this object's queue with this object's in their place where it has any."""
+        site = super().queue_settings(queue)
+        if queue != self._name:
+            return site
+        own = {field.name: getattr(self._config, field.name) for field in fields(self._config)}
+        return replace(site, **{name: value for name, value in own.items() if value is not None})
 
     def sets_retries(self, job_type: str) -> bool:
         """Return whether the handler of a type, this object or the site's settings of this queue set `max_retries`."""
         handler = self.find(job_type)
         of_handler = handler.max_retries if handler else None
-        return of_handler is not None or self._queue_settings().max_retries is not None
-
-    def _queue_settings(self) -> conf.QueueSettings:
-        """Return the site's settings of this queue, with this object's in their place where it has any."""
-        site = conf.get_settings().QUEUES.get(self._name, conf.QueueSettings())
-        own = {field.name: getattr(self._config, field.name) for field in fields(self._config)}
-        return replace(site, **{name: value for name, value in own.items() if value is not None})
+        return of_handler is not None or self.queue_settings(self._name).max_retries is not None
 
 
 def parse_config(name: str, config: Mapping[str, Any]) -> conf.QueueSettings:
@@ -134,14 +132,8 @@ class JobQueue:
             raise InvalidJob(f"job {job.id!r} is {job.status} and not new; import_jobs() takes jobs in any state")
         options = {
             "queue": self.name,
-            "job_id": job.id,
-            "scheduled_at": job.scheduled_at,
-            "max_retries": job.max_retries,
-            "timeout_seconds": job.timeout_seconds,
-            "metadata": job.metadata,
-            "unique_key": job.unique_key,
-            "depends_on": job.depends_on,
             "on_dependency_failure": job.__dict__.get("_on_dependency_failure"),
+            **{name: getattr(job, name) for name in OF_JOB},
         }
         stored = submit(
             job.job_type, job.payload, handlers=self.handlers, any_type=True, rank=job.rank, options=options
@@ -157,10 +149,11 @@ class JobQueue:
         The job is held by this script's worker process, whose lease lasts as long as the script runs.
         """
         process = self._process()
-        for claimed in claim(self.name, 1, process.id):
-            process.hold(claimed)
-            return self.get_job(claimed.id)
-        return None
+        with process.state.claiming():
+            jobs = claim(self.name, 1, process.id)
+            for claimed in jobs:
+                process.hold(claimed)
+        return self.get_job(jobs[0].id) if jobs else None
 
     def peek(self) -> Job | None:
         """Return the job that `dequeue` would claim, or None; it is not claimed."""
@@ -195,14 +188,15 @@ class JobQueue:
         back) or scheduled (a retry). Raises JobNotFound, and InvalidJob when there is no such transition.
         """
         job = self.get_job(job_id)
-        rules = self.handlers.rules(self.handlers.find(job.job_type), self.name)
+        options = self.handlers.job_options(self.handlers.find(job.job_type), self.name)
         process = local_process()
         process.start()
-        claimed = move_to(job_id, str(status), process_id=process.id, rules=rules)
+        with process.state.claiming():
+            claimed = move_to(job_id, str(status), process_id=process.id, options=options)
+            if claimed is not None:
+                process.hold(claimed)
         if claimed is None:
             process.let_go(job_id)
-        else:
-            process.hold(claimed)
 
     # Looking.
 

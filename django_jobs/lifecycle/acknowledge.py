@@ -7,7 +7,7 @@ from typing import Any
 
 from django_jobs import signals
 from django_jobs.db.transactions import transactional
-from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
+from django_jobs.exceptions import DeadLetterNotFound, InvalidJob, JobsError
 from django_jobs.models import DeadLetter
 from django_jobs.models.fields import DbNow
 
@@ -37,6 +37,6 @@ def why_closed(dead_letter_ids: Iterable[int]) -> dict[int, JobsError]:
 
 def _why_not(pk: int, dead_letter: DeadLetter | None) -> JobsError:
     if dead_letter is None:
-        return JobNotFound(f"dead letter {pk}")
+        return DeadLetterNotFound(pk)
     state = "acknowledged" if dead_letter.acknowledged_at else "replayed"
     return InvalidJob(f"the dead letter of job {dead_letter.job_id!r} is {state} already")

@@ -7,7 +7,7 @@ from typing import Any
 
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import transactional
-from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
+from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Job
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import WAITING
@@ -42,10 +42,4 @@ def _change(ids: Sequence[str], changes: dict[str, Any]) -> Moved:
     Job.objects.filter(pk__in=done).update(**changes, updated_at=DbNow())
     if done and "queue" in changes:
         notify_work(changes["queue"])
-    return Moved(done, {job_id: _why_not(job_id, jobs.get(job_id)) for job_id in ids if job_id not in done})
-
-
-def _why_not(job_id: str, job: Job | None) -> JobsError:
-    if job is None:
-        return JobNotFound(job_id)
-    return InvalidJob(f"job {job_id!r} is {job.status}; only a waiting job can be changed")
+    return Moved.of(ids, jobs, done, "; only a waiting job can be changed")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from django.db.models import F
 
 from django_jobs.db.dialects import dialect
+from django_jobs.db.marks import Marks
 from django_jobs.db.transactions import retried, transactional
 from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job, JobStatus
@@ -33,6 +34,7 @@ class ClaimedJob(NamedTuple):
     rank: int
     available_at: Any
     created_at: Any = None
+    batch_id: str | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -61,16 +63,23 @@ class ClaimedJob(NamedTuple):
             job.rank,
             job.available_at,
             job.created_at,
+            job.batch_id,
         )
 
 
 @retried
-def claim(queue: str, limit: int, process_id: str) -> list[ClaimedJob]:
+def claim(queue: str, limit: int, process_id: str, marks: Marks | None = None) -> list[ClaimedJob]:
     """Take up to `limit` ready jobs of a queue for a worker process, in claim order.
 
     The claim is committed when this returns. Nothing is claimed from a paused queue, or by a process without a live lease.
+    With the process's `marks` it passes over what an old snapshot keeps of jobs that are done.
     """
-    return [ClaimedJob._make(row) for row in dialect().claim(queue, limit, process_id)]
+    speaker = dialect()
+    if marks is None or not speaker.counts_reads:
+        rows = speaker.claim(queue, limit, process_id)
+    else:
+        rows = marks.of(queue).claim(speaker, queue, limit, process_id)
+    return [ClaimedJob._make(row) for row in rows]
 
 
 @transactional

@@ -5,21 +5,33 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.models import F
+from django.dispatch import receiver
 
-from django_jobs.conf import get_settings
-from django_jobs.db.connections import add_default_options, jobs_connection
-from django_jobs.db.dialects import dialect
+from django_jobs.conf import get_settings, this_release, this_site
+from django_jobs.db.connections import add_default_options, jobs_connection, use_database
+from django_jobs.db.dialects import dialect, driver
 from django_jobs.db.notify import notify_process
 from django_jobs.db.transactions import retried, transactional
-from django_jobs.models import Job, WorkerProcess
+from django_jobs.models import Ending, WorkerProcess
 from django_jobs.models.fields import DbNow
 
+from .farewell import say_farewell
+
 MAX_HOST = 80
+LOCK_WAITS_OF_LOOP = 8  # in a lease: a beat that waits in vain is tried again while there is time
+LOCK_WAITS_OF_WORKER = 4
+LEAST_LOCK_WAIT = 5.0  # seconds, for handlers run in these sessions, too
+
+_of_loops: WeakSet[BaseDatabaseWrapper] = WeakSet()  # connections of threads that run short statements only
 
 
 def new_process_id() -> str:
@@ -35,6 +47,8 @@ def register(process_id: str, *, queues: Sequence[str], threads: int) -> None:
         id=process_id,
         host=socket.gethostname()[:255],
         pid=os.getpid(),
+        site=this_site(),
+        release=this_release(),
         queues=list(queues),
         threads=threads,
         started_at=DbNow(),
@@ -43,14 +57,35 @@ def register(process_id: str, *, queues: Sequence[str], threads: int) -> None:
     )
 
 
+class Vitals(NamedTuple):
+    """What a process measures of itself for each beat.
+
+    Args:
+        silent_threads: how many of its worker threads neither run a job nor look for one.
+        jobs_done: how many runs it has ended since it started.
+        jobs_per_second: how many a second since the beat before.
+        memory_mb: its resident memory (MB).
+    """
+
+    silent_threads: int = 0
+    jobs_done: int = 0
+    jobs_per_second: float = 0.0
+    memory_mb: int | None = None
+
+
+NO_VITALS = Vitals()
+
+
 @retried
-def beat(process_id: str) -> bool:
+def beat(process_id: str, vitals: Vitals = NO_VITALS) -> bool:
     """Renew the lease of a process; return False when it was declared dead.
 
     A lease that ran out is renewed as long as nobody declared the process dead: a jump of the database's clock kills nobody.
     """
     mine = WorkerProcess.objects.registered().filter(pk=process_id)
-    return bool(mine.update(beat=F("beat") + 1, heartbeat_at=DbNow(), lease_expires_at=_lease_end()))
+    return bool(
+        mine.update(beat=F("beat") + 1, heartbeat_at=DbNow(), lease_expires_at=_lease_end(), **vitals._asdict())
+    )
 
 
 def _lease_end() -> Any:
@@ -70,31 +105,50 @@ def _ask_to_stop(process_id: str) -> bool:
     return bool(WorkerProcess.objects.filter(pk=process_id).update(stopping_at=DbNow()))
 
 
-@transactional
 def leave(process_id: str) -> bool:
-    """Delete the row of a process that holds no job; return False when it still does."""
-    if Job.objects.held_by(process_id).exists():
-        return False
-    WorkerProcess.objects.filter(pk=process_id).delete()
-    return True
+    """Delete the row of a process that holds no job, and keep that it left; return False when it still holds one."""
+    return say_farewell(process_id, Ending.LEFT)
 
 
 def limit_silence() -> None:
     """Let the connections that this process opens from now on give up a silent server before the lease is over."""
     # Of this process only: the site's requests may be as patient as they like.
-    add_default_options(dialect().silence_options(get_settings().LEASE_SECONDS))
+    add_default_options(driver().silence_options(get_settings().LEASE_SECONDS))
 
 
-def limit_silence_of_loop() -> None:
-    """Let this thread's connection, which runs short statements only, give up a server that does not answer any more."""
+@contextmanager
+def limited_silence() -> Iterator[None]:
+    """Let a connection that this thread opens in the block give up a silent server, for a probe that is to say so."""
+    connection, lease = jobs_connection(), get_settings().LEASE_SECONDS
+    before = connection.settings_dict
+    options = {**driver().silence_options(lease), **driver().loop_options(lease), **(before.get("OPTIONS") or {})}
+    connection.settings_dict = {**before, "OPTIONS": options}
+    try:
+        yield
+    finally:
+        connection.settings_dict = before
+
+
+def limit_waits_of_loop() -> None:
+    """Let this thread's connection, which runs short statements only, wait neither for a silent server nor for locks for long."""
     connection = jobs_connection()
     given = connection.settings_dict.get("OPTIONS") or {}
-    options = {**dialect().loop_options(get_settings().LEASE_SECONDS), **given}
+    options = {**driver().loop_options(get_settings().LEASE_SECONDS), **given}
     connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+    _of_loops.add(connection)
+
+
+@receiver(connection_created, dispatch_uid="django_jobs.lifecycle.leases")
+def _limit_lock_waits(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    if connection in _of_loops:
+        with use_database(connection.alias):
+            dialect().limit_lock_waits(get_settings().LEASE_SECONDS / LOCK_WAITS_OF_LOOP)
 
 
 def prepare_connection(process_id: str) -> None:
     """Set up this thread's connection for a worker, and mark it as the process's so that a rescuer can end it."""
     jobs_connection().ensure_connection()
-    dialect().prepare_worker(get_settings().LEASE_SECONDS)
+    lease = get_settings().LEASE_SECONDS
+    dialect().prepare_worker(lease)
+    dialect().limit_lock_waits(max(LEAST_LOCK_WAIT, lease / LOCK_WAITS_OF_WORKER))
     dialect().name_session(process_id)

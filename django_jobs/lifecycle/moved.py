@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from django_jobs.exceptions import JobsError
+from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.models import Job
 
 K = TypeVar("K")
@@ -18,6 +18,12 @@ class Moved(NamedTuple):
     done: list[Any]
     left: dict[Any, JobsError]
 
+    @classmethod
+    def of(cls, ids: Iterable[str], jobs: Mapping[str, Job], done: Collection[str], refusal: str) -> Moved:
+        """Return what came of a move on the jobs of `ids`, of which `jobs` were found; the rest is as of `why_left`."""
+        moved = set(done)
+        return cls(list(done), {pk: why_left(pk, jobs.get(pk), refusal) for pk in ids if pk not in moved})
+
     def __add__(self, other: object) -> Moved:
         if not isinstance(other, Moved):
             return NotImplemented
@@ -29,14 +35,23 @@ class Moved(NamedTuple):
             raise error
 
 
+def why_left(job_id: str, job: Job | None, refusal: str) -> JobsError:
+    """Return why a move left a job: there is none, or its status does not allow it; `refusal` goes on behind that status."""
+    return JobNotFound(job_id) if job is None else InvalidJob(f"job {job_id!r} is {job.status}{refusal}")
+
+
 def chunks(keys: Iterable[K]) -> Iterator[Sequence[K]]:
-    """Yield the keys, sorted and each once, in chunks for one transaction."""
-    ordered = sorted(set(keys))  # type: ignore[type-var]
-    for start in range(0, len(ordered), CHUNK):
-        yield ordered[start : start + CHUNK]
+    """Return the keys, sorted and each once, in chunks for one transaction."""
+    return in_chunks(sorted(set(keys)), CHUNK)  # type: ignore[type-var]
+
+
+def in_chunks(values: Sequence[K], size: int) -> Iterator[Sequence[K]]:
+    """Yield the values as they are, in chunks."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def lock_jobs(ids: Sequence[str]) -> dict[str, Job]:
     """Lock jobs in the one order that all moves use, and return those that exist, as they are now."""
     rows = Job.objects.filter(pk__in=ids).order_by("pk").select_for_update()
-    return {job.pk: job for job in rows.only("pk", "status", "queue", "worker_id")}
+    return {job.pk: job for job in rows.only("pk", "status", "queue", "worker_id", "batch_id")}

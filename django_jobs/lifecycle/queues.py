@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
+
 from django_jobs.db.transactions import transactional
 from django_jobs.models import Queue
 from django_jobs.models.fields import DbNow
@@ -18,3 +21,19 @@ def pause(queue: str) -> None:
 def resume(queue: str) -> None:
     """Let workers claim from a queue again."""
     Queue.objects.filter(name=queue).update(paused_at=None)
+
+
+@transactional
+def restore_pauses(pauses: Mapping[str, datetime | None]) -> int:
+    """Write the rows of queues that were paused (since when), or were once (None); return how many were changed.
+
+    A queue that is paused here already stays as it is.
+    """
+    there = set(Queue.objects.filter(name__in=pauses).values_list("name", flat=True))
+    missing = [Queue(name=name, paused_at=moment) for name, moment in pauses.items() if name not in there]
+    Queue.objects.bulk_create(missing)
+    changed = len(missing)
+    for name in there:
+        if pauses[name] is not None:
+            changed += Queue.objects.filter(name=name, paused_at__isnull=True).update(paused_at=pauses[name])
+    return changed

@@ -12,13 +12,14 @@ from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_lock_timeout
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import lock_wait, transactional
-from django_jobs.models import Attempt, Job, JobStatus
+from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
 
+from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob
 from .leases import leave
-from .settle import LOCK_WAIT_SECONDS, Outcome, attempt_of
+from .settle import LOCK_WAIT_SECONDS, Outcome, write_attempts
 
 SHUT_DOWN = "the worker process shut down before the job was done"
 
@@ -82,7 +83,7 @@ def _release(jobs: Sequence[Held]) -> int:
     for fence, ids in sorted(by_fence.items()):
         held = Job.objects.filter(pk__in=ids, fence=fence, status=JobStatus.RUNNING)
         released += held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
-    cancel_as_requested([job.id for job in jobs])
+    settle_members(cancel_as_requested([job.id for job in jobs]))
     for queue in {job.queue for job in jobs}:
         notify_work(queue)
     return released
@@ -93,10 +94,11 @@ def release_started(jobs: Sequence[ClaimedJob], process_id: str) -> int:
     """Hand back jobs that were interrupted by a shutdown, each with an attempt that says so; no retry is spent."""
     fences = {job.id: job.fence for job in jobs}
     rows = Job.objects.held_by(process_id).filter(pk__in=fences).order_by("pk").select_for_update()
-    held = {pk for pk, fence in rows.values_list("pk", "fence") if fences[pk] == fence}
-    interrupted = [job for job in jobs if job.id in held]
+    read = rows.values_list("pk", "fence", "started_at", DbNow())
+    ran = {pk: (now - started_at).total_seconds() for pk, fence, started_at, now in read if fences[pk] == fence}
+    interrupted = [job for job in jobs if job.id in ran]
     release(interrupted)
-    Attempt.objects.bulk_create(attempt_of(Outcome.released(job, SHUT_DOWN), process_id) for job in interrupted)
+    write_attempts([Outcome.released(job, SHUT_DOWN)._replace(seconds=ran[job.id]) for job in interrupted], process_id)
     return len(interrupted)
 
 
@@ -110,15 +112,10 @@ def release_process(process_id: str) -> int:
     return released
 
 
-def imported_status(status: str) -> str:
-    """Return what the status of a job becomes that is imported: nobody here runs what ran elsewhere."""
-    return JobStatus.PENDING if status == JobStatus.RUNNING else status
-
-
 def wait_again(job: Job) -> None:
     """Make a job that ran elsewhere, and is not saved here yet, wait under a fence that its old worker does not know."""
     if job.status == JobStatus.RUNNING:
-        job.status = JobStatus(imported_status(job.status))
+        job.status = JobStatus.PENDING
         job.fence += 1
         job.started_at = job.cancel_requested_at = None
         job.worker_id = job.progress = None

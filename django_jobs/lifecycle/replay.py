@@ -1,51 +1,71 @@
-"""Replay: an operator runs jobs that ended badly again from the start, and the dependents that failed because of them."""
+"""Replay: an operator runs jobs that ended badly again, and the dependents that failed because of them.
+
+Steps that are on record are not done again, unless the job is to begin from the start.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import F
 
 from django_jobs import signals
 from django_jobs.db.connections import jobs_alias
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import transactional
-from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
-from django_jobs.models import DeadLetter, DependencyState, Job, JobDependency, JobStatus
+from django_jobs.exceptions import BatchNotFound, InvalidJob
+from django_jobs.handlers import payload_problems, registry
+from django_jobs.models import Batch, BatchMember, DeadLetter, DependencyState, Job, JobDependency, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
 from django_jobs.payloads import encode_payload
 
 from .acknowledge import why_closed
-from .dependents import STEP, recount
-from .moved import Moved, chunks, lock_jobs
+from .batches import reopen, with_nested
+from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount
+from .moved import Moved, chunks, lock_jobs, why_left
+from .steps import forget
 
 logger = logging.getLogger("django_jobs")
-REVIVABLE = Q(state=DependencyState.BROKEN) & Q(job__status=JobStatus.FAILED)
-LIVE_AGAIN = ~Q(depends_on__status__in=ENDED_BADLY)
 NO_WAITS: Mapping[Any, float] = {}
+REFUSAL = "; only a dead, failed or cancelled job can be replayed"
+
+
+class Way(NamedTuple):
+    """How jobs are replayed: the arguments of `replay`."""
+
+    by: Any
+    dependents: bool
+    from_start: bool
+    waits: Mapping[str, float]
 
 
 def replay(
-    ids: Iterable[str], *, by: Any = None, dependents: bool = True, waits: Mapping[str, float] = NO_WAITS
+    ids: Iterable[str],
+    *,
+    by: Any = None,
+    dependents: bool = True,
+    from_start: bool = False,
+    waits: Mapping[str, float] = NO_WAITS,
 ) -> Moved:
-    """Run dead, failed or cancelled jobs again from the start, and close their open dead letters as replayed.
+    """Run dead, failed or cancelled jobs again, and close their open dead letters as replayed.
 
     Jobs in another state are left, and so are those whose unique key a live job holds.
 
     Args:
         by: the user who replays, or None.
         dependents: let the jobs that failed because of these wait again; False leaves them failed for good.
-        waits: the seconds before which a job does not start; at once where nothing is said.
+        from_start: forget which steps were done; otherwise the jobs go on behind them.
+        waits: the seconds before which a job does not start; at once for a job that it does not name.
     """
-    moved = Moved([], {})
+    moved, way = Moved([], {}), Way(by, dependents, from_start, waits)
     for chunk in chunks(ids):
-        moved += _replay(chunk, by, dependents, waits)
+        moved += _replay(chunk, way)
     if dependents and moved.done:
         revive_all()
     return moved
@@ -53,20 +73,27 @@ def replay(
 
 @transactional
 def replay_edited(job_id: str, payload: dict[str, Any], *, by: Any = None) -> None:
-    """Replay a job with another payload, in one transaction.
+    """Replay a job with another payload, from the start and in one transaction.
 
-    Raises JobNotFound, and InvalidJob for a payload that cannot be stored, or when the job cannot be replayed.
+    Raises JobNotFound, and InvalidJob for a payload that cannot be stored or does not fit the handler, or when the job cannot
+    be replayed.
     """
     encode_payload(payload)
     job = lock_jobs([job_id]).get(job_id)
     if job is None or job.status not in ENDED_BADLY:
-        raise _why_not(job_id, job)
+        raise why_left(job_id, job, REFUSAL)
+    if problems := payload_problems(registry.find(job.job_type), payload):
+        raise InvalidJob(*problems)
     Job.objects.filter(pk=job_id).update(payload=payload)
-    replay([job_id], by=by).raise_if_left()
+    replay([job_id], by=by, from_start=True).raise_if_left()
 
 
 def replay_dead_letters(
-    dead_letter_ids: Iterable[int], *, by: Any = None, waits: Mapping[int, float] = NO_WAITS
+    dead_letter_ids: Iterable[int],
+    *,
+    by: Any = None,
+    from_start: bool = False,
+    waits: Mapping[int, float] = NO_WAITS,
 ) -> Moved:
     """Replay the jobs of open dead letters, and close these; leave those that are closed. The keys are the dead letters'."""
     ids = list(dead_letter_ids)
@@ -75,32 +102,75 @@ def replay_dead_letters(
         for chunk in chunks(ids)
         for pk, job_id in DeadLetter.objects.filter(pk__in=chunk).open().values_list("pk", "job_id")
     }
-    moved = replay(job_of.values(), by=by, waits={job_id: waits[pk] for pk, job_id in job_of.items() if pk in waits})
+    job_waits = {job_id: waits[pk] for pk, job_id in job_of.items() if pk in waits}
+    moved = replay(job_of.values(), by=by, from_start=from_start, waits=job_waits)
     left = {pk: moved.left[job_id] for pk, job_id in job_of.items() if job_id in moved.left}
     return Moved([pk for pk in job_of if pk not in left], left | why_closed(set(ids) - job_of.keys()))
 
 
-def _replay(ids: Sequence[str], by: Any, dependents: bool, waits: Mapping[str, float]) -> Moved:
+@transactional
+def replay_batch(batch_id: str, *, by: Any = None) -> int:
+    """Replay the members that ended badly of a batch and of those nested in it; return how many these are.
+
+    One transaction: a batch that is replayed in parts could finish between two of them, and would call back twice. Members
+    that failed by another member wait for that one again. Raises BatchNotFound, and InvalidJob when there is nothing to
+    replay, or when live jobs hold the unique keys of all that there is.
+    """
+    if not Batch.objects.filter(pk=batch_id).exists():
+        raise BatchNotFound(batch_id)
+    places = BatchMember.objects.filter(batch__in=with_nested(batch_id), state__in=sorted(ENDED_BADLY))
+    bad = list(places.values_list("job_id", flat=True))
+    if not bad:
+        raise InvalidJob(
+            f"batch {batch_id!r} has no member that is dead, failed or cancelled: there is nothing to replay"
+        )
+    behind = _failed_by_another(bad)
+    left = replay([job_id for job_id in bad if job_id not in behind], by=by).left
+    left |= replay(_ended_badly(bad), by=by).left
+    replayed = len(bad) - len(_ended_badly(bad))
+    if not replayed:
+        raise next(iter(left.values()))
+    return replayed
+
+
+def _failed_by_another(ids: Collection[str]) -> set[str]:
+    """Return those of the jobs that failed because another one of them did."""
+    among = set(ids)
+    behind: set[str] = set()
+    for chunk in chunks(ids):
+        edges = JobDependency.objects.filter(REVIVABLE, job_id__in=chunk).values_list("job_id", "depends_on_id")
+        behind.update(job_id for job_id, depends_on in edges if depends_on in among)
+    return behind
+
+
+def _ended_badly(ids: Iterable[str]) -> list[str]:
+    found = (Job.objects.filter(pk__in=chunk, status__in=ENDED_BADLY) for chunk in chunks(ids))
+    return [job_id for jobs in found for job_id in jobs.values_list("pk", flat=True)]
+
+
+def _replay(ids: Sequence[str], way: Way) -> Moved:
     """Replay a chunk; when a unique key stops the whole of it, job by job."""
     try:
-        return _replay_together(ids, by, dependents, waits)
+        return _replay_together(ids, way)
     except InvalidJob as error:
         if len(ids) == 1:
             return Moved([], {ids[0]: error})
-        return sum((_replay([job_id], by, dependents, waits) for job_id in ids), Moved([], {}))
+        return sum((_replay([job_id], way) for job_id in ids), Moved([], {}))
 
 
 @transactional
-def _replay_together(ids: Sequence[str], by: Any, dependents: bool, waits: Mapping[str, float]) -> Moved:
+def _replay_together(ids: Sequence[str], way: Way) -> Moved:
     jobs = lock_jobs(ids)
     done = [job.pk for job in jobs.values() if job.status in ENDED_BADLY]
-    left = {job_id: _why_not(job_id, jobs.get(job_id)) for job_id in ids if job_id not in done}
+    moved = Moved.of(ids, jobs, done, REFUSAL)
     if not done:
-        return Moved(done, left)
+        return moved
     _start_over(done)
-    _delay(done, waits)
-    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=by)
-    if dependents:
+    _delay(done, way.waits)
+    if way.from_start:
+        forget(done)
+    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=way.by)
+    if way.dependents:
         # The first ones in this very transaction: a replay that was cut off would be refused when somebody asks for it again.
         revived = 0
         while revived < STEP and (step := revive_step()):
@@ -109,17 +179,12 @@ def _replay_together(ids: Sequence[str], by: Any, dependents: bool, waits: Mappi
         # Their edges are closed, so that no later replay of another job takes them for its own.
         broken = JobDependency.objects.filter(depends_on_id__in=done, state=DependencyState.BROKEN)
         broken.update(state=DependencyState.SATISFIED)
+    reopen(done)
     for job_id in done:
         signals.announce(signals.job_replayed, job_id)
     for queue in {jobs[job_id].queue for job_id in done}:
         notify_work(queue)
-    return Moved(done, left)
-
-
-def _why_not(job_id: str, job: Job | None) -> JobsError:
-    if job is None:
-        return JobNotFound(job_id)
-    return InvalidJob(f"job {job_id!r} is {job.status}; only a dead, failed or cancelled job can be replayed")
+    return moved
 
 
 def _start_over(ids: Sequence[str]) -> None:
@@ -183,8 +248,9 @@ def revive_step() -> int:
     ids = _behind(broken, sorted(set(first)))
     if not ids:
         return 0
-    jobs = Job.objects.filter(pk__in=ids).order_by("pk").select_for_update()
-    queue_of = dict(jobs.filter(status=JobStatus.FAILED).values_list("pk", "queue"))
+    # With their dependencies, for one that completed between the look at it and our commit would not see the edge that we open.
+    names = {*ids, *broken.filter(job_id__in=ids).values_list("depends_on_id", flat=True)}
+    queue_of = {pk: queue for pk, queue, status, _ in locked_in_order(names) if status == JobStatus.FAILED}
     edges = list(broken.filter(job_id__in=ids).values_list("pk", "job_id", "depends_on_id", "depends_on__status"))
     free = _free(edges)
     satisfied = [pk for pk, _, _, status in edges if status == JobStatus.COMPLETED]
@@ -195,6 +261,7 @@ def revive_step() -> int:
     revived = sorted(free & queue_of.keys())
     if revived:
         _start_over(revived)
+        reopen(revived)
         for job_id in revived:
             signals.announce(signals.job_replayed, job_id)
         for queue in {queue_of[job_id] for job_id in revived}:

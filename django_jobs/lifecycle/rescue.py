@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from itertools import groupby
+from typing import Any
 
 from django.db.models import Exists, OuterRef, Q
 
 from django_jobs import signals
-from django_jobs.db.connections import jobs_connection
 from django_jobs.db.dialects import dialect
 from django_jobs.db.transactions import transactional
-from django_jobs.handlers import Registry, registry
-from django_jobs.models import Job, JobStatus, WorkerProcess
+from django_jobs.handlers import registry
+from django_jobs.models import Ending, Job, JobStatus, WorkerProcess
+from django_jobs.models.fields import DbNow
 
 from .claim import ClaimedJob
+from .farewell import how_it_fell_silent, say_farewell
 from .settle import Outcome, settle_ended
 
 logger = logging.getLogger("django_jobs")
@@ -31,10 +33,11 @@ def rescue_process(process_id: str, beat: int | None = None) -> int:
         return 0
     logger.warning("worker process %s is dead: taking its jobs back", process_id)
     dialect().end_sessions(process_id)
+    ending = Ending.KILLED if beat is None else how_it_fell_silent(process_id)
     rescued = 0
     while step := _take_back(Q(worker_id=process_id)):
         rescued += step
-    _forget(process_id)
+    say_farewell(process_id, ending, held=rescued, only_dead=True)
     return rescued
 
 
@@ -47,12 +50,6 @@ def _declare_dead(process_id: str, beat: int | None) -> bool:
     return bool(row.update(lease_expires_at=None))
 
 
-@transactional
-def _forget(process_id: str) -> None:
-    dead = WorkerProcess.objects.filter(pk=process_id, lease_expires_at__isnull=True)
-    dead.filter(~Exists(Job.objects.held_by(process_id))).delete()
-
-
 def rescue_nameless() -> int:
     """Take back running jobs whose process has no row; return how many."""
     return _take_back(Q(~Exists(WorkerProcess.objects.filter(pk=OuterRef("worker_id")))))
@@ -62,8 +59,9 @@ def rescue_nameless() -> int:
 def _take_back(which: Q) -> int:
     jobs = (
         Job.objects.filter(which, status=JobStatus.RUNNING)
+        .annotate(read_at=DbNow())
         .order_by("pk")[:STEP]
-        .select_for_update(skip_locked=jobs_connection().features.has_select_for_update_skip_locked, of=())
+        .select_for_update(skip_locked=True, of=())
     )
     by_worker = sorted(jobs, key=_worker)
     return sum(settle_crashes(list(held), worker_id) for worker_id, held in groupby(by_worker, key=_worker))
@@ -73,30 +71,32 @@ def _worker(job: Job) -> str:
     return job.worker_id or ""
 
 
-def settle_crashes(jobs: list[Job], worker_id: str, handlers: Registry = registry) -> int:
+def settle_crashes(jobs: list[Any], worker_id: str) -> int:
     """Record that the process of these running jobs died; they are suspects now and run alone next time. Return how many.
 
-    Call it in a transaction that has locked them.
+    Call it in a transaction that has locked them, and read the database's clock with them (`read_at`).
     """
-    lost = settle_ended([_crashed(job, handlers) for job in jobs], worker_id)
+    release = WorkerProcess.objects.filter(pk=worker_id).values_list("release", flat=True).first() or ""
+    lost = settle_ended([_crashed(job) for job in jobs], worker_id, release)
     for job in jobs:
         if job.pk not in lost:
             signals.announce(signals.job_rescued, job.pk, worker_id=job.worker_id)
     return len(jobs) - len(lost)
 
 
-def _crashed(job: Job, handlers: Registry) -> Outcome:
+def _crashed(job: Any) -> Outcome:
     """Return what comes of a job whose process died.
 
     The first crash counts for every job that the process held. A job that was a suspect already ran alone in a subprocess,
     whose own death is counted where it is seen, so the death of the process around it is not its fault; a subprocess
     cannot run what only a script has registered, though.
     """
-    handler = handlers.find(job.job_type)
+    handler = registry.find(job.job_type)
     return Outcome.crashed(
         ClaimedJob.of(job),
         "the worker process died while it held this job",
-        handlers.rules(handler, job.queue),
+        registry.job_options(handler, job.queue),
         counts=job.crash_count == 0 or handler is None,
         cancel_requested=job.cancel_requested_at is not None,
+        seconds=(job.read_at - job.started_at).total_seconds(),
     )

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, DataError, IntegrityError
 
 from django_jobs import signals
+from django_jobs.conf import this_release
 from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_lock_timeout
 from django_jobs.db.notify import notify_finished
-from django_jobs.db.transactions import after_commit, lock_wait, transactional
-from django_jobs.handlers import Rules
+from django_jobs.db.transactions import after_commit, lock_wait, retried, transactional
+from django_jobs.exceptions import Crashed, HandlerNotFound, InvalidJob
+from django_jobs.handlers import JobOptions
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY, WAITING
 from django_jobs.payloads import decode
 from django_jobs.retry import decide
-from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback
+from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
+from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob, held_claim
 from .dependents import dependents_of, settle_dependents, wake_dependents
+from .members import Ended, held_by_others
+from .steps import put_to_wait
 
 logger = logging.getLogger("django_jobs")
 
@@ -55,6 +59,8 @@ class Outcome(NamedTuple):
     fingerprint: str = ""
     seconds: float = 0.0
     needs_settle: bool = True
+    exception: BaseException | None = None  # for logs and signals; its text is in the columns above
+    waits: tuple[int, ...] = ()  # the keys of the steps that it goes to wait in
 
     @property
     def run(self) -> tuple[str, int]:
@@ -82,27 +88,29 @@ class Outcome(NamedTuple):
         return cls(job, JobStatus.RUNNING, AttemptOutcome.LEASE_LOST, needs_settle=False)
 
     @classmethod
-    def failed(cls, job: ClaimedJob, error: BaseException, rules: Rules, seconds: float = 0.0) -> Outcome:
+    def failed(cls, job: ClaimedJob, error: BaseException, options: JobOptions, seconds: float = 0.0) -> Outcome:
         """Return the outcome of a handler that raised: a retry, or its end, as the retry policy decides.
 
         Where the queue wants no dead letters the job ends FAILED.
         """
-        decision = decide(rules.policy(job.max_retries), retry_count=job.retry_count, exception=error)
+        decision = decide(options.policy(job.max_retries), retry_count=job.retry_count, exception=error)
         outcome = cls._raised(job, error, seconds)
         if decision.action == "retry":
             return outcome._replace(delay=decision.delay_seconds, spends_retry=True)
-        return outcome._given_up(DeadLetterReason(decision.reason), rules, error)
+        return outcome._given_up(DeadLetterReason(decision.reason), options, error)
 
     @classmethod
-    def timed_out(cls, job: ClaimedJob, error: BaseException, rules: Rules, seconds: float = 0.0) -> Outcome:
+    def timed_out(cls, job: ClaimedJob, error: BaseException, options: JobOptions, seconds: float = 0.0) -> Outcome:
         """Return the outcome of a run that passed its timeout, whatever came of that in the handler: as `failed`."""
-        outcome = cls.failed(job, error, rules, seconds)._replace(attempt=AttemptOutcome.TIMED_OUT)
+        outcome = cls.failed(job, error, options, seconds)._replace(attempt=AttemptOutcome.TIMED_OUT)
         return outcome._replace(reason=DeadLetterReason.TIMEOUT) if outcome.reason else outcome
 
     @classmethod
-    def bad_result(cls, job: ClaimedJob, error: BaseException, rules: Rules, seconds: float = 0.0) -> Outcome:
-        """Return the outcome of a handler whose result cannot be stored: the end, for a retry would repeat its effects."""
-        return cls._raised(job, error, seconds)._given_up(DeadLetterReason.BAD_RESULT, rules, error)
+    def given_up(
+        cls, job: ClaimedJob, error: BaseException, reason: DeadLetterReason, options: JobOptions, seconds: float = 0.0
+    ) -> Outcome:
+        """Return the outcome of a handler that no retry would mend: its result cannot be stored, say, or its steps are others."""
+        return cls._raised(job, error, seconds)._given_up(reason, options, error)
 
     @classmethod
     def _raised(cls, job: ClaimedJob, error: BaseException, seconds: float) -> Outcome:
@@ -114,12 +122,13 @@ class Outcome(NamedTuple):
             error=describe_exception(error),
             traceback=format_traceback(error),
             seconds=seconds,
+            exception=error,
         )
 
-    def _given_up(self, reason: DeadLetterReason, rules: Rules, error: BaseException) -> Outcome:
+    def _given_up(self, reason: DeadLetterReason, options: JobOptions, error: BaseException) -> Outcome:
         return self._replace(
-            status=JobStatus.DEAD if rules.dead_letter else JobStatus.FAILED,
-            reason=reason if rules.dead_letter else None,
+            status=JobStatus.DEAD if options.dead_letter else JobStatus.FAILED,
+            reason=reason if options.dead_letter else None,
             fingerprint=fingerprint(self.job.job_type, error),
         )
 
@@ -133,6 +142,7 @@ class Outcome(NamedTuple):
             reason=DeadLetterReason.NO_HANDLER,
             error=error,
             fingerprint=f"no handler {job.job_type}"[:64],
+            exception=HandlerNotFound(error),
         )
 
     @classmethod
@@ -140,7 +150,7 @@ class Outcome(NamedTuple):
         cls,
         job: ClaimedJob,
         error: str,
-        rules: Rules,
+        options: JobOptions,
         *,
         counts: bool = True,
         cancel_requested: bool = False,
@@ -151,7 +161,7 @@ class Outcome(NamedTuple):
         Args:
             counts: whether the death may be this job's fault, and is counted.
         """
-        dead = job.crash_count + counts >= rules.max_crashes and not cancel_requested
+        dead = job.crash_count + counts >= options.max_crashes and not cancel_requested
         return cls(
             job,
             JobStatus.DEAD if dead else JobStatus.CANCELLED if cancel_requested else JobStatus.SCHEDULED,
@@ -161,6 +171,7 @@ class Outcome(NamedTuple):
             error=error,
             fingerprint=f"crash {job.job_type}"[:64] if dead else "",
             seconds=seconds,
+            exception=Crashed(error),
         )
 
     @classmethod
@@ -173,6 +184,15 @@ class Outcome(NamedTuple):
     def snoozed(cls, job: ClaimedJob, delay: float, error: str, seconds: float = 0.0) -> Outcome:
         """Return the outcome of a handler that wants to run again later, at no cost of a retry."""
         return cls(job, JobStatus.SCHEDULED, AttemptOutcome.SNOOZED, delay=delay, error=error, seconds=seconds)
+
+    @classmethod
+    def waiting(
+        cls, job: ClaimedJob, delay: float, waits: tuple[int, ...], error: str, seconds: float = 0.0
+    ) -> Outcome:
+        """Return the outcome of a handler that sleeps or waits for an event, for `delay` seconds at most; no retry is spent."""
+        return cls(
+            job, JobStatus.SCHEDULED, AttemptOutcome.WAITING, delay=delay, error=error, seconds=seconds, waits=waits
+        )
 
     @classmethod
     def cancelled(cls, job: ClaimedJob, error: str, seconds: float = 0.0) -> Outcome:
@@ -229,14 +249,33 @@ def settle_unlocked(outcomes: Sequence[Outcome], process_id: str) -> list[Outcom
 
 def _settle_some(outcomes: Sequence[Outcome], process_id: str, error: DatabaseError) -> tuple[list[Outcome], set[str]]:
     """Settle what can be settled of a batch that failed; return what is locked, and the ids that were lost."""
-    if is_lock_timeout(error):
+    if not is_lock_timeout(error):
+        return _settle_each(outcomes, process_id, error)
+    locked: list[Outcome] = []
+    lost: set[str] = set()
+    by_batch: dict[str | None, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_batch.setdefault(outcome.job.batch_id, []).append(outcome)
+    for batch_id, group in by_batch.items():
         try:
-            return _settle_free(outcomes, process_id)
-        except REFUSED as refused:
-            error = refused
-    if not isinstance(error, REFUSED):
+            left, gone = _settle_free(group, process_id)
+        except DatabaseError as failure:
+            # A batch's row is locked by whoever adds members to it, and then by a long transaction of the site.
+            if batch_id is not None and is_lock_timeout(failure):
+                left, gone = group, set()
+            else:
+                left, gone = _settle_each(group, process_id, failure)
+        locked += left
+        lost |= gone
+    return locked, lost
+
+
+def _settle_each(outcomes: Sequence[Outcome], process_id: str, error: DatabaseError) -> tuple[list[Outcome], set[str]]:
+    """Settle one by one what the database refused together; return as `_settle_some`."""
+    if isinstance(error, REFUSED):
+        _log_refused(outcomes, error)
+    elif not is_lock_timeout(error):
         raise error
-    _log_refused(outcomes, error)
     locked: list[Outcome] = []
     lost: set[str] = set()
     for outcome in outcomes:
@@ -258,6 +297,8 @@ def _settle_free(outcomes: Sequence[Outcome], process_id: str) -> tuple[list[Out
     wanted = {job_id for waiting in dependents.values() for job_id in waiting} - free
     unlocked = free | (dialect().lock_free_jobs(sorted(wanted)) if wanted else set())
     free = {job_id for job_id in free if unlocked.issuperset(dependents.get(job_id, ()))}
+    if members := [outcome.job.id for outcome in outcomes if outcome.job.batch_id is not None]:
+        free -= held_by_others(members)
     lost = _settle([outcome for outcome in outcomes if outcome.job.id in free], process_id)
     return [outcome for outcome in outcomes if outcome.job.id not in free], lost
 
@@ -299,27 +340,40 @@ def complete_in_transaction(outcome: Outcome, process_id: str) -> bool:
     return True
 
 
+@retried
+def note_error_after_commit(job: ClaimedJob, error: BaseException) -> None:
+    """Keep an error that came after the commit in the `error` of the completed job, unless that has moved on since."""
+    completed = Job.objects.filter(pk=job.id, fence=job.fence + 1, status=JobStatus.COMPLETED)
+    completed.update(error=scrub(f"completed, then on_commit failed: {describe_exception(error)}"), updated_at=DbNow())
+
+
 @transactional
 def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float) -> bool:
     """Record a run that the database undid and that its process starts again; False when the job is not ours any more."""
     held = Job.objects.held_under(job.id, job.fence).select_for_update().values_list("pk", flat=True).first()
     if held is not None:
-        attempt_of(Outcome.released(job, error)._replace(seconds=seconds), process_id).save(force_insert=True)
+        write_attempts([Outcome.released(job, error)._replace(seconds=seconds)], process_id)
     return held is not None
 
 
 def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     """Settle runs in the transaction that is open; return the ids that were lost."""
     lost: set[str] = set()
+    ended: list[Ended] = []
     completed = [outcome for outcome in outcomes if outcome.is_completed]
     if completed:
         settled = dialect().complete([(*outcome.run, outcome.result_text) for outcome in completed])
         wake_dependents(sorted(settled))
         if len(settled) != len(completed):
             lost = {outcome.job.id for outcome in completed} - settled
+        ended = _members(completed, settled)
         _announce_completed([outcome for outcome in completed if outcome.job.id in settled], process_id)
     if len(completed) != len(outcomes):
-        lost |= settle_ended([outcome for outcome in outcomes if not outcome.is_completed], process_id)
+        others, moved = _settle_others([outcome for outcome in outcomes if not outcome.is_completed], process_id)
+        lost |= others
+        ended += moved
+    if ended:
+        settle_members(ended)
     return lost
 
 
@@ -333,8 +387,21 @@ def _announce_completed(outcomes: Sequence[Outcome], process_id: str) -> None:
             signals.announce(signals.job_completed, outcome.job.id, worker_id=process_id, result=outcome.result)
 
 
-def settle_ended(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
+def settle_ended(outcomes: Sequence[Outcome], process_id: str, release: str | None = None) -> set[str]:
     """Settle runs that did not complete, in the transaction that is open; return the ids whose fence had moved.
+
+    Args:
+        release: of the code that ran them; None: of this process.
+    """
+    lost, ended = _settle_others(outcomes, process_id, release)
+    settle_members(ended)
+    return lost
+
+
+def _settle_others(
+    outcomes: Sequence[Outcome], process_id: str, release: str | None = None
+) -> tuple[set[str], list[Ended]]:
+    """Settle runs that did not complete; return the ids whose fence had moved, and the jobs that ended.
 
     One statement a table for the whole batch: the jobs are moved, their attempts and dead letters written, their dependents
     treated.
@@ -346,40 +413,59 @@ def settle_ended(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
             outcome.delay,
             int(outcome.spends_retry),
             int(outcome.counts_crash),
-            outcome.error or None,
+            None if outcome.waits else outcome.error or None,  # a wait is no error of the job
         )
         for outcome in sorted(outcomes, key=lambda outcome: outcome.job.id)
     ]
     moved = dialect().end(rows)
     settled = [outcome for outcome in outcomes if outcome.job.id in moved]
-    Attempt.objects.bulk_create(attempt_of(outcome, process_id) for outcome in settled)
-    if dead_letters := [_dead_letter(outcome) for outcome in settled if outcome.reason is not None]:
+    release = this_release() if release is None else release
+    write_attempts(settled, process_id, release)
+    if dead_letters := [_dead_letter(outcome, release) for outcome in settled if outcome.reason is not None]:
         DeadLetter.objects.bulk_create(dead_letters)
+    if waits := {outcome.job.id: outcome.waits for outcome in settled if outcome.waits}:
+        put_to_wait(waits)
+    ended: list[Ended] = []
     if bad := sorted(outcome.job.id for outcome in settled if outcome.status in ENDED_BADLY):
-        settle_dependents(bad)
+        ended = _members(settled, set(bad)) + settle_dependents(bad)
     if waiting := [outcome.job.id for outcome in settled if outcome.status in WAITING]:
-        cancel_as_requested(waiting)
+        ended += cancel_as_requested(waiting)
     _announce_ended(settled, process_id)
-    return {outcome.job.id for outcome in outcomes} - moved
+    return {outcome.job.id for outcome in outcomes} - moved, ended
 
 
-def attempt_of(outcome: Outcome, process_id: str) -> Attempt:
-    """Return the attempt, not saved, of a run that did not complete."""
-    assert outcome.attempt is not None
-    return Attempt(
-        job_id=outcome.job.id,
-        number=outcome.job.attempt,
-        worker_id=process_id,
-        started_at=DbNow() - timedelta(seconds=outcome.seconds),
-        ended_at=DbNow(),
-        outcome=outcome.attempt,
-        exception_class=outcome.exception_class,
-        error=outcome.error,
-        traceback=outcome.traceback,
-    )
+def _members(outcomes: Sequence[Outcome], ids: Collection[str]) -> list[Ended]:
+    """Return those of the jobs with these ids that are of a batch."""
+    return [
+        Ended(outcome.job.id, outcome.job.batch_id, outcome.status)
+        for outcome in outcomes
+        if outcome.job.batch_id is not None and outcome.job.id in ids
+    ]
 
 
-def _dead_letter(outcome: Outcome) -> DeadLetter:
+def write_attempts(outcomes: Iterable[Outcome], process_id: str, release: str | None = None) -> None:
+    """Record runs that did not complete, each as an attempt that ends now."""
+    release = this_release() if release is None else release
+    # By hand: the ORM resolves the two expressions of the database's clock for each row, 100 µs of a failed attempt.
+    rows = [
+        (
+            outcome.job.id,
+            outcome.job.attempt,
+            process_id,
+            outcome.seconds,
+            str(outcome.attempt),
+            outcome.exception_class,
+            outcome.error,
+            outcome.traceback,
+            release,
+        )
+        for outcome in outcomes
+    ]
+    if rows:
+        dialect().insert_attempts(rows)
+
+
+def _dead_letter(outcome: Outcome, release: str) -> DeadLetter:
     assert outcome.reason is not None
     return DeadLetter(
         job_id=outcome.job.id,
@@ -387,6 +473,7 @@ def _dead_letter(outcome: Outcome) -> DeadLetter:
         error=outcome.error,
         traceback=outcome.traceback,
         fingerprint=outcome.fingerprint,
+        release=release,
         died_at=DbNow(),
     )
 
@@ -399,12 +486,13 @@ def _announce_ended(outcomes: Sequence[Outcome], process_id: str) -> None:
     jobs = Job.objects.in_bulk([outcome.job.id for outcome in outcomes])
     for outcome in outcomes:
         job = jobs[outcome.job.id]
+        why = {"error": outcome.error, "exception": outcome.exception}
         if outcome.attempt in FAILURES:
-            signals.announce(signals.job_failed, job, error=outcome.error, worker_id=process_id)
+            signals.announce(signals.job_failed, job, **why, worker_id=process_id)
             if job.status == JobStatus.SCHEDULED:
-                signals.announce(signals.job_retried, job, next_scheduled_at=job.available_at, error=outcome.error)
+                signals.announce(signals.job_retried, job, **why, next_scheduled_at=job.available_at)
         if outcome.status == JobStatus.DEAD or outcome.reason is not None:
-            signals.announce(signals.job_dead, job, error=outcome.error)
+            signals.announce(signals.job_dead, job, **why)
         if outcome.status == JobStatus.CANCELLED:
             signals.announce(signals.job_cancelled, job)
 
@@ -432,6 +520,7 @@ def _settle_bad_result(outcome: Outcome, error: str, process_id: str) -> set[str
         AttemptOutcome.FAILED,
         reason=DeadLetterReason.BAD_RESULT,
         error=f"the database refused the result: {error:.500}",
+        exception=InvalidJob(f"the database refused the result: {error:.500}"),
     )
     return _settle([bad], process_id)
 

@@ -12,6 +12,7 @@ from django.db import connections
 from django.db.models.base import ModelState
 
 from django_jobs import signals
+from django_jobs.arguments import Arguments
 from django_jobs.db.connections import jobs_alias, jobs_connection
 from django_jobs.db.dialects import INSERT_COLUMNS, dialect
 from django_jobs.db.notify import notify_work
@@ -23,9 +24,10 @@ from django_jobs.models import Job, JobStatus
 from django_jobs.models.job import LIVE
 from django_jobs.payloads import decode, encode_payload
 from django_jobs.propagation import with_trace
-from django_jobs.submission import NewJob, Submission, Template, check_submission, resolve
+from django_jobs.submission import EMPTY, NewJob, Submission, Template, check_submission, resolve
 
-from . import dependencies
+from . import dependencies, members
+from .moved import in_chunks
 
 logger = logging.getLogger("django_jobs")
 
@@ -50,6 +52,8 @@ def submit(
     rank: int | None = None,
     any_type: bool = False,
     options: Mapping[str, Any],
+    member_of: str | None = None,
+    callback_of: str | None = None,
 ) -> Job:
     """Write one job and return it; with a `unique_key` that a live job holds, return that one.
 
@@ -58,24 +62,27 @@ def submit(
         rank: the stored order, -100 to 100, for callers whose priorities are finer than ours.
         any_type: accept a type without a handler, for queues whose handlers live in another process.
         options: see `submission.OPTIONS`.
+        member_of: the batch that it becomes a member of; callback_of: the batch that it tells of, and is no member of.
 
     Raises InvalidJob with every problem of the call; nothing is written then.
     """
     draft = _draft(job_type, payload, options, handlers, rank=rank, any_type=any_type)
+    if member_of is not None or callback_of is not None:
+        draft.shared.enter(member_of, callback_of)
     _warn_of_another_database()
-    said = draft.submission
-    needs_a_look = said.depends_on or said.delay is not None or said.scheduled_at is not None
+    given = draft.submission
+    needs_a_look = given.depends_on or given.delay is not None or given.scheduled_at is not None or member_of
     for _ in range(MAX_CLASHES):
         job = _insert_after_a_look(draft) if needs_a_look else _insert(draft)
         if job is not None:
             _announce([job])
             return job
-        if said.job_id is not None:
-            _refuse_taken_ids([said.job_id])
-        if said.unique_key is not None and (holder := _live_holders([said.unique_key]).get(said.unique_key)):
+        if given.job_id is not None:
+            _refuse_taken_ids([given.job_id])
+        if given.unique_key is not None and (holder := _live_holders([given.unique_key]).get(given.unique_key)):
             return holder
         # The holder ended between the INSERT and the look: the key is free again.
-    raise InvalidJob(f"unique_key {said.unique_key!r} changes hands too fast; submit again")
+    raise InvalidJob(f"unique_key {given.unique_key!r} changes hands too fast; submit again")
 
 
 def submit_row(
@@ -97,17 +104,25 @@ def submit_row(
     return draft.id, created_at
 
 
-def submit_many(new_jobs: Iterable[NewJob], *, handlers: Registry = registry, any_type: bool = False) -> list[Job]:
+def submit_many(new_jobs: Iterable[NewJob], *, any_type: bool = False, member_of: str | None = None) -> list[Job]:
     """Write all of the jobs in one transaction, or none; return them in the order given.
 
     Jobs may depend on each other by their `job_id`, forward references included. Raises InvalidJob that names the index of
     each bad item, and CycleError with the path of a cycle.
+
+    Args:
+        any_type: accept a type without a handler, and a payload that does not fit the one here: the jobs may be meant for
+            a process with other code.
+        member_of: the batch that they become members of.
     """
     if not isinstance(new_jobs, Iterable) or isinstance(new_jobs, str | bytes | Mapping):
         raise InvalidJob(f"submit_many takes a list of NewJob(…), not {type(new_jobs).__name__}")
-    drafts = _check_batch(list(new_jobs), handlers, any_type)
+    drafts = _check_batch(list(new_jobs), any_type)
     if not drafts:
         return []
+    if member_of is not None:
+        for draft in drafts:
+            draft.shared.enter(member_of, None)
     _warn_of_another_database()
     for left in reversed(range(MAX_CLASHES)):
         try:
@@ -134,12 +149,20 @@ def _announce(jobs: Sequence[Job]) -> None:
 class _Shared:
     """The values that the rows of one template share, worked out once for each clock."""
 
-    __slots__ = ("_now", "_values", "template")
+    __slots__ = ("_now", "_values", "arguments", "batch_id", "member_of", "template")
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, arguments: Arguments | None) -> None:
         self.template = template
+        self.arguments = arguments
+        self.batch_id: str | None = None
+        self.member_of: str | None = None
         self._now: datetime | None = None
         self._values: list[Any] | None = None
+
+    def enter(self, member_of: str | None, callback_of: str | None) -> None:
+        """Say which batch the jobs are of; before `values` is asked."""
+        self.member_of = member_of
+        self.batch_id = member_of or callback_of
 
     def values(self, now: datetime | None) -> list[Any]:
         """Return INSERT_COLUMNS for a job without an id, a payload and dependencies."""
@@ -148,26 +171,31 @@ class _Shared:
         return self._values
 
     def _worked_out(self, now: datetime | None) -> list[Any]:
-        template, said = self.template, self.template.submission
-        scheduled_at = template.scheduled_at(now)
-        waits = scheduled_at is not None and now is not None and scheduled_at > now
-        available_at = scheduled_at if waits else now
-        adapt = jobs_connection().ops.adapt_datetimefield_value
+        template, given = self.template, self.template.submission
+        status, scheduled_at, available_at = "pending", None, None
+        if now is not None:
+            adapt = jobs_connection().ops.adapt_datetimefield_value
+            due = template.scheduled_at(now)
+            waits = due is not None and due > now
+            status = "scheduled" if waits else "pending"
+            scheduled_at = None if due is None else adapt(due)
+            available_at = scheduled_at if waits else adapt(now)
         return [
             "",
-            said.job_type,
+            given.job_type,
             template.queue,
             "",
             template.rank,
-            "scheduled" if waits else "pending",
-            None if scheduled_at is None else adapt(scheduled_at),
-            None if available_at is None else adapt(available_at),
+            status,
+            scheduled_at,
+            available_at,
             template.max_retries,
             template.timeout_seconds,
-            said.metadata,
-            said.unique_key,
-            said.unique_key,
+            given.metadata,
+            given.unique_key,
+            given.unique_key,
             0,
+            self.batch_id,
         ]
 
 
@@ -187,12 +215,14 @@ class _Draft:
 
     @property
     def submission(self) -> Submission:
-        """What was said of it."""
+        """The checked call that it came from."""
         return self.shared.template.submission
 
-    def another(self, payload: str) -> _Draft:
-        """Return a draft that differs in its payload alone."""
-        return _Draft(self.shared, new_id(), payload)
+    def another(self, payload: Any) -> _Draft:
+        """Return a draft that differs in its payload alone; raise InvalidJob for what is wrong with that."""
+        encoded = EMPTY if payload is None else encode_payload(payload)
+        _refuse_misfit(self.shared.arguments, payload)
+        return _Draft(self.shared, new_id(), encoded)
 
     def values(self, now: datetime | None) -> list[Any]:
         """Return INSERT_COLUMNS; without `now` the database fills in its own clock and the job is pending at once."""
@@ -205,15 +235,15 @@ class _Draft:
 
         Filled in without the constructor, which costs ten times as much.
         """
-        template, said = self.template, self.submission
+        template, given = self.template, self.submission
         status = JobStatus(values[_STATUS])
-        scheduled_at = template.scheduled_at(now or created_at)
+        scheduled_at = None if now is None else template.scheduled_at(now)
         job = Job.__new__(Job)
         job.__dict__ = _UNTOUCHED | {
             "_state": _saved(),
-            "_depends_on": said.depends_on,
+            "_depends_on": given.depends_on,
             "id": self.id,
-            "job_type": said.job_type,
+            "job_type": given.job_type,
             "queue": template.queue,
             "payload": decode(self.payload),
             "rank": template.rank,
@@ -224,10 +254,11 @@ class _Draft:
             "updated_at": created_at,
             "max_retries": template.max_retries,
             "timeout_seconds": template.timeout_seconds,
-            "metadata": decode(said.metadata),
-            "unique_key": said.unique_key,
-            "unique_lock": said.unique_key,
+            "metadata": decode(given.metadata),
+            "unique_key": given.unique_key,
+            "unique_lock": given.unique_key,
             "pending_dependencies": self.open_edges,
+            "batch_id": self.shared.batch_id,
         }
         return job
 
@@ -247,6 +278,7 @@ def _draft(
     *,
     rank: int | None = None,
     any_type: bool = False,
+    any_payload: bool = False,
 ) -> _Draft:
     """Check a submission and fill in what it leaves open; raise InvalidJob with all its problems, an unknown type among them."""
     try:
@@ -254,10 +286,18 @@ def _draft(
     except InvalidJob as error:
         unknown = None if any_type else handler_problem(job_type, handlers)
         raise InvalidJob(*([unknown] if unknown else []), *error.problems) from None
-    if not any_type and handlers.find(job_type) is None:
+    handler = handlers.find(job_type)
+    if handler is None and not any_type:
         raise InvalidJob(unknown_job_type(job_type, handlers.job_types()))
-    template = resolve(with_trace(submission), handlers, rank=rank)
-    return _Draft(_Shared(template), submission.job_id or new_id(), submission.payload)
+    arguments = None if handler is None or any_payload else handler.arguments
+    _refuse_misfit(arguments, payload)
+    template = resolve(with_trace(submission), handler, handlers, rank=rank)
+    return _Draft(_Shared(template, arguments), submission.job_id or new_id(), submission.payload)
+
+
+def _refuse_misfit(arguments: Arguments | None, payload: Any) -> None:
+    if arguments is not None and (problems := arguments.problems(payload or {})):
+        raise InvalidJob(*problems)
 
 
 # --- one job
@@ -279,9 +319,12 @@ def _insert_values(values: Sequence[Any]) -> datetime | None:
 def _insert_after_a_look(draft: _Draft) -> Job | None:
     """Write a job that needs the clock or its dependencies first; None when its id or unique key is taken."""
     now = database_now()
-    said = draft.submission
-    edges = dependencies.resolve({draft.id: (said.depends_on, said.on_dependency_failure)}, frozenset())
+    given = draft.submission
+    edges = dependencies.resolve({draft.id: (given.depends_on, given.on_dependency_failure)}, frozenset())
     draft.open_edges = dependencies.count_open(edges[draft.id])
+    batch_id = draft.shared.member_of
+    if batch_id is not None:
+        members.join(batch_id)
     values = draft.values(now)
     created_at = dialect().insert_job(values)
     if created_at is None:
@@ -289,13 +332,15 @@ def _insert_after_a_look(draft: _Draft) -> Job | None:
     job = draft.as_job(values, created_at, now)
     if dependencies.store(edges):
         job.refresh_from_db(using=jobs_alias())
+    if batch_id is not None:
+        members.add(batch_id, [job])
     return job
 
 
 # --- a batch
 
 
-def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool) -> list[_Draft]:
+def _check_batch(new_jobs: Sequence[NewJob], any_type: bool) -> list[_Draft]:
     """Check every item, naming the index of each that is refused."""
     problems: list[str] = []
     drafts: list[_Draft] = []
@@ -308,9 +353,11 @@ def _check_batch(new_jobs: Sequence[NewJob], handlers: Registry, any_type: bool)
         key = _likeness(new)
         try:
             if key in alike:
-                draft = alike[key].another("{}" if new.payload is None else encode_payload(new.payload))
+                draft = alike[key].another(new.payload)
             else:
-                draft = _draft(new.job_type, new.payload, new.options, handlers, any_type=any_type)
+                draft = _draft(
+                    new.job_type, new.payload, new.options, registry, any_type=any_type, any_payload=any_type
+                )
                 if key is not None:
                     alike[key] = draft
         except InvalidJob as error:
@@ -353,6 +400,9 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
     edges = _edges_of_batch(drafts, fresh, stand_ins)
     for draft in fresh:
         draft.open_edges = dependencies.count_open(edges.get(draft.id, ()))
+    batch_id = drafts[0].shared.member_of
+    if batch_id is not None:
+        members.join(batch_id)
     now = database_now()
     rows = [draft.values(now) for draft in fresh]
     plain = [row for draft, row in zip(fresh, rows, strict=True) if draft.submission.unique_key is None]
@@ -366,7 +416,9 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
             jobs[draft.id].__dict__["_depends_on"] = [edge.depends_on for edge in edges[draft.id]]
     changed = dependencies.store(edges) if edges else ()
     if changed:
-        jobs.update(Job.objects.in_bulk(list(changed)))
+        jobs.update(Job.objects.in_bulk([one.job_id for one in changed]))
+    if batch_id is not None:
+        members.add(batch_id, [jobs[draft.id] for draft in fresh])
     return [jobs[stand_ins.get(draft.id, draft.id)] for draft in drafts]
 
 
@@ -389,8 +441,8 @@ def _edges_of_batch(
     if not waiting:
         return {}
     wanted = {
-        job_id: (tuple(dict.fromkeys(stand_ins.get(dep, dep) for dep in said.depends_on)), said.on_dependency_failure)
-        for job_id, said in waiting.items()
+        job_id: (tuple(dict.fromkeys(stand_ins.get(dep, dep) for dep in given.depends_on)), given.on_dependency_failure)
+        for job_id, given in waiting.items()
     }
     dependencies.refuse_cycles({job_id: depends_on for job_id, (depends_on, _) in wanted.items()})
     places = {draft.id: f"item {index}: " for index, draft in enumerate(drafts)}
@@ -404,8 +456,8 @@ def _live_holders(unique_keys: Sequence[str]) -> dict[str, Job]:
     """Return the live job that holds each of the unique keys that are held, as last committed."""
     holders: dict[str, Job] = {}
     connection = jobs_connection()
-    for start in range(0, len(unique_keys), LOOKUP_CHUNK):
-        jobs = Job.objects.filter(unique_lock__in=unique_keys[start : start + LOOKUP_CHUNK], status__in=LIVE)
+    for chunk in in_chunks(unique_keys, LOOKUP_CHUNK):
+        jobs = Job.objects.filter(unique_lock__in=chunk, status__in=LIVE)
         if connection.vendor == "mysql" and connection.in_atomic_block:
             jobs = jobs.select_for_update()  # REPEATABLE READ would show the caller's old snapshot
         holders.update((str(job.unique_lock), job) for job in jobs)
@@ -415,17 +467,20 @@ def _live_holders(unique_keys: Sequence[str]) -> dict[str, Job]:
 def _refuse_taken_ids(ids: Sequence[str]) -> None:
     """Raise InvalidJob for each id that exists."""
     taken: list[str] = []
-    for start in range(0, len(ids), LOOKUP_CHUNK):
-        taken += Job.objects.filter(pk__in=ids[start : start + LOOKUP_CHUNK]).values_list("pk", flat=True)
+    for chunk in in_chunks(ids, LOOKUP_CHUNK):
+        taken += Job.objects.filter(pk__in=chunk).values_list("pk", flat=True)
     if taken:
         raise InvalidJob(*(f"job_id {job_id!r} exists already; choose another" for job_id in sorted(taken)))
 
 
 def _warn_of_another_database() -> None:
     """Say once that a submit is not part of a transaction that is open on another database."""
-    alias = jobs_alias()
     for connection in connections.all(initialized_only=True):
-        if connection.alias != alias and connection.in_atomic_block and connection.alias not in _warned:
+        if (
+            connection.in_atomic_block
+            and connection.alias not in _warned
+            and connection.alias != (alias := jobs_alias())
+        ):
             _warned.add(connection.alias)
             logger.warning(
                 "A job was submitted inside a transaction on database %r, but jobs are kept in %r: it is written at once"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django_jobs.exceptions import InvalidJob, JobNotFound
-from django_jobs.handlers import Rules
+from django_jobs.handlers import JobOptions
 from django_jobs.models import Job, JobStatus
 from django_jobs.retry import backoff_delay
 
@@ -15,7 +15,7 @@ from .replay import replay
 from .settle import Outcome, settle
 
 
-def move_to(job_id: str, status: str, *, process_id: str, rules: Rules) -> ClaimedJob | None:
+def move_to(job_id: str, status: str, *, process_id: str, options: JobOptions) -> ClaimedJob | None:
     """Move a job to a status by a legal arrow; return its claim when that was it.
 
     A running job is moved by the process that holds it, and by nobody else. Raises JobNotFound, and InvalidJob when there
@@ -29,7 +29,7 @@ def move_to(job_id: str, status: str, *, process_id: str, rules: Rules) -> Claim
     if status == JobStatus.RUNNING:
         return claim_job(job_id, process_id)
     if job.status == JobStatus.RUNNING:
-        _end_run(job, JobStatus(status), process_id, rules)
+        _end_run(job, JobStatus(status), process_id, options)
     elif status == JobStatus.PENDING and job.status == JobStatus.SCHEDULED:
         run_now([job_id]).raise_if_left()
     elif status == JobStatus.PENDING and job.is_finished:
@@ -41,14 +41,14 @@ def move_to(job_id: str, status: str, *, process_id: str, rules: Rules) -> Claim
     return None
 
 
-def _end_run(job: Job, status: JobStatus, process_id: str, rules: Rules) -> None:
+def _end_run(job: Job, status: JobStatus, process_id: str, options: JobOptions) -> None:
     if job.worker_id != process_id:
         raise InvalidJob(f"job {job.id!r} is run by {job.worker_id}; only that process can settle it (or cancel it)")
     claimed = ClaimedJob.of(job)
     if status == JobStatus.PENDING:
         lost = not release([claimed])
     else:
-        delay = backoff_delay(job.retry_count + 1, rules.base_delay, rules.max_delay)
+        delay = backoff_delay(job.retry_count + 1, options.base_delay, options.max_delay)
         lost = bool(settle([Outcome.by_hand(claimed, status, delay)], process_id))
     if lost:
         raise InvalidJob(f"job {job.id!r} has changed hands meanwhile; nothing was changed")

@@ -1,27 +1,40 @@
 """The nouns: what is stored. Fields, constraints, indexes and read-only questions; no move is made here."""
 
 from .attempt import Attempt, AttemptOutcome
+from .batch import Batch, BatchMember, BatchStatus, MemberState
 from .dead_letter import DeadLetter, DeadLetterReason
 from .dependency import DependencyState, JobDependency, OnFailure
+from .event import Event
+from .gone_process import Ending, GoneProcess
 from .job import Job, JobStatus
 from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
+from .step import JobStep, StepKind
 from .worker_process import WorkerProcess
 
 __all__ = [
     "Attempt",
     "AttemptOutcome",
+    "Batch",
+    "BatchMember",
+    "BatchStatus",
     "DeadLetter",
     "DeadLetterReason",
     "DependencyState",
+    "Ending",
+    "Event",
+    "GoneProcess",
     "Job",
     "JobDependency",
     "JobStatus",
+    "JobStep",
+    "MemberState",
     "OnFailure",
     "Overview",
     "Queue",
     "Schedule",
     "ScheduleTick",
+    "StepKind",
     "WorkerProcess",
 ]

@@ -20,6 +20,7 @@ class AttemptOutcome(models.TextChoices):
     LEASE_LOST = "lease lost", _("lease lost")
     SNOOZED = "snoozed", _("snoozed")
     CANCELLED = "cancelled", _("cancelled")
+    WAITING = "waiting", _("waiting")
 
 
 class Attempt(models.Model):
@@ -32,6 +33,7 @@ class Attempt(models.Model):
     # retry_count + 1. A release or a snooze spends no retry, so two attempts may have one number; their times differ.
     number = models.PositiveIntegerField(_("number"))
     worker_id = ExactCharField(_("worker process"), max_length=128, default="")
+    release = ExactCharField(_("release"), max_length=64, default="", blank=True)
     started_at = models.DateTimeField(_("started at"), null=True)
     ended_at = models.DateTimeField(_("ended at"))
     outcome = ExactCharField(_("outcome"), max_length=10, choices=AttemptOutcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -23,9 +24,11 @@ class DeadLetterReason(models.TextChoices):
     RETRIES_EXHAUSTED = "retries exhausted", _("retries exhausted")
     CRASH_LOOP = "crash loop", _("crash loop")
     NO_HANDLER = "no handler", _("no handler")
+    BAD_PAYLOAD = "bad payload", _("bad payload")
     BAD_RESULT = "bad result", _("bad result")
     FAILED_BY_HANDLER = "failed by handler", _("failed by handler")
     TIMEOUT = "timeout", _("timeout")
+    STEP_MISMATCH = "step mismatch", _("step mismatch")
 
 
 class DeadLetterQuerySet(models.QuerySet["DeadLetter"]):
@@ -52,6 +55,7 @@ class DeadLetter(models.Model):
     error = ExactTextField(_("error"), default="", blank=True)
     traceback = ExactTextField(_("traceback"), default="", blank=True)
     fingerprint = ExactCharField(_("fingerprint"), max_length=64, default="", db_index=True)
+    release = ExactCharField(_("release"), max_length=64, default="", blank=True)  # of the code that ran last
     died_at = models.DateTimeField(_("died at"), db_index=True)
     acknowledged_at = models.DateTimeField(_("acknowledged at"), null=True, blank=True)
     acknowledged_by = models.ForeignKey(
@@ -116,10 +120,18 @@ class DeadLetter(models.Model):
             acknowledge([self.pk], by=by, note=note).raise_if_left()
             self.refresh_from_db(using=jobs_alias())
 
-    def replay(self, by: Any = None) -> None:
-        """Run the dead letter's job again from the start and close the dead letter."""
+    def replay(self, by: Any = None, *, from_start: bool = False) -> None:
+        """Run the dead letter's job again, behind its recorded steps or from the start, and close the dead letter."""
         from django_jobs.lifecycle.replay import replay_dead_letters
 
         with database_of(self):
-            replay_dead_letters([self.pk], by=by).raise_if_left()
+            replay_dead_letters([self.pk], by=by, from_start=from_start).raise_if_left()
             self.refresh_from_db(using=jobs_alias())
+
+    async def aacknowledge(self, by: Any = None, note: str = "") -> None:
+        """Close the dead letter from async code; see `acknowledge`."""
+        await sync_to_async(self.acknowledge)(by, note)
+
+    async def areplay(self, by: Any = None, *, from_start: bool = False) -> None:
+        """Replay the job from async code; see `replay`."""
+        await sync_to_async(self.replay)(by, from_start=from_start)

@@ -47,3 +47,24 @@ def graph_of(job: Job, limit: int = MOST_NODES) -> JobGraph:
     jobs = Job.objects.using(job._state.db).only(*COLUMNS).in_bulk(list(found))
     nodes = {pk: jobs[pk] for pk in found if pk in jobs}
     return JobGraph(nodes=nodes, edges=list(between[: limit * limit]), truncated=truncated)
+
+
+def root_cause(graph: JobGraph, job_id: str) -> Job | None:
+    """Return the job upstream that ended badly although nothing it depends on did: why this one failed, or will not run.
+
+    None when nothing upstream of the job ended badly. Of several the first by id.
+    """
+    from .job import ENDED_BADLY
+
+    bad = {pk for pk, job in graph.nodes.items() if job.status in ENDED_BADLY}
+    before: dict[str, set[str]] = {}
+    for job, depends_on, _ in graph.edges:
+        if depends_on in bad:
+            before.setdefault(job, set()).add(depends_on)
+    seen: set[str] = set()
+    layer = before.get(job_id, set())
+    while layer - seen:
+        seen |= layer
+        layer = set().union(*(before.get(pk, set()) for pk in layer))
+    roots = sorted(pk for pk in seen if pk not in before)
+    return graph.nodes[roots[0]] if roots else None

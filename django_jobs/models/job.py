@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import sync_to_async
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -60,10 +61,6 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Keep the jobs that a worker would take now, in the order it would take them."""
         return self.filter(status=JobStatus.PENDING, pending_dependencies=0).order_by("rank", "available_at", "id")
 
-    def waiting(self) -> JobQuerySet:
-        """Keep the jobs that wait for other jobs."""
-        return self.filter(status__in=WAITING, pending_dependencies__gt=0)
-
     def due(self) -> JobQuerySet:
         """Keep the scheduled jobs whose time has come by the database's clock."""
         return self.filter(status=JobStatus.SCHEDULED, available_at__lte=DbNow())
@@ -94,29 +91,36 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Cancel the jobs that wait and ask the workers of those that run; return how many these are."""
         from django_jobs.lifecycle.cancel import cancel
 
-        with use_database(self._write_alias()):
-            return len(cancel(self._ids()).done)
+        return self._move(cancel)
 
-    def replay(self, *, by: Any = None, dependents: bool = True) -> int:
-        """Run the jobs that ended badly again from the start, as `Job.replay` does; return how many these are."""
+    def replay(self, *, by: Any = None, dependents: bool = True, from_start: bool = False) -> int:
+        """Run the jobs that ended badly again, as `Job.replay` does; return how many these are."""
         from django_jobs.lifecycle.replay import replay
 
-        with use_database(self._write_alias()):
-            return len(replay(self._ids(), by=by, dependents=dependents).done)
+        return self._move(replay, by=by, dependents=dependents, from_start=from_start)
 
     def run_now(self) -> int:
         """Make the scheduled jobs ready at once; return how many wait for a worker now."""
         from django_jobs.lifecycle.promote import run_now
 
-        with use_database(self._write_alias()):
-            return len(run_now(self._ids()).done)
+        return self._move(run_now)
 
-    def _write_alias(self) -> str:
+    async def acancel(self) -> int:
+        """Cancel the jobs from async code; see `cancel`."""
+        return await sync_to_async(self.cancel)()
+
+    async def areplay(self, *, by: Any = None, dependents: bool = True, from_start: bool = False) -> int:
+        """Replay the jobs from async code; see `replay`."""
+        return await sync_to_async(self.replay)(by=by, dependents=dependents, from_start=from_start)
+
+    async def arun_now(self) -> int:
+        """Make the scheduled jobs ready from async code; see `run_now`."""
+        return await sync_to_async(self.run_now)()
+
+    def _move(self, move: Callable[..., Any], **options: Any) -> int:
         self._for_write = True
-        return self.db
-
-    def _ids(self) -> list[str]:
-        return list(self.values_list("pk", flat=True))
+        with use_database(self.db):
+            return len(move(list(self.values_list("pk", flat=True)), **options).done)
 
 
 class Job(models.Model):
@@ -152,6 +156,19 @@ class Job(models.Model):
     cancel_requested_at = models.DateTimeField(_("cancel requested at"), null=True, blank=True)
     progress = models.FloatField(_("progress"), null=True, blank=True)
     progress_message = ExactCharField(_("progress message"), max_length=200, default="", blank=True)
+    # The batch of a member, or the one that a callback tells of. Not to be searched: an index would cost every job, and
+    # `BatchMember` has one. It is here because a claim reads it, so that a settle knows without another look.
+    batch = models.ForeignKey(
+        "Batch",
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        verbose_name=_("batch"),
+        db_index=False,
+        db_constraint=False,
+    )
 
     objects = JobsManager.from_queryset(JobQuerySet)()
 
@@ -250,17 +267,17 @@ class Job(models.Model):
         The options are those of `django_jobs.submit`; `scheduled_at` may also be Unix seconds, as in `to_dict()`.
         Raises InvalidJob, a ValueError, with every problem.
         """
-        template = resolve(check_submission(job_type, payload, with_moments(options)), registry)
-        said = template.submission
+        given = check_submission(job_type, payload, with_moments(options))
+        template = resolve(given, registry.find(job_type), registry)
         now = timezone.now()
         scheduled_at = template.scheduled_at(now)
         waits = scheduled_at is not None and scheduled_at > now
         job = cls(
-            id=said.job_id or new_id(),
-            job_type=said.job_type,
+            id=given.job_id or new_id(),
+            job_type=given.job_type,
             queue=template.queue,
-            payload=decode(said.payload),
-            metadata=decode(said.metadata),
+            payload=decode(given.payload),
+            metadata=decode(given.metadata),
             rank=template.rank,
             status=JobStatus.SCHEDULED if waits else JobStatus.PENDING,
             scheduled_at=scheduled_at,
@@ -269,12 +286,12 @@ class Job(models.Model):
             updated_at=now,
             max_retries=template.max_retries,
             timeout_seconds=template.timeout_seconds,
-            unique_key=said.unique_key,
-            unique_lock=said.unique_key,
-            pending_dependencies=len(said.depends_on),
+            unique_key=given.unique_key,
+            unique_lock=given.unique_key,
+            pending_dependencies=len(given.depends_on),
         )
-        job.__dict__["_depends_on"] = said.depends_on
-        job.__dict__["_on_dependency_failure"] = said.on_dependency_failure
+        job.__dict__["_depends_on"] = given.depends_on
+        job.__dict__["_on_dependency_failure"] = given.on_dependency_failure
         return job
 
     @classmethod
@@ -314,30 +331,27 @@ class Job(models.Model):
         """Cancel the job: at once when it waits, by asking its worker when it runs; return the status then."""
         from django_jobs.lifecycle.cancel import cancel
 
-        with database_of(self):
-            cancel([self.pk]).raise_if_left()
-            self._reread()
+        self._move(cancel)
         return str(self.status)
 
-    def replay(self, *, by: Any = None, dependents: bool = True) -> None:
-        """Run a dead, failed or cancelled job again from the start, and the dependents that failed because of it."""
+    def replay(self, *, by: Any = None, dependents: bool = True, from_start: bool = False) -> None:
+        """Run a dead, failed or cancelled job again, and the dependents that failed because of it.
+
+        Its recorded steps are not done again, unless it is to begin from the start.
+        """
         from django_jobs.lifecycle.replay import replay
 
-        with database_of(self):
-            replay([self.pk], by=by, dependents=dependents).raise_if_left()
-            self._reread()
+        self._move(replay, by=by, dependents=dependents, from_start=from_start)
 
     def run_now(self) -> None:
         """Make a scheduled job ready at once; a pending one is left as it is."""
         from django_jobs.lifecycle.promote import run_now
 
-        with database_of(self):
-            run_now([self.pk]).raise_if_left()
-            self._reread()
+        self._move(run_now)
 
     def add_dependency(self, depends_on: Job | str, on_failure: str = "fail") -> None:
         """Make this job, which still waits, depend on one more; raise CycleError when that closes a circle."""
-        from django_jobs.lifecycle.dependencies import add_dependency
+        from django_jobs.lifecycle.add_dependency import add_dependency
 
         other: Any = depends_on
         with database_of(self):
@@ -352,6 +366,36 @@ class Job(models.Model):
             wait(self.pk, timeout)
             self._reread()
         return self
+
+    async def acancel(self) -> str:
+        """Cancel the job from async code; see `cancel`."""
+        return await sync_to_async(self.cancel)()
+
+    async def areplay(self, *, by: Any = None, dependents: bool = True, from_start: bool = False) -> None:
+        """Replay the job from async code; see `replay`."""
+        await sync_to_async(self.replay)(by=by, dependents=dependents, from_start=from_start)
+
+    async def arun_now(self) -> None:
+        """Make a scheduled job ready from async code; see `run_now`."""
+        await sync_to_async(self.run_now)()
+
+    async def aadd_dependency(self, depends_on: Job | str, on_failure: str = "fail") -> None:
+        """Add a dependency from async code; see `add_dependency`."""
+        await sync_to_async(self.add_dependency)(depends_on, on_failure)
+
+    async def await_(self, timeout: float | None = None) -> Job:
+        """Wait in async code, without holding a thread; see `wait`."""
+        from django_jobs.waiting import await_
+
+        with database_of(self):
+            await await_(self.pk, timeout)
+            await sync_to_async(self._reread)()
+        return self
+
+    def _move(self, move: Callable[..., Any], **options: Any) -> None:
+        with database_of(self):
+            move([self.pk], **options).raise_if_left()
+            self._reread()
 
     def _reread(self) -> None:
         self.__dict__.pop("_depends_on", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -10,10 +11,12 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from django_jobs.exceptions import InvalidJob
+from django_jobs.conf import this_site
+from django_jobs.exceptions import InvalidJob, NoTimeZoneData
 from django_jobs.handlers import Registry, registry
 from django_jobs.rules import check, one_of
-from django_jobs.scheduling.spec import Spec, Timing, check_schedule
+from django_jobs.scheduling.cron import UTC_NAMES, has_zone_data, zone_of
+from django_jobs.scheduling.spec import OWN_OPTIONS, SUBMIT_OPTIONS, Spec, Timing, check_schedule
 
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
 from .indexes import HotIndex
@@ -49,7 +52,23 @@ class ScheduleQuerySet(models.QuerySet["Schedule"]):
 
     def due(self) -> ScheduleQuerySet:
         """Keep the enabled schedules whose next tick is due by the database's clock."""
-        return self.filter(enabled=True, next_run_at__lte=DbNow())
+        return self.known_here().filter(enabled=True, next_run_at__lte=DbNow())
+
+    def declared_here(self) -> ScheduleQuerySet:
+        """Keep the schedules that the code of this site declares, or once did."""
+        return self.filter(declared=True, site=this_site())
+
+    def not_declared_elsewhere(self) -> ScheduleQuerySet:
+        """Keep the schedules of this site's code, and those that were made at run time."""
+        return self.exclude(~Q(site=this_site()), declared=True)
+
+    def declared_elsewhere(self) -> ScheduleQuerySet:
+        """Keep the schedules that the code of another site declares, or once did."""
+        return self.filter(declared=True).exclude(site=this_site())
+
+    def known_here(self) -> ScheduleQuerySet:
+        """Keep the schedules whose ticks this host can find; the others are left to hosts that have time zone data."""
+        return self if has_zone_data() else self.filter(~Q(kind=ScheduleKind.CRON) | Q(timezone__in=UTC_NAMES))
 
 
 class Schedule(models.Model):
@@ -74,6 +93,7 @@ class Schedule(models.Model):
     jitter_seconds = models.FloatField(_("jitter in seconds"), default=0.0)
     enabled = models.BooleanField(_("enabled"), default=True)
     declared = models.BooleanField(_("declared in code"), default=False, editable=False)
+    site = ExactCharField(_("declared by the site"), max_length=64, default="", blank=True, editable=False)
     next_run_at = models.DateTimeField(_("next tick"), null=True, blank=True)
     last_run_at = models.DateTimeField(_("last tick"), null=True, blank=True, editable=False)
     last_error = ExactTextField(_("last error"), default="", blank=True, editable=False)
@@ -116,6 +136,8 @@ class Schedule(models.Model):
         """Raise ValidationError with every problem that `scheduling.store.create_schedule` would name."""
         try:
             self.checked(registry)
+            if self.kind == ScheduleKind.CRON:
+                zone_of(self.timezone)
         except InvalidJob as error:
             raise ValidationError(list(error.problems)) from None
 
@@ -129,13 +151,7 @@ class Schedule(models.Model):
     @property
     def timing(self) -> Timing:
         """The columns that say when it ticks, unchecked."""
-        return Timing(
-            kind=self.kind,
-            run_at=self.run_at,
-            interval_seconds=self.interval_seconds,
-            cron=self.cron,
-            timezone=self.timezone,
-        )
+        return Timing(**{field.name: getattr(self, field.name) for field in fields(Timing)})
 
     def checked(self, handlers: Registry | None = None) -> Spec:
         """Return the row as a checked schedule; raise InvalidJob with every problem.
@@ -149,23 +165,20 @@ class Schedule(models.Model):
             ScheduleKind.INTERVAL: {"every": 0 if self.interval_seconds is None else self.interval_seconds},
             ScheduleKind.ONCE: {"at": self.run_at},
         }
+        options = {name: getattr(self, name) for name in (*SUBMIT_OPTIONS, *OWN_OPTIONS)}
         return check_schedule(
             self.name,
             self.job_type,
             timezone=self.timezone,
             payload=self.payload,
             handlers=handlers,
-            queue=self.queue or None,
-            priority=self.priority,
-            max_retries=self.max_retries,
-            timeout_seconds=self.timeout_seconds,
-            metadata=self.metadata,
-            catch_up=self.catch_up,
-            grace_seconds=self.grace_seconds,
-            overlap=self.overlap,
-            jitter_seconds=self.jitter_seconds,
             **by_kind[ScheduleKind(self.kind)],
+            **options | {"queue": self.queue or None},
         )
+
+    def take_progress_of(self, row: Schedule) -> None:
+        """Go on from where a newer reading of the same row stands: a tick may have come while this one was edited."""
+        self.next_run_at, self.last_run_at, self._saved = row.next_run_at, row.last_run_at, row._plan()
 
     def _plan(self) -> tuple[Any, ...]:
         return (self.timing, self.enabled, self.next_run_at)
@@ -182,6 +195,8 @@ class Schedule(models.Model):
             now = timezone.now()
             try:
                 self.next_run_at = self.checked().timing.first(now)
+            except NoTimeZoneData:
+                raise
             except InvalidJob:
                 # Its tick disables it with the reason: at once, also on SQLite, whose clock counts milliseconds.
                 self.next_run_at = now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -67,9 +67,14 @@ def _reports_outage(probe: Callable[P, Report]) -> Callable[P, Report]:
 
 @_reports_outage
 def live() -> Report:
-    """Report whether a worker process of this machine has a live lease: the liveness probe of a worker's container."""
-    workers = WorkerProcess.objects.alive().filter(host=socket.gethostname()[:255]).count()
-    problems = [] if workers else ["no worker process of this machine is alive"]
+    """Report whether a worker process of this machine runs jobs or looks for some: the liveness probe of a worker's container."""
+    here = WorkerProcess.objects.filter(host=socket.gethostname()[:255])
+    workers = here.at_work().count()
+    problems = []
+    if not workers and not here.alive().exists():
+        problems.append("no worker process of this machine is alive")
+    elif not workers:
+        problems.append("no thread of the worker processes of this machine looks for work")
     return Report(problems=problems, stats={"workers": workers})
 
 
@@ -84,15 +89,18 @@ def health(thresholds: Thresholds | None = None) -> Report:
     """Report whether workers are alive and keep up."""
     limits = thresholds or Thresholds()
     now = database_now()
-    workers = WorkerProcess.objects.alive().count()
+    workers = WorkerProcess.objects.at_work().count()
+    silent = WorkerProcess.objects.silent_threads()
     dead_letters = DeadLetter.objects.open().count()
     queues = {name: queue for name, queue in queue_stats().items() if queue.oldest and queue.paused_at is None}
     waits = {name: queue.waited(now) for name, queue in queues.items()}
     lags = {"a scheduled job": lag(seconds_until_due()), "a schedule": lag(seconds_until_tick())}
     problems = []
-    if not workers and limits.min_workers > 0:
+    if silent:
+        problems.append(f"worker threads that neither run a job nor look for one: {silent}")
+    if not workers and not silent and limits.min_workers > 0:
         problems.append("no worker process is alive")
-    elif workers < limits.min_workers:
+    elif workers and workers < limits.min_workers:
         problems.append(f"{workers} worker processes are alive, fewer than {limits.min_workers}")
     problems += [
         f"queue {name!r}: a ready job has waited {wait:.1f} s" for name, wait in waits.items() if wait > limits.max_wait
@@ -106,6 +114,7 @@ def health(thresholds: Thresholds | None = None) -> Report:
         problems.append(f"{dead_letters} dead letters are open, more than {limits.max_dead_letters}")
     stats = {
         "workers": workers,
+        "silent_threads": silent,
         "longest_wait_seconds": round(max(waits.values(), default=0.0), 1),
         "promote_lag_seconds": round(lags["a scheduled job"], 1),
         "schedule_lag_seconds": round(lags["a schedule"], 1),

@@ -1,4 +1,8 @@
-"""Log lines, written by receivers of our own signals: one for each retry and each death, none with a payload."""
+"""Log lines, written by receivers of our own signals: one for each retry and each death, none with a payload.
+
+The record of a death has the exception as `exc_info`, by which error trackers group. That of a retry has none, because it is no
+error yet; a receiver of `job_failed` gets the exception of each attempt.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def log_retry(sender: type, job: Any, next_scheduled_at: Any, **kwargs: Any) -> 
 
 
 @receiver(signals.job_dead, dispatch_uid="django_jobs.monitoring.logs.dead")
-def log_death(sender: type, job: Any, **kwargs: Any) -> None:
+def log_death(sender: type, job: Any, exception: BaseException | None = None, **kwargs: Any) -> None:
     """Log that a job was given up and waits for an operator."""
     logger.error(
         "job %s (%s) is %s after %d retries: %s",
@@ -37,6 +41,7 @@ def log_death(sender: type, job: Any, **kwargs: Any) -> None:
         job.status,
         job.retry_count,
         job.error,
+        exc_info=exception,
         extra=_fields(job),
     )
 

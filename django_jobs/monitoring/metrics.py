@@ -66,6 +66,8 @@ class JobsCollector(Collector):
         workers = WorkerProcess.objects.alive().values_list("threads", flat=True)
         yield _gauge("workers_alive", "Worker processes with a live lease.", len(workers))
         yield _gauge("worker_threads", "Threads of the worker processes alive.", sum(workers))
+        silent = WorkerProcess.objects.silent_threads()
+        yield _gauge("worker_threads_silent", "Threads of these that neither run a job nor look for one.", silent)
         yield _gauge("dead_letters_open", "Dead letters that are open.", DeadLetter.objects.open().count())
         yield _gauge("promote_lag_seconds", "How late the next scheduled job is made ready.", lag(seconds_until_due()))
         yield _gauge("schedule_lag_seconds", "How late the next tick of a schedule is.", lag(seconds_until_tick()))

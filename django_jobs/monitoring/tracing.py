@@ -13,11 +13,11 @@ from opentelemetry import trace
 from opentelemetry.propagate import extract, inject
 
 from django_jobs import propagation
-from django_jobs.exceptions import Cancelled, Retry, Snooze
+from django_jobs.exceptions import Cancelled, Retry, Snooze, Waiting
 from django_jobs.handlers import Handler
 from django_jobs.lifecycle.claim import ClaimedJob
 
-_STEERING = (Retry, Snooze, Cancelled)
+_STEERING = (Retry, Snooze, Cancelled, Waiting)
 
 
 def connect() -> None:
@@ -65,19 +65,19 @@ def _follow(job: ClaimedJob, handler: Handler, carrier: dict[str, str]) -> Calla
             active.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
 
     @wraps(function)
-    def run(*arguments: Any) -> Any:
+    def run(*arguments: Any, **keywords: Any) -> Any:
         with span() as active:
             try:
-                return function(*arguments)
+                return function(*arguments, **keywords)
             except BaseException as error:
                 record(active, error)
                 raise
 
     @wraps(function)
-    async def arun(*arguments: Any) -> Any:
+    async def arun(*arguments: Any, **keywords: Any) -> Any:
         with span() as active:
             try:
-                return await function(*arguments)
+                return await function(*arguments, **keywords)
             except BaseException as error:
                 record(active, error)
                 raise

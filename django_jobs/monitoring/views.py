@@ -5,6 +5,8 @@ A probe cannot log in, so none of them needs a user, whatever the site's middlew
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -13,31 +15,28 @@ from django.views.decorators.http import require_safe
 
 from . import health as probes
 
+View = Callable[[HttpRequest], HttpResponse]
 _LIMITS = {"max_wait": float, "max_dead_letters": int, "min_workers": int}
 
 
-@login_not_required
-@transaction.non_atomic_requests
-@never_cache
-@require_safe
+def _open_to_probes(view: View) -> View:
+    """Answer whoever reads, without a user, a transaction or a cache."""
+    return login_not_required(transaction.non_atomic_requests(never_cache(require_safe(view))))
+
+
+@_open_to_probes
 def live(request: HttpRequest) -> HttpResponse:
     """Answer 200: this web process is alive. Reads no database."""
     return JsonResponse({"healthy": True})
 
 
-@login_not_required
-@transaction.non_atomic_requests
-@never_cache
-@require_safe
+@_open_to_probes
 def ready(request: HttpRequest) -> HttpResponse:
     """Answer 200 when jobs can be submitted, else 503."""
     return _answer(probes.ready())
 
 
-@login_not_required
-@transaction.non_atomic_requests
-@never_cache
-@require_safe
+@_open_to_probes
 def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 when workers are alive and keep up, else 503. Thresholds may be in the query: `?max_wait=60&min_workers=2`."""
     limits = {}
@@ -51,10 +50,7 @@ def health(request: HttpRequest) -> HttpResponse:
     return _answer(probes.health(probes.Thresholds(**limits)))
 
 
-@login_not_required
-@transaction.non_atomic_requests
-@never_cache
-@require_safe
+@_open_to_probes
 def metrics(request: HttpRequest) -> HttpResponse:
     """Answer with the metrics in Prometheus' text format; 501 without prometheus-client."""
     try:

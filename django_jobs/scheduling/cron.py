@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -19,8 +18,9 @@ from cronsim.cronsim import Field, is_imaginary
 from cronsim.explain import explain
 from django.conf import settings
 
-from django_jobs.exceptions import InvalidJob
+from django_jobs.exceptions import InvalidJob, NoTimeZoneData
 from django_jobs.names import did_you_mean
+from django_jobs.rules import check_all
 from django_jobs.text import shown
 
 ALIASES = {
@@ -32,6 +32,7 @@ ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+UTC_NAMES = ("UTC", "Etc/UTC")
 MAX_LENGTH = 100
 MAX_PREVIEW = 1_000
 _SECOND = dt.timedelta(seconds=1)
@@ -63,15 +64,7 @@ def next_after(expression: str, after: dt.datetime, timezone: str | dt.tzinfo | 
 
 def validate(expression: str, timezone: str | dt.tzinfo | None = None) -> None:
     """Raise InvalidJob with every problem of an expression and a zone; an expression that never ticks is a problem."""
-    problems: list[str] = []
-    checks: tuple[Callable[[], object], ...] = (lambda: _parsed(expression), lambda: zone_of(timezone))
-    for check in checks:
-        try:
-            check()
-        except InvalidJob as error:
-            problems += error.problems
-    if problems:
-        raise InvalidJob(*problems)
+    check_all(lambda: _parsed(expression), lambda: zone_of(timezone))
 
 
 def describe(expression: str) -> str:
@@ -96,17 +89,38 @@ def preview(
     return moments
 
 
+@cache
+def has_zone_data() -> bool:
+    """Say whether this host knows any time zone but UTC: from the system, or from the package `tzdata`."""
+    return bool(available_timezones() - set(UTC_NAMES))
+
+
+def no_zone_data(timezone: str) -> str:
+    """Return what to do on a host that lacks the data of a time zone."""
+    return (
+        f"timezone {shown(timezone)}: this host has no time zone data; install tzdata (`pip install tzdata`, or the system's"
+        " package), or use UTC, which needs none"
+    )
+
+
 def zone_of(timezone: str | dt.tzinfo | None) -> dt.tzinfo:
-    """Return the time zone of a name such as `Europe/Berlin`, by default the site's; raise InvalidJob for another."""
+    """Return the time zone of a name such as `Europe/Berlin`, by default the site's.
+
+    Raises InvalidJob for another name, and NoTimeZoneData where nobody can say whether there is such a time zone.
+    """
     if timezone is None:
         timezone = settings.TIME_ZONE
     if isinstance(timezone, dt.tzinfo):
         return timezone
+    if timezone in UTC_NAMES:
+        return dt.UTC  # needs no data
     if not isinstance(timezone, str):
         raise InvalidJob(f"timezone {shown(timezone)}: there is no such time zone; give a name such as 'Europe/Berlin'")
     try:
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
+        if not has_zone_data():
+            raise NoTimeZoneData(no_zone_data(timezone)) from None
         hint = did_you_mean(timezone, available_timezones()) or " Give a name such as 'Europe/Berlin'."
         raise InvalidJob(f"timezone {shown(timezone)}: there is no such time zone.{hint}") from None
 

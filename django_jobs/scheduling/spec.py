@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 
-from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Registry, handler_problem
+from django_jobs.exceptions import InvalidJob, NoTimeZoneData
+from django_jobs.handlers import Registry, handler_problem, payload_problems
 from django_jobs.names import schedule_name_problem
 from django_jobs.numbers import LONGEST_SECONDS, seconds_of
 from django_jobs.payloads import decode
@@ -18,7 +19,7 @@ from django_jobs.rules import RULES, check, check_options
 from django_jobs.submission import EMPTY, OPTION_RULES, check_submission
 from django_jobs.text import shown
 
-from .cron import next_after, validate, zone_of
+from .cron import UTC_NAMES, has_zone_data, next_after, validate, zone_of
 
 ONCE, INTERVAL, CRON = "once", "interval", "cron"
 LEAST_INTERVAL = 0.01
@@ -39,6 +40,11 @@ class Timing:
     cron: str = ""
     timezone: str = "UTC"
 
+    @property
+    def is_known_here(self) -> bool:
+        """Whether this host can say when it ticks: a cron expression needs time zone data, unless it is in UTC."""
+        return self.kind != CRON or self.timezone in UTC_NAMES or has_zone_data()
+
     def first(self, now: datetime) -> datetime:
         """Return the first tick of a schedule that begins now; a one-off in the past ticks at once."""
         if self.kind == ONCE:
@@ -55,6 +61,15 @@ class Timing:
         if self.kind == INTERVAL:
             return self.latest(due, now) + self._step
         return None
+
+    def upcoming(self, first: datetime, most: int) -> list[datetime]:
+        """Return a tick and those that follow it, at most so many."""
+        ticks: list[datetime] = []
+        tick: datetime | None = first
+        while tick is not None and len(ticks) < most:
+            ticks.append(tick)
+            tick = self.following(tick, tick)
+        return ticks
 
     def latest(self, due: datetime, now: datetime) -> datetime:
         """Return the last tick until `now`; `due`, which is past, is one."""
@@ -135,10 +150,14 @@ def check_schedule(
 ) -> Spec:
     """Return the checked schedule; raise InvalidJob with every problem.
 
+    On a host without time zone data the zone is not looked at: only the ticks of a cron expression need it, and other hosts
+    can make them. `Timing.first` raises NoTimeZoneData there.
+
     Args:
         cron, every, at: exactly one of them: an expression, a timedelta or seconds, an aware datetime.
         timezone: the zone of a cron expression; the site's by default.
-        handlers: those among which the job type must be; None: its handler may be in another process.
+        handlers: those among which the job type must be, with a handler that the payload fits; None: its handler may be in
+            another process.
         options: SUBMIT_OPTIONS for the jobs, and OWN_OPTIONS; None is as good as left out.
     """
     problems: list[str] = []
@@ -148,6 +167,8 @@ def check_schedule(
     submission = _noting(problems, lambda: check_submission(job_type, payload, {}))
     if handlers is not None and (unknown := handler_problem(job_type, handlers)):
         problems.append(unknown)
+    if handlers is not None and submission is not None:
+        problems += payload_problems(handlers.find(job_type), payload or {})
     timing = _check_timing(cron, every, at, timezone, problems)
     if submission is None or timing is None or problems:
         raise InvalidJob(*problems)
@@ -164,7 +185,7 @@ def _check_timing(expression: Any, every: Any, at: Any, timezone: Any, problems:
     given = [key for key, value in (("cron", expression), ("every", every), ("at", at)) if value is not None]
     if len(given) != 1:
         problems.append(f"give exactly one of cron, every and at, not {' and '.join(given) or 'none'}")
-    _noting(problems, lambda: zone_of(zone))
+    _noting(problems, lambda: _known_zone(zone))
     if expression is not None:
         _noting(problems, lambda: validate(expression))
     seconds = seconds_of(every)
@@ -179,6 +200,11 @@ def _check_timing(expression: Any, every: Any, at: Any, timezone: Any, problems:
     if every is not None:
         return Timing(kind=INTERVAL, interval_seconds=seconds, timezone=zone)
     return Timing(kind=ONCE, run_at=run_at, timezone=zone)
+
+
+def _known_zone(zone: Any) -> None:
+    with suppress(NoTimeZoneData):
+        zone_of(zone)
 
 
 def _noting(problems: list[str], check: Callable[[], Any]) -> Any:

@@ -38,8 +38,8 @@ REST_WHEN_BUSY = 0.05
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def tick(limit: int = SCHEDULES_PER_CALL) -> float | None:
-    """Make the ticks of up to `limit` due schedules; return the seconds until the next tick, or None without one.
+def tick() -> float | None:
+    """Make the ticks of up to SCHEDULES_PER_CALL due schedules; return the seconds until the next tick, or None without one.
 
     A schedule that cannot tick is disabled, with the reason in its `last_error`; the others go on.
     """
@@ -47,7 +47,7 @@ def tick(limit: int = SCHEDULES_PER_CALL) -> float | None:
     if rest is None or rest > 0:
         return rest
     due = Schedule.objects.due().order_by("next_run_at").values_list("pk", flat=True)
-    made = [_tick_one(pk) for pk in list(due[:limit])]
+    made = [_tick_one(pk) for pk in list(due[:SCHEDULES_PER_CALL])]
     rest = seconds_until_tick()
     if rest is None or rest > 0:
         return rest

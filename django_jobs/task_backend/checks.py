@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import make_handler
+from django_jobs.handlers import check_handler_options
 from django_jobs.names import did_you_mean, queue_problem
 from django_jobs.text import shown
 
@@ -62,7 +62,7 @@ def _check_options(backend: BaseTaskBackend) -> Iterator[CheckMessage]:
     failure = known.pop("on_dependency_failure", None)
     problems = [] if failure in (None, "fail", "run") else [f"on_dependency_failure={failure!r}: give 'fail' or 'run'"]
     try:
-        make_handler(lambda context, payload: None, "check", known)
+        check_handler_options(lambda: None, "check", known)
     except InvalidJob as error:
         problems += error.problems
     for problem in problems:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django_jobs.compat import InvalidTask, TaskResult
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import make_handler
+from django_jobs.handlers import check_handler_options
 from django_jobs.names import did_you_mean
 from django_jobs.submission import check_submission
 
@@ -56,7 +56,7 @@ def option(task: Any, name: str, defaults: Mapping[str, Any]) -> Any:
 
 
 def run_options(task: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a task's handler, as `make_handler` takes them."""
+    """Return the options of a task's handler, as `@job` takes them."""
     names = ("max_retries", "timeout_seconds", *RUN_OPTIONS)
     return {name: value for name in names if (value := option(task, name, defaults)) is not None}
 
@@ -81,7 +81,7 @@ def check_options(task: Any) -> None:
         if fixed:
             check_submission(task.module_path, None, fixed)
         if rules:
-            make_handler(task.func, task.module_path, rules)
+            check_handler_options(task.func, task.module_path, rules)
 
 
 def as_ids(depends_on: Any) -> Any:

@@ -38,7 +38,7 @@ EXCEPTIONS = {
     AttemptOutcome.LEASE_LOST: "django_jobs.exceptions.LeaseLost",
     AttemptOutcome.CANCELLED: "django_jobs.exceptions.Cancelled",
 }
-NO_ERRORS = frozenset({AttemptOutcome.RELEASED, AttemptOutcome.SNOOZED})
+NO_ERRORS = frozenset({AttemptOutcome.RELEASED, AttemptOutcome.SNOOZED, AttemptOutcome.WAITING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,8 @@ def _errors(attempts: list[Attempt]) -> list[TaskError]:
         TaskError(
             exception_class_path=attempt.exception_class
             or EXCEPTIONS.get(AttemptOutcome(attempt.outcome), "django_jobs.exceptions.JobsError"),
-            traceback=attempt.traceback or attempt.error,
+            # With the end of its last line, as `traceback.format_exception` and Django's own backends have it.
+            traceback=f"{attempt.traceback}\n" if attempt.traceback else attempt.error,
         )
         for attempt in attempts
         if attempt.outcome not in NO_ERRORS

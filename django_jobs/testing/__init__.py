@@ -5,6 +5,7 @@ Nothing here starts a thread or commits. Timeouts are not enforced, and `isolati
 
 from .assertions import assert_submitted, refute_submitted
 from .clock import advance_time, tick_schedules
+from .crash import crash_after
 from .factory import make_job
 from .run import adrain, arun_due, drain, run_due
 
@@ -13,6 +14,7 @@ __all__ = [
     "advance_time",
     "arun_due",
     "assert_submitted",
+    "crash_after",
     "drain",
     "make_job",
     "refute_submitted",

@@ -22,8 +22,16 @@ _ANY: Any = object()
 
 
 def name_of(job_type: Any) -> str:
-    """Return the job type that a name or a decorated function stands for."""
-    return str(getattr(job_type, "job_type", job_type))
+    """Return the job type that a name, a decorated function or a task of `django.tasks` stands for.
+
+    Raises TypeError for anything else: no job could have that type.
+    """
+    name = (
+        job_type if isinstance(job_type, str) else getattr(job_type, "job_type", getattr(job_type, "module_path", None))
+    )
+    if not isinstance(name, str):
+        raise TypeError(f"give a job type, a function with @job or a task, not {shown(job_type)}")
+    return name
 
 
 def assert_submitted(
@@ -32,8 +40,9 @@ def assert_submitted(
     """Fail unless a job of this type was submitted, whatever became of it since; return the newest that fits.
 
     Args:
-        job_type: its name, or the decorated function.
-        payload: equal to the job's; any when not given. `unittest.mock.ANY` may stand for a part of it.
+        job_type: its name, the decorated function, or a task of `django.tasks`.
+        payload: equal to the job's; any when not given. `unittest.mock.ANY` may stand for a part of it. A task's payload is
+            {"args": […], "kwargs": {…}}.
         count: exactly so many fit; by default any number from one.
         expected: depends_on, job_id, max_retries, metadata (at least these keys), priority, queue, scheduled_at, status,
             timeout_seconds, unique_key.

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.db.models import DateTimeField, F
 
-from django_jobs.models import Attempt, DeadLetter, Job, Queue, Schedule, ScheduleTick
+from django_jobs.models import Attempt, Batch, DeadLetter, Event, Job, JobStep, Queue, Schedule, ScheduleTick
 from django_jobs.scheduling.ticks import tick
 
 
@@ -17,7 +17,7 @@ def advance_time(delta: timedelta) -> None:
     """
     if delta < timedelta(0):
         raise ValueError("time goes forward only")
-    for model in (Job, Attempt, DeadLetter, Schedule, Queue):
+    for model in (Job, JobStep, Event, Attempt, Batch, DeadLetter, Schedule, Queue):
         times = [field.name for field in model._meta.concrete_fields if isinstance(field, DateTimeField)]
         model._default_manager.update(**{name: F(name) - delta for name in times})
     ticks = ScheduleTick.objects.order_by("due_at").values_list("pk", flat=True)

@@ -11,12 +11,22 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import TestCase
 
-from django_jobs.db.connections import jobs_connection
-from django_jobs.exceptions import Cancelled, HandlerNotFound, InvalidJob, JobNotFound, JobsError, Retry, Snooze
+from django_jobs.db.connections import jobs_connection, open_blocks
+from django_jobs.exceptions import (
+    Cancelled,
+    HandlerNotFound,
+    InvalidJob,
+    JobNotFound,
+    JobsError,
+    Retry,
+    Snooze,
+    Waiting,
+)
 from django_jobs.handlers import Handler, registry, unknown_job_type
 from django_jobs.lifecycle import progress
-from django_jobs.lifecycle.claim import claim_job
-from django_jobs.lifecycle.dependents import cascade_all
+from django_jobs.lifecycle.cascade import cascade_all
+from django_jobs.lifecycle.claim import claim_job, held_claim
+from django_jobs.lifecycle.events import deliver
 from django_jobs.lifecycle.promote import PROMOTE_BATCH, promote
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job, Queue
@@ -24,10 +34,11 @@ from django_jobs.worker.executor import execute
 from django_jobs.worker.run import Run
 
 from .assertions import name_of
+from .crash import ProcessDied
 from .factory import worker_process
 
 MOST_RUNS = 1_000
-STEERING = (Retry, Snooze, Cancelled)
+STEERING = (Retry, Snooze, Cancelled, Waiting, ProcessDied)
 _IN_ERROR = 3  # libpq's PQTRANS_INERROR
 
 
@@ -46,6 +57,7 @@ def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = T
     """
     while len(promote()) == PROMOTE_BATCH:
         pass
+    deliver()
     jobs = Job.objects.ready().exclude(queue__in=Queue.objects.paused_names())
     if queue is not None:
         jobs = jobs.filter(queue=queue)
@@ -111,15 +123,19 @@ def _run(job_id: str, process_id: str, ran: list[str]) -> BaseException | None:
         return HandlerNotFound(problem)
     raised: list[BaseException] = []
     run = Run(job)
+    run.blocks_around = open_blocks()
     with _usable_afterwards():
         outcome = execute(run, _recording(handler, raised), registry, process_id)
+    if raised and isinstance(raised[0], ProcessDied):
+        held = held_claim(job.id, job.fence, process_id) or job  # with the crashes that its row counts now
+        outcome = Outcome.crashed(held, str(raised[0]), registry.job_options(handler, job.queue))
     if run.progress is not None:  # an atomic block keeps it in memory
         progress.report_progress(job.id, job.fence, *run.progress)
     if outcome.needs_settle:
         settle([outcome], process_id)
         if not outcome.is_completed:
             cascade_all()
-            if not raised:
+            if not raised and not outcome.waits:
                 return JobsError(outcome.error)
     return None if not raised or isinstance(raised[0], STEERING) else raised[0]
 
@@ -128,16 +144,16 @@ def _recording(handler: Handler, raised: list[BaseException]) -> Handler:
     """Return the handler with a function that keeps what it raises in `raised`."""
     function = handler.function
 
-    def record(*arguments: Any) -> Any:
+    def record(*arguments: Any, **keywords: Any) -> Any:
         try:
-            return function(*arguments)
+            return function(*arguments, **keywords)
         except BaseException as error:
             raised.append(error)
             raise
 
-    async def arecord(*arguments: Any) -> Any:
+    async def arecord(*arguments: Any, **keywords: Any) -> Any:
         try:
-            return await function(*arguments)
+            return await function(*arguments, **keywords)
         except BaseException as error:
             raised.append(error)
             raise

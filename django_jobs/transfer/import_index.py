@@ -8,9 +8,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from django_jobs.models.job import LIVE
-
-from .record import Record
+from .rows import DEPENDS_ON, ID, STATUS, UNIQUE_LOCK, Rows
 
 _SCHEMA = """
 CREATE TABLE job (
@@ -37,33 +35,30 @@ class ImportIndex:
         """Close the index, which deletes its file."""
         self._file.close()
 
-    def add(self, place: str, record: Record, status: str) -> str | None:
-        """Add a record; return the problem when another one has its id."""
-        job = record.job
-        self.count += 1
-        try:
-            self._file.execute(
-                "INSERT INTO job (number, id, place, status, unique_lock) VALUES (?, ?, ?, ?, ?)",
-                (self.count, job.id, place, status, job.unique_key if status in LIVE else None),
-            )
-        except sqlite3.IntegrityError:
-            (first,) = self._file.execute("SELECT place FROM job WHERE id = ?", (job.id,)).fetchone()
-            return f"job_id {job.id!r} is taken by {first}"
-        if record.dependencies:
-            self.edges += len(record.dependencies)
-            self._file.executemany(
-                "INSERT INTO edge VALUES (?, ?)", [(self.count, edge.depends_on_id) for edge in record.dependencies]
-            )
-        return None
+    def add(self, page: Sequence[tuple[str, Rows]]) -> Iterator[tuple[str, str]]:
+        """Add a page of records, each with its place; yield (place, problem) of those whose id another one has."""
+        added = self._file.executemany(
+            "INSERT OR IGNORE INTO job (number, id, place, status, unique_lock) VALUES (?, ?, ?, ?, ?)",
+            [
+                (number, rows.job[ID], place, rows.job[STATUS], rows.job[UNIQUE_LOCK])
+                for number, (place, rows) in enumerate(page, self.count + 1)
+            ],
+        ).rowcount
+        if added < len(page):
+            for place, rows in page:
+                (first,) = self._file.execute("SELECT place FROM job WHERE id = ?", (rows.job[ID],)).fetchone()
+                if first != place:
+                    yield place, f"job_id {rows.job[ID]!r} is taken by {first}"
+        edges = [
+            (number, edge[DEPENDS_ON]) for number, (_, rows) in enumerate(page, self.count + 1) for edge in rows.edges
+        ]
+        self._file.executemany("INSERT INTO edge VALUES (?, ?)", edges)
+        self.edges += len(edges)
+        self.count += len(page)
 
     def know(self, ids: Sequence[str]) -> None:
         """Note that the database has these jobs already, with equal content."""
         self._file.executemany("UPDATE job SET is_known = 1 WHERE id = ?", [(job_id,) for job_id in ids])
-
-    def known(self, ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that the database has already."""
-        known = "SELECT id FROM job WHERE is_known AND id IN (SELECT value FROM json_each(?))"
-        return {job_id for (job_id,) in self._file.execute(known, (json.dumps(ids),))}
 
     def statuses(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the status that each of the ids has in the records."""

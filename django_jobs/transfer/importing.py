@@ -1,56 +1,81 @@
-"""Import: jobs from dicts or JSON Lines, checked as a whole, then written all or none, in constant memory."""
+"""Import: jobs from dicts, or all of an export's JSON Lines: checked as a whole, then written all or none, in constant memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from django.db import IntegrityError
+from django.db.models import Model
 
 from django_jobs.conf import get_settings
+from django_jobs.db.dialects import dialect
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
+from django_jobs.lifecycle.batches import settle_restored
+from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.dependencies import locked_statuses
-from django_jobs.lifecycle.dependents import cascade_all
-from django_jobs.lifecycle.release import imported_status, wait_again
 from django_jobs.models import (
     Attempt,
     DeadLetter,
-    DeadLetterReason,
     DependencyState,
     Job,
     JobDependency,
     JobStatus,
+    JobStep,
     OnFailure,
 )
 from django_jobs.models.job import LIVE
+from django_jobs.numbers import is_integer
 from django_jobs.payloads import canonical, read_json
 from django_jobs.shell import SHELL
 from django_jobs.text import shown
 
+from .batches import BatchImport
 from .exporting import FORMAT, PAGE, VERSION, Progress, records_of, silent
 from .import_index import ImportIndex
 from .record import Record
+from .rows import (
+    DEPENDS_ON,
+    FIELDS,
+    ID,
+    JOB_TYPE,
+    ON_FAILURE,
+    OPEN_EDGES,
+    QUEUE,
+    STATE,
+    STATUS,
+    RowReader,
+    Rows,
+    Spool,
+    Values,
+)  # fmt: skip
+from .site_lines import COUNTS, SiteImport
 
 LONGEST_LINE = 64 * 1024 * 1024
 MOST_PROBLEMS = 20
 PAGE_CHARACTERS = 2_000_000
 # A job of the import: its place, which its problems are named by; its values; how many characters they were read from.
 Item = tuple[str, Any, int]
-# Reads the records from the start at each call.
-Source = Callable[[], Iterator[Record]]
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did: jobs written, jobs that were there already, and job types without a handler in this process."""
+    """What an import did: jobs written, jobs that were there already, and job types without a handler in this process.
+
+    Of queues and schedules likewise: how many it changed, and how many were there already.
+    """
 
     written: int
     known: int
     unknown_types: tuple[str, ...]
+    queues: int = 0
+    queues_known: int = 0
+    schedules: int = 0
+    schedules_known: int = 0
 
 
 def import_dicts(
@@ -65,40 +90,56 @@ def import_dicts(
         raise InvalidJob(f"give a list of jobs, not {shown(data)}")
     items = list(data)
 
-    def read() -> Iterator[Item]:
-        for index, item in enumerate(items):
-            yield f"item {index}", {"queue": queue, **item} if isinstance(item, Mapping) else item, 1000
-
+    read = (
+        (f"item {index}", {"queue": queue, **item} if isinstance(item, Mapping) else item, 1000)
+        for index, item in enumerate(items)
+    )
     return _import(read, len(items), include_running=include_running, progress=silent)
 
 
 def import_file(file: BinaryIO, name: str, *, include_running: bool = False, progress: Progress = silent) -> Imported:
-    """Write the jobs of an export, all or nothing, in constant memory; `file` is read more than once.
+    """Write all of an export, or nothing, in constant memory.
 
-    Jobs that are there already with the same content are left alone. Raises InvalidJob that names `file:line:` of each problem.
+    Jobs and schedules that are there already with the same content are left alone, and a queue that is paused stays so.
+    Raises InvalidJob that names `file:line:` of each problem.
     """
-    total = _read_header(file, name)
+    total, counts = _read_header(file, name)
+    site = SiteImport()
+    lines = _lines(file, name, 1)
+    for key, kind in COUNTS.items():
+        for missing in range(counts[key], 0, -1):
+            place, value, _ = next(lines, (None, None, 0))
+            if place is None:
+                found = counts[key] - missing
+                raise InvalidJob(
+                    f"{name}: the first line announces {counts[key]} {key}, but {found} follow; is it truncated?"
+                )
+            site.add(place, kind, value)
 
     def read() -> Iterator[Item]:
-        file.seek(0)
-        _read_header(file, name)
-        number = 1
-        while line := file.readline(LONGEST_LINE):
+        number = 0
+        for item in lines:
             number += 1
-            place = f"{name}:{number}"
-            if not line.endswith(b"\n"):
-                longer = len(line) >= LONGEST_LINE
-                raise InvalidJob(f"{place}: the line is {'too long' if longer else 'cut off; the file is truncated'}")
-            yield place, read_json(line, place), len(line)
-        if number - 1 != total:
-            raise InvalidJob(
-                f"{name}: the first line announces {total} jobs, but {number - 1} follow; is it truncated?"
-            )
+            yield item
+        if number != total:
+            raise InvalidJob(f"{name}: the first line announces {total} jobs, but {number} follow; is it truncated?")
 
-    return _import(read, total, include_running=include_running, progress=progress)
+    return _import(read(), total, include_running=include_running, progress=progress, site=site)
 
 
-def _read_header(file: BinaryIO, name: str) -> int:
+def _lines(file: BinaryIO, name: str, number: int) -> Iterator[Item]:
+    """Yield the lines from where the file stands, behind so many."""
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        place = f"{name}:{number}"
+        if not line.endswith(b"\n"):
+            longer = len(line) >= LONGEST_LINE
+            raise InvalidJob(f"{place}: the line is {'too long' if longer else 'cut off; the file is truncated'}")
+        yield place, read_json(line, place), len(line)
+
+
+def _read_header(file: BinaryIO, name: str) -> tuple[int, dict[str, int]]:
+    """Return how many jobs the first line announces, and how many lines of each other kind."""
     line = file.readline(LONGEST_LINE)
     if not line.strip():
         raise InvalidJob(f"{name}: the file is empty")
@@ -110,50 +151,56 @@ def _read_header(file: BinaryIO, name: str) -> int:
         raise InvalidJob(f"{name}:1: format version {version} is newer than this release can read ({VERSION})")
     if version != VERSION or not isinstance(jobs, int):
         raise InvalidJob(f"{name}:1: format version {shown(version)} with {shown(jobs)} jobs cannot be read")
-    return jobs
+    counts = {key: header.get(key, 0) for key in COUNTS}
+    if unknown := [key for key in header if key not in {"format", "version", "jobs", *COUNTS}]:
+        raise InvalidJob(f"{name}:1: {shown(unknown[0])} is nothing that this release can import; a newer one wrote it")
+    for key, announced in counts.items():
+        if not is_integer(announced, 0, 2**31 - 1):
+            raise InvalidJob(f"{name}:1: {key}={shown(announced)} is no number of lines")
+    return jobs, counts
 
 
-def _import(read: Callable[[], Iterator[Item]], total: int, *, include_running: bool, progress: Progress) -> Imported:
-    index = ImportIndex()
+def _import(
+    items: Iterator[Item],
+    total: int,
+    *,
+    include_running: bool,
+    progress: Progress,
+    site: SiteImport | None = None,
+) -> Imported:
+    index, spool = ImportIndex(), Spool()
+    site = site or SiteImport()
     try:
-        check = _Check(index, include_running)
-        check.all(read(), total, progress)
-        written = _write(
-            lambda: map(_record, _with_progress(read(), total, progress)),
-            lambda: map(_record, filter(_depends_on, read())),
-            index,
-        )
+        check = _Check(index, spool, include_running, site)
+        check.all(items, total, progress)
+        written = _write(spool, index, site, progress)
     finally:
         index.close()
-    return Imported(written, index.count - written, tuple(sorted(check.unknown_types)))
-
-
-def _record(item: Item) -> Record:
-    _, values, size = item
-    return Record.from_dict(values)._replace(size=size)
-
-
-def _depends_on(item: Item) -> bool:
-    _, values, _ = item
-    return bool(values.get("depends_on"))
-
-
-def _with_progress(items: Iterator[Item], total: int, progress: Progress) -> Iterator[Item]:
-    """Pass items through and report the progress: half of the way is the check, half the writing."""
-    for done, item in enumerate(items, 1):
-        if done % 1000 == 0 or done == total:
-            progress(total + done, 2 * total)
-        yield item
+        spool.close()
+    return Imported(
+        written,
+        index.count - written,
+        tuple(sorted(check.unknown_types | site.unknown_types)),
+        site.queues_changed,
+        site.queues - site.queues_changed,
+        site.schedules - site.schedules_known,
+        site.schedules_known,
+    )
 
 
 class _Check:
-    """The first reading of an import: every problem is found before anything is written."""
+    """The reading of an import: every problem is found before anything is written."""
 
-    def __init__(self, index: ImportIndex, include_running: bool) -> None:
+    def __init__(self, index: ImportIndex, spool: Spool, include_running: bool, site: SiteImport) -> None:
         self._index = index
+        self._spool = spool
+        self._reader = RowReader()
+        self._others = Job.objects.exists()
         self._include_running = include_running
-        self._problems: list[str] = []
-        self._page: list[tuple[str, Record]] = []
+        site.compare()
+        self._problems: list[str] = site.problems
+        self._page: list[tuple[str, Any, Rows]] = []
+        self._page_size = 0
         self.unknown_types: set[str] = set()
 
     def all(self, items: Iterator[Item], total: int, progress: Progress) -> None:
@@ -179,41 +226,43 @@ class _Check:
     def _add(self, item: Item) -> None:
         place, values, size = item
         try:
-            record = Record.from_dict(values)._replace(size=size)
+            rows = self._reader.read(values)
         except InvalidJob as error:
             self._note(place, *error.problems)
             return
-        job = record.job
+        job = rows.job
         if "job_id" not in values:
             self._note(place, "job_id is missing")
-        if job.status == "running" and not self._include_running:
-            self._note(place, f"status: job {job.id!r} is running; stop its workers, or import it as pending with"
+        if values.get("status") == JobStatus.RUNNING and not self._include_running:
+            self._note(place, f"status: job {job[ID]!r} is running; stop its workers, or import it as pending with"
                        " include_running (--include-running)")  # fmt: skip
-        if job.job_type == SHELL and not get_settings().SHELL_JOBS:
+        if job[JOB_TYPE] == SHELL and not get_settings().SHELL_JOBS:
             self._note(place, "job_type 'shell': shell jobs are off (DJANGO_JOBS['SHELL_JOBS'])")
-        if registry.find(job.job_type) is None and len(self.unknown_types) < MOST_PROBLEMS:
-            self.unknown_types.add(job.job_type)
-        problem = self._index.add(place, record, imported_status(job.status))
-        if problem:
-            self._note(place, problem)
-        self._page.append((place, record))
-        if len(self._page) >= PAGE or size > PAGE_CHARACTERS // 10:
+        if registry.find(job[JOB_TYPE]) is None and len(self.unknown_types) < MOST_PROBLEMS:
+            self.unknown_types.add(job[JOB_TYPE])
+        self._page.append((place, values if self._others else None, rows))
+        self._page_size += size
+        if len(self._page) >= PAGE or self._page_size >= PAGE_CHARACTERS:
             self._compare()
 
     def _compare(self) -> None:
         """Find the jobs of the page that exist: with equal content they are left alone, with other content refused."""
-        page, self._page = self._page, []
-        found = _existing([record.job.id for _, record in page]) if page else {}
+        page, self._page, self._page_size = self._page, [], 0
+        for place, problem in self._index.add([(place, rows) for place, _, rows in page]):
+            self._note(place, problem)
+        found = _existing([rows.job[ID] for _, _, rows in page]) if page and self._others else {}
         known = []
-        for place, record in page:
-            there = found.get(record.job.id)
+        for place, values, rows in page:
+            there = found.get(rows.job[ID])
             if there is None:
                 continue
+            record = Record.from_dict(values)
             if _content(record, full=record.is_full) == _content(there, full=record.is_full):
-                known.append(record.job.id)
+                known.append(rows.job[ID])
             else:
-                self._note(place, f"job_id {record.job.id!r} exists already, with other content")
+                self._note(place, f"job_id {rows.job[ID]!r} exists already, with other content")
         self._index.know(known)
+        self._spool.add([rows for _, _, rows in page if rows.job[ID] not in found])
 
     def _note(self, place: str, *problems: str) -> None:
         self._problems += (f"{place}: {problem}" for problem in problems)
@@ -262,14 +311,13 @@ def _taken_keys(index: ImportIndex) -> Iterator[str]:
 # --- the writing
 
 
-def _write(source: Source, dependents: Source, index: ImportIndex) -> int:
-    """Write checked records in one transaction, those that the database has already left out; return how many.
+def _write(spool: Spool, index: ImportIndex, site: SiteImport, progress: Progress) -> int:
+    """Write checked rows, queues and schedules in one transaction; return how many jobs.
 
-    `dependents` gives those of the records again that depend on others.
     Raises InvalidJob when the database changed meanwhile, so that they cannot be written.
     """
     try:
-        written = _write_together(source, dependents, index)
+        written = _write_together(spool, index, site, progress)
     except IntegrityError as error:
         raise InvalidJob(f"the database has changed since the import was checked; start it again ({error})") from None
     if index.edges:
@@ -278,87 +326,67 @@ def _write(source: Source, dependents: Source, index: ImportIndex) -> int:
 
 
 @transactional
-def _write_together(source: Source, dependents: Source, index: ImportIndex) -> int:
+def _write_together(spool: Spool, index: ImportIndex, site: SiteImport, progress: Progress) -> int:
     written = 0
     queues: set[str] = set()
-    for page in _pages(source, index):
-        _write_jobs(page, index)
+    batches = BatchImport()
+    for page in spool.pages():
+        progress(index.count + written, 2 * index.count)
+        _write_page(page, index)
+        batches.write([(rows.job[ID], rows.job[STATUS], rows.place, rows.batches) for rows in page if rows.batches])
         written += len(page)
-        queues.update(record.job.queue for record in page)
+        queues.update(rows.job[QUEUE] for rows in page)
+    if index.count:
+        progress(2 * index.count, 2 * index.count)
     # The edges come last: a job may depend on one that stands further down.
-    for page in _pages(dependents, index) if index.edges else ():
-        _write_edges(page, index)
+    for page in spool.pages() if index.edges else ():
+        waiting = [rows for rows in page if rows.edges]
+        _close_edges(waiting, index)
+        _insert(JobDependency, [edge for rows in waiting for edge in rows.edges])
+    settle_restored(batches.ids)
+    site.write()  # behind the jobs, which the schedules' last ticks name
     for queue in sorted(queues):
         notify_work(queue)
     return written
 
 
-def _pages(source: Source, index: ImportIndex) -> Iterator[list[Record]]:
-    """Yield the records to be written, in pages of at most PAGE records and about PAGE_CHARACTERS."""
-    page: list[Record] = []
-    size = 0
-    for record in source():
-        page.append(record)
-        size += record.size
-        if len(page) >= PAGE or size >= PAGE_CHARACTERS:
-            yield _unknown(page, index)
-            page, size = [], 0
-    if page:
-        yield _unknown(page, index)
+def _write_page(page: Sequence[Rows], index: ImportIndex) -> None:
+    waiting = [rows for rows in page if rows.edges]
+    _close_edges(waiting, index)
+    for rows in waiting:
+        rows.job[OPEN_EDGES] = sum(edge[STATE] == DependencyState.OPEN for edge in rows.edges)
+    _insert(Job, [rows.job for rows in page])
+    _insert(Attempt, [attempt for rows in page for attempt in rows.attempts])
+    _insert(DeadLetter, [dead_letter for rows in page for dead_letter in rows.dead_letters])
+    _insert(JobStep, [step for rows in page for step in rows.steps])
 
 
-def _unknown(page: list[Record], index: ImportIndex) -> list[Record]:
-    known = index.known([record.job.id for record in page])
-    return [record for record in page if record.job.id not in known]
+def _insert(model: type[Model], rows: Sequence[Values]) -> None:
+    if rows:
+        dialect().insert_rows(model._meta.db_table, [field.column for field in FIELDS[model]], rows)
 
 
-def _write_jobs(page: Sequence[Record], index: ImportIndex) -> None:
+def _close_edges(page: Sequence[Rows], index: ImportIndex) -> None:
+    """Set the states that the edges of a page have here."""
     statuses = _statuses(page, index)
-    for record in page:
-        wait_again(record.job)
-        record.job.pending_dependencies = sum(
-            _state(edge, record.job, statuses) == DependencyState.OPEN for edge in record.dependencies
-        )
-    Job.objects.bulk_create([record.job for record in page], batch_size=PAGE)
-    attempts = [attempt for record in page for attempt in record.attempts]
-    dead_letters = [row for record in page for row in (record.dead_letters or _dead_letters(record))]
-    Attempt.objects.bulk_create(attempts, batch_size=PAGE)
-    DeadLetter.objects.bulk_create(dead_letters, batch_size=PAGE)
+    for rows in page:
+        for edge in rows.edges:
+            edge[STATE] = str(_state(edge, rows.job[STATUS], statuses.get(edge[DEPENDS_ON])))
 
 
-def _dead_letters(record: Record) -> list[DeadLetter]:
-    """Return the dead letter of a dead job that came without its `extra`, so that an operator sees it."""
-    job = record.job
-    if record.is_full or job.status != JobStatus.DEAD:
-        return []
-    reason = DeadLetterReason.RETRIES_EXHAUSTED
-    return [DeadLetter(job_id=job.id, reason=reason, error=job.error or "", died_at=job.finished_at or job.updated_at)]
-
-
-def _statuses(page: Sequence[Record], index: ImportIndex) -> dict[str, str]:
+def _statuses(page: Sequence[Rows], index: ImportIndex) -> dict[str, str]:
     """Return the statuses of the dependencies: those that are not imported are locked until the import commits."""
-    ids = sorted({edge.depends_on_id for record in page for edge in record.dependencies})
+    ids = sorted({edge[DEPENDS_ON] for rows in page for edge in rows.edges})
     statuses: dict[str, str] = {}
     for start in range(0, len(ids), PAGE):
         statuses |= index.statuses(ids[start : start + PAGE])
     return statuses | locked_statuses([job_id for job_id in ids if job_id not in statuses])
 
 
-def _write_edges(page: Sequence[Record], index: ImportIndex) -> None:
-    statuses = _statuses(page, index)
-    edges = []
-    for record in page:
-        for edge in record.dependencies:
-            edge.state = _state(edge, record.job, statuses)
-            edges.append(edge)
-    JobDependency.objects.bulk_create(edges, batch_size=PAGE)
-
-
-def _state(edge: JobDependency, job: Job, statuses: dict[str, str]) -> DependencyState:
+def _state(edge: Values, status: str, of_dependency: str | None) -> str:
     """Return the state of an edge here: the record's, unless that would free the job too early or hold it for ever."""
-    completed = statuses.get(edge.depends_on_id) == JobStatus.COMPLETED
-    if edge.state == DependencyState.OPEN and completed:
+    completed = of_dependency == JobStatus.COMPLETED
+    if edge[STATE] == DependencyState.OPEN and completed:
         return DependencyState.SATISFIED
-    waits = job.status in LIVE
-    early = edge.state == DependencyState.SATISFIED and edge.on_failure == OnFailure.FAIL and not completed
-    return DependencyState.OPEN if waits and early else DependencyState(edge.state)
+    early = edge[STATE] == DependencyState.SATISFIED and edge[ON_FAILURE] == OnFailure.FAIL and not completed
+    return DependencyState.OPEN if status in LIVE and early else edge[STATE]

@@ -1,8 +1,8 @@
-"""A record: a job with its edges, attempts and dead letters, as exports write and imports read it. Saves nothing."""
+"""A record: a job with its edges, attempts, dead letters and steps, as exports write and imports read it. Saves nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,40 +14,36 @@ from django_jobs.models.attempt import Attempt, AttemptOutcome
 from django_jobs.models.dead_letter import DeadLetter, DeadLetterReason
 from django_jobs.models.dependency import DependencyState, JobDependency, OnFailure
 from django_jobs.models.job import LIVE, TERMINAL, Job, JobStatus
-from django_jobs.names import did_you_mean
+from django_jobs.models.step import JobStep, StepKind
 from django_jobs.numbers import priority_of, rank_of, to_unix
 from django_jobs.payloads import decode, encode_result
-from django_jobs.rules import RULES, Refused, Rule, check, integer, number, one_of
+from django_jobs.rules import RULES, integer, number, one_of
 from django_jobs.submission import DEFAULT_QUEUE, check_submission, unix_moment
-from django_jobs.text import scrub, shown
+from django_jobs.text import shown
 
-LONGEST_TEXT = 100_000
+from .batches import read as read_batch
+from .values import Check, by, nullable, plain, read_row, refuse_unknown, take, text
+
 _LARGEST = 2**31 - 1
 _SUBMITTED = ("job_id", "queue", "priority", "max_retries", "timeout_seconds", "metadata", "depends_on")
 
-# A check gets the path and the value, and returns the value as it is stored; it raises InvalidJob that names the path.
-Check = Callable[[str, Any], Any]
-
 
 class Record(NamedTuple):
-    """A job with its edges, attempts and dead letters. `is_full`: it had an `extra`; `size`: characters it was read from."""
+    """A job with what hangs on it. `is_full`: it had an `extra`."""
 
     job: Job
     dependencies: list[JobDependency]
     attempts: list[Attempt]
     dead_letters: list[DeadLetter]
+    steps: Sequence[JobStep] = ()
     is_full: bool = True
-    size: int = 0
+    batch: Mapping[str, Any] | None = None  # as it is written
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job's fifteen keys and, under `extra`, what a faithful restore needs besides."""
-        job = self.job
-        job.__dict__["_depends_on"] = [edge.depends_on_id for edge in self.dependencies]
-        extra: dict[str, Any] = {name: _plain(getattr(job, name)) for name in _EXTRA}
-        extra["dependencies"] = [_written(edge, _EDGE) for edge in sorted(self.dependencies, key=_dependency_id)]
-        extra["attempts"] = [_written(attempt, _ATTEMPT) for attempt in self.attempts]
-        extra["dead_letters"] = [_written(dead_letter, _DEAD_LETTER) for dead_letter in self.dead_letters]
-        return {**job.to_dict(), "extra": extra}
+        job = [getattr(self.job, name) for name in COLUMNS]
+        job = [to_unix(value) if isinstance(value, datetime) else value for value in job]
+        return to_dict(job, self.dependencies, self.attempts, self.dead_letters, self.steps, self.batch)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
@@ -57,99 +53,152 @@ class Record(NamedTuple):
         """
         if not isinstance(data, Mapping):
             raise InvalidJob(f"give a job as an object, not {shown(data)}")
-        return _Reading(data).record()
+        return Reading(data).record()
+
+
+# The columns of a job that are written.
+COLUMNS = (
+    "id", "job_type", "queue", "payload", "rank", "scheduled_at", "created_at", "max_retries", "retry_count", "timeout_seconds",
+    "status", "result", "error", "metadata", "available_at", "updated_at", "started_at", "finished_at", "cancel_requested_at",
+    "unique_key", "fence", "crash_count", "worker_id", "progress", "progress_message",
+)  # fmt: skip
+
+
+def to_dict(
+    job: Sequence[Any],
+    edges: Iterable[JobDependency],
+    attempts: Iterable[Attempt],
+    dead_letters: Iterable[DeadLetter],
+    steps: Iterable[JobStep],
+    batch: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what is written of a job, given as its COLUMNS with times as Unix seconds.
+
+    A Job would cost as much again as all the rest. Steps are there only if it has some.
+    """
+    (
+        job_id, job_type, queue, payload, rank, scheduled_at, created_at, max_retries, retry_count, timeout_seconds,
+        status, result, error, metadata, available_at, updated_at, started_at, finished_at, cancel_requested_at,
+        unique_key, fence, crash_count, worker_id, progress, progress_message,
+    ) = job  # fmt: skip
+    written_steps = {"steps": [_written(step, _STEP) for step in steps]} if steps else {}
+    written_edges = [_written(edge, _EDGE) for edge in sorted(edges, key=_dependency_id)] if edges else []
+    return {
+        "job_id": job_id,
+        "job_type": job_type,
+        "queue": queue,
+        "payload": payload,
+        "priority": priority_of(rank),
+        "scheduled_at": scheduled_at,
+        "created_at": created_at,
+        "max_retries": max_retries,
+        "retry_count": retry_count,
+        "timeout_seconds": timeout_seconds,
+        "status": str(status),
+        "result": result,
+        "error": error,
+        "metadata": metadata,
+        "depends_on": [edge["depends_on"] for edge in written_edges],
+        "extra": {
+            "rank": rank,
+            "available_at": available_at,
+            "updated_at": updated_at,
+            "started_at": started_at,
+            "finished_at": finished_at,
+            "cancel_requested_at": cancel_requested_at,
+            "unique_key": unique_key,
+            "fence": fence,
+            "crash_count": crash_count,
+            "worker_id": worker_id,
+            "progress": progress,
+            "progress_message": progress_message,
+            "batch": batch,
+            "dependencies": written_edges,
+            "attempts": [_written(attempt, _ATTEMPT) for attempt in attempts],
+            "dead_letters": [_written(dead_letter, _DEAD_LETTER) for dead_letter in dead_letters],
+            **written_steps,
+        },
+    }
 
 
 def _dependency_id(edge: JobDependency) -> str:
     return str(edge.depends_on_id)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return to_unix(value)
-    return str(value) if isinstance(value, str) else value  # a TextChoices member is a str, and more
-
-
 def _written(row: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
-    return {name: _plain(getattr(row, "depends_on_id" if name == "depends_on" else name)) for name in checks}
+    return {name: plain(getattr(row, "depends_on_id" if name == "depends_on" else name)) for name in checks}
 
 
 # --- checks
-
-
-def _nullable(inner: Check) -> Check:
-    return lambda path, value: None if value is None else inner(path, value)
-
-
-def _by(rule: Rule) -> Check:
-    return lambda path, value: check(path, value, rule)
-
-
-def _text(longest: int = LONGEST_TEXT) -> Check:
-    def rule(value: Any) -> str:
-        if not isinstance(value, str):
-            raise Refused("a string")
-        if len(value) > longest:
-            raise Refused(f"a string of at most {longest} characters, not {len(value)}")
-        if scrub(value, longest) != value:
-            raise Refused("a string without characters that cannot be stored")
-        return value
-
-    return _by(rule)
 
 
 def _result(path: str, value: Any) -> Any:
     return None if value is None else decode(encode_result(value, where=path))
 
 
-_status = _by(one_of(*JobStatus.values))
+_status = by(one_of(*JobStatus.values))
 _EXTRA: dict[str, Check] = {
-    "rank": _by(integer(-100, 100)),
+    "rank": by(integer(-100, 100)),
     "available_at": unix_moment,
     "updated_at": unix_moment,
-    "started_at": _nullable(unix_moment),
-    "finished_at": _nullable(unix_moment),
-    "cancel_requested_at": _nullable(unix_moment),
-    "unique_key": _nullable(_by(RULES["unique_key"])),
-    "fence": _by(integer(0, 2**63 - 1)),
-    "crash_count": _by(integer(0, 32_767)),
-    "worker_id": _nullable(_text(128)),
-    "progress": _nullable(_by(number(0, 1))),
-    "progress_message": _text(200),
+    "started_at": nullable(unix_moment),
+    "finished_at": nullable(unix_moment),
+    "cancel_requested_at": nullable(unix_moment),
+    "unique_key": nullable(by(RULES["unique_key"])),
+    "fence": by(integer(0, 2**63 - 1)),
+    "crash_count": by(integer(0, 32_767)),
+    "worker_id": nullable(text(128)),
+    "progress": nullable(by(number(0, 1))),
+    "progress_message": text(200),
 }
 _EDGE: dict[str, Check] = {
-    "depends_on": _text(64),
-    "on_failure": _by(one_of(*OnFailure.values)),
-    "state": _by(one_of(*DependencyState.values)),
+    "depends_on": text(64),
+    "on_failure": by(one_of(*OnFailure.values)),
+    "state": by(one_of(*DependencyState.values)),
 }
 _ATTEMPT: dict[str, Check] = {
-    "number": _by(integer(0, _LARGEST)),
-    "worker_id": _text(128),
-    "started_at": _nullable(unix_moment),
+    "number": by(integer(0, _LARGEST)),
+    "worker_id": text(128),
+    "release": text(64),
+    "started_at": nullable(unix_moment),
     "ended_at": unix_moment,
-    "outcome": _by(one_of(*AttemptOutcome.values)),
-    "exception_class": _text(255),
-    "error": _text(),
-    "traceback": _text(),
+    "outcome": by(one_of(*AttemptOutcome.values)),
+    "exception_class": text(255),
+    "error": text(),
+    "traceback": text(),
 }
 _DEAD_LETTER: dict[str, Check] = {
-    "reason": _by(one_of(*DeadLetterReason.values)),
-    "error": _text(),
-    "traceback": _text(),
-    "fingerprint": _text(64),
+    "reason": by(one_of(*DeadLetterReason.values)),
+    "error": text(),
+    "traceback": text(),
+    "fingerprint": text(64),
+    "release": text(64),
     "died_at": unix_moment,
-    "acknowledged_at": _nullable(unix_moment),
-    "note": _text(),
-    "replayed_at": _nullable(unix_moment),
+    "acknowledged_at": nullable(unix_moment),
+    "note": text(),
+    "replayed_at": nullable(unix_moment),
+}
+_STEP: dict[str, Check] = {
+    "position": by(integer(1, _LARGEST)),
+    "name": text(220),
+    "kind": by(one_of(*StepKind.values)),
+    "result": _result,
+    "started_at": unix_moment,
+    "ended_at": nullable(unix_moment),
+    "due_at": nullable(unix_moment),
+    "event_name": nullable(text(200)),
+    "event_key": nullable(text(200)),
 }
 _KEYS = (
     "job_id", "job_type", "queue", "payload", "priority", "scheduled_at", "created_at", "max_retries", "retry_count",
     "timeout_seconds", "status", "result", "error", "metadata", "depends_on", "extra",
 )  # fmt: skip
 _LISTS = ("dependencies", "attempts", "dead_letters")
+_PARTS = ("batch", *_LISTS)
+KEYS, EXTRA_KEYS = frozenset(_KEYS), frozenset((*_EXTRA, *_PARTS))
 
 
-class _Reading:
+class Reading:
     """Reads one record: plain values in, unsaved models out. Collects every problem."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -162,17 +211,32 @@ class _Reading:
             extra = None
         self.is_full = extra is not None
         self.extra: Mapping[str, Any] = extra or {}
-        self.refuse_unknown("extra.", self.extra, (*_EXTRA, *_LISTS))
+        self.refuse_unknown("extra.", self.extra, (*_EXTRA, *_PARTS, "steps"))
 
     def record(self) -> Record:
         job = self.job()
-        edges = [JobDependency(job_id=job.id, depends_on_id=row.pop("depends_on"), **row) for row in self.edges(job)]
-        attempts = [Attempt(job_id=job.id, **row) for row in self.rows("attempts", _ATTEMPT)]
-        dead_letters = [DeadLetter(job_id=job.id, **row) for row in self.rows("dead_letters", _DEAD_LETTER)]
+        batch = self.extra.get("batch")
+        if batch is not None:
+            read_batch(batch, self.problems)
+        edges, attempts, dead_letters, steps = self.parts(job.id, job.__dict__["_depends_on"])
+        job.pending_dependencies = sum(edge.state == DependencyState.OPEN for edge in edges)
+        if batch is not None:
+            job.batch_id = batch["id"]
+        return Record(job, edges, attempts, dead_letters, steps, self.is_full, batch)
+
+    def parts(
+        self, job_id: str, depends_on: Iterable[str]
+    ) -> tuple[list[JobDependency], list[Attempt], list[DeadLetter], list[JobStep]]:
+        """Return what hangs on the job; raise InvalidJob with every problem so far."""
+        edges = [
+            JobDependency(job_id=job_id, depends_on_id=row.pop("depends_on"), **row) for row in self.edges(depends_on)
+        ]
+        attempts = [Attempt(job_id=job_id, **row) for row in self.rows("attempts", _ATTEMPT)]
+        dead_letters = [DeadLetter(job_id=job_id, **row) for row in self.rows("dead_letters", _DEAD_LETTER)]
+        steps = [JobStep(job_id=job_id, **row) for row in self.rows("steps", _STEP)]
         if self.problems:
             raise InvalidJob(*self.problems)
-        job.pending_dependencies = sum(edge.state == DependencyState.OPEN for edge in edges)
-        return Record(job, edges, attempts, dead_letters, self.is_full)
+        return edges, attempts, dead_letters, steps
 
     def job(self) -> Job:
         data, take = self.data, self.take
@@ -183,7 +247,7 @@ class _Reading:
             self.problems += error.problems
             submission = check_submission("unknown", None, {})
         status = take("", data, "status", _status, JobStatus.PENDING)
-        scheduled_at = take("", data, "scheduled_at", _nullable(unix_moment), None)
+        scheduled_at = take("", data, "scheduled_at", nullable(unix_moment), None)
         created_at = take("", data, "created_at", unix_moment, timezone.now())
         rank = rank_of(5 if submission.priority is None else submission.priority)
         finished_at = created_at if status in TERMINAL else None
@@ -218,19 +282,19 @@ class _Reading:
             scheduled_at=scheduled_at,
             created_at=created_at,
             max_retries=3 if submission.max_retries is None else submission.max_retries,
-            retry_count=take("", data, "retry_count", _by(integer(0, _LARGEST)), 0),
+            retry_count=take("", data, "retry_count", by(integer(0, _LARGEST)), 0),
             timeout_seconds=submission.timeout_seconds,
             result=take("", data, "result", _result, None),
-            error=take("", data, "error", _nullable(_text()), None),
+            error=take("", data, "error", nullable(text()), None),
             unique_lock=extra["unique_key"] if status in LIVE else None,
             **extra,
         )
         job.__dict__["_depends_on"] = submission.depends_on
         return job
 
-    def edges(self, job: Job) -> list[dict[str, Any]]:
+    def edges(self, depends_on: Iterable[str]) -> list[dict[str, Any]]:
         """Return the edges: those of `extra`, which must be those of `depends_on`, or one for each of these."""
-        named = sorted(job.__dict__["_depends_on"])
+        named = sorted(depends_on)
         if "dependencies" not in self.extra:
             state = {"on_failure": OnFailure.FAIL, "state": DependencyState.OPEN}
             return [{"depends_on": job_id, **state} for job_id in named]
@@ -245,28 +309,11 @@ class _Reading:
         if not isinstance(given, list) or not all(isinstance(row, Mapping) for row in given):
             self.problems.append(f"extra.{name}: give a list of objects, not {shown(given)}")
             return []
-        return list(self._rows(f"extra.{name}", given, checks))
-
-    def _rows(self, path: str, given: list[Any], checks: Mapping[str, Check]) -> Iterator[dict[str, Any]]:
-        for index, row in enumerate(given):
-            here = f"{path}[{index}]."
-            self.refuse_unknown(here, row, tuple(checks))
-            missing = [name for name in checks if name not in row]
-            if missing:
-                self.problems.append(f"{here[:-1]}: {', '.join(missing)} is missing")
-            yield {name: self.take(here, row, name, check, None) for name, check in checks.items()}
+        return [read_row(f"extra.{name}[{index}]", row, checks, self.problems) for index, row in enumerate(given)]
 
     def take(self, path: str, data: Mapping[str, Any], name: str, check: Check, default: Any) -> Any:
         """Return a checked value; the default when it is absent or has a problem."""
-        if name not in data:
-            return default
-        try:
-            return check(f"{path}{name}", data[name])
-        except InvalidJob as error:
-            self.problems += error.problems
-            return default
+        return take(path, data, name, check, default, self.problems)
 
     def refuse_unknown(self, path: str, data: Mapping[str, Any], known: tuple[str, ...]) -> None:
-        for name in data:
-            if name not in known:
-                self.problems.append(f"{path}{shown(name)}: this key is unknown.{did_you_mean(name, known)}")
+        refuse_unknown(path, data, known, self.problems)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import random
 import threading
 import time
+from collections.abc import Callable
 
 from django_jobs.db.errors import is_away
 
@@ -16,9 +19,14 @@ LOG_SECONDS = 60.0
 
 
 class OutageBackoff:
-    """Shared by all loops of a process, so that an outage is one line a minute and not one per thread."""
+    """Shared by all loops of a process, so that an outage is one line a minute and not one per thread.
 
-    def __init__(self) -> None:
+    Args:
+        on_no_files: called with the error when this process may open no further file: that is no outage, and no wait ends it.
+    """
+
+    def __init__(self, on_no_files: Callable[[OSError], object] = lambda error: None) -> None:
+        self._on_no_files = on_no_files
         self.count = 0  # of errors so far
         self._lock = threading.Lock()
         self._pause = FIRST_PAUSE
@@ -41,6 +49,8 @@ class OutageBackoff:
             logger.error("a statement of the worker failed", exc_info=error)
         elif not is_silent:
             logger.warning("the database cannot be used, waiting for it: %s", str(error).strip().partition("\n")[0])
+        if (too_many := _too_many_files()) is not None:
+            self._on_no_files(too_many)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, no secret
 
     def over(self) -> None:
@@ -53,3 +63,12 @@ class OutageBackoff:
             self._pause = FIRST_PAUSE
         if since is not None and was_logged and time.monotonic() - since > 1:
             logger.warning("the database is back after %.0f seconds", time.monotonic() - since)
+
+
+def _too_many_files() -> OSError | None:
+    """Return the error of a process that has as many files open as it may; drivers tell it as one of many reasons."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error if error.errno == errno.EMFILE else None
+    return None

@@ -1,47 +1,47 @@
-"""What a handler leaves behind must not reach the next job: changes to its database session, the directory, connections."""
+"""What a handler leaves behind must not reach the next job: its sessions (`db/sessions.py`), directory, local variables."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Callable
+from traceback import clear_frames
 from typing import Any
 
 from django.db import connections
 
 from django_jobs.db.connections import jobs_alias
-
-# What the driver knows without a question (an open transaction on PostgreSQL and SQLite) is not looked for here.
-LASTING = {"SET", "RESET", "USE", "LOCK", "LISTEN", "PREPARE", "PRAGMA", "ATTACH", "DISCARD", "XA"}
-LASTING_ON_MYSQL = {*LASTING, "BEGIN", "START"}
+from django_jobs.db.sessions import HandlerSessions
 
 
-class SessionWatch:
-    """An `execute_wrapper` that remembers whether one of the statements changed the session; that outlives the handler."""
+def release_locals(error: BaseException | None) -> None:
+    """Let go of the local variables of a handler that raised; the traceback keeps its files, functions and lines.
 
-    def __init__(self) -> None:
-        self.has_changed = False
-
-    def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        """Look at the first word and pass the statement on."""
-        words = str(sql[:40] if isinstance(sql, str) else sql).split(None, 1)
-        if words and words[0].upper().rstrip(";") in (
-            LASTING_ON_MYSQL if context["connection"].vendor == "mysql" else LASTING
-        ):
-            self.has_changed = True
-        return execute(sql, params, many, context)
+    The exception goes into logs and signals once its outcome is settled, with many others. Until then it would keep alive all
+    that the handler held, which may be large, and error trackers would send it away, payloads among it.
+    """
+    errors, seen = [error], set()
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        clear_frames(error.__traceback__)
+        errors += [error.__cause__, error.__context__]
+        errors += error.exceptions if isinstance(error, BaseExceptionGroup) else ()
 
 
 class HandlerCleanup:
-    """Restores the working directory, which belongs to the whole process, and closes broken connections to other databases."""
+    """Restores the working directory, which belongs to the whole process, and throws sessions away that were changed."""
 
     def __init__(self) -> None:
+        self.sessions = HandlerSessions()
         self._home: int | None = None
         self._changes = 0
 
     def begin(self) -> None:
-        """Remember the working directory; in a script it is the one of this call."""
+        """Watch this thread's sessions, and remember the working directory; in a script it is the one of this call."""
+        self.sessions.begin()
         _count_changes_of_directory()
         self._changes = _changes_of_directory
         try:
@@ -65,7 +65,8 @@ class HandlerCleanup:
                 connection.close_if_unusable_or_obsolete()
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Let go of the sessions and the directory."""
+        self.sessions.end()
         if self._home is not None:
             _homes.discard(self._home)
             os.close(self._home)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from django.core.management.base import CommandError
 from django.db import Error
 
-from django_jobs.conf import get_settings
-from django_jobs.db.connections import discard_connection
+import django_jobs
+from django_jobs.conf import get_settings, this_release
+from django_jobs.db.connections import discard_connection, jobs_alias, jobs_connection
 from django_jobs.db.errors import is_away
 from django_jobs.db.server import missing_migrations
 from django_jobs.due import has_due_work, known_queues
@@ -27,14 +30,17 @@ from django_jobs.lifecycle import leases
 from django_jobs.names import did_you_mean
 
 from .backoff import OutageBackoff
-from .bounded import do_within
+from .bounded import do_within, unless
 from .child.protocol import Lifeline
+from .files import make_room
 from .forks import watch_forks
 from .process import Process
 from .state import EXIT_LEASE_LOST
 from .supervisor import Supervisor
 from .thread import start_workers
 
+T = TypeVar("T")
+logger = logging.getLogger("django_jobs")
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
 RELEASE_SECONDS = 1.0
@@ -71,23 +77,30 @@ def check_ready(options: Options, signals: StopSignals) -> None:
     """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
     if signals.is_program:
         leases.limit_silence()
+        if problem := make_room(options.threads):
+            raise CommandError(problem)
     backoff = OutageBackoff()
+    found: str | None = None
     while not signals.stop.is_set():
         try:
-            missing = missing_migrations()
-            unknown = [] if missing else _unknown_queues(options.queues or [])
+            found = signals.unless_stopped(lambda: _problem(options))
             break
         except Error as error:
             if not is_away(error):
                 raise CommandError(f"the database cannot be used: {error}") from None
             signals.stop.wait(backoff.after(error))
             discard_connection()
-    else:
+    if found is None:  # stopped meanwhile
         sys.exit(0)
-    if missing:
-        raise CommandError(f"the database lacks {', '.join(missing)}: run 'manage.py migrate' first")
-    if unknown:
-        raise CommandError("; ".join(unknown))
+    if found:
+        raise CommandError(found)
+
+
+def _problem(options: Options) -> str:
+    """Return what keeps the workers from starting; empty without any."""
+    if missing := missing_migrations():
+        return f"the database lacks {', '.join(missing)}: run 'manage.py migrate' first"
+    return "; ".join(_unknown_queues(options.queues or []))
 
 
 def _unknown_queues(names: list[str]) -> list[str]:
@@ -134,6 +147,10 @@ class StopSignals:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
+    def unless_stopped(self, work: Callable[[], T]) -> T | None:
+        """Return what some database work returns, or None once asked to stop; a program does not wait for a silent server."""
+        return unless(self.stop, work) if self.is_program else work()
+
     def end(self, code: int, *, at_once: bool = False) -> None:
         """End with an exit code: the program, `at_once` without the interpreter's own end; or the call, by SystemExit.
 
@@ -169,42 +186,75 @@ def run_supervised(options: Options, signals: StopSignals) -> None:
 
 def run_alone(options: Options, signals: StopSignals, out: Any) -> None:
     """Run one worker process until it is stopped, and exit with its code."""
-    lifeline = Lifeline(options.supervised)
     process = Process(
         queues=options.queues, threads=options.threads, max_jobs=options.max_jobs, max_rss=options.max_rss
     )
-    lifeline.hello(process.id)
-    if signals.is_program:
-        gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
-    while not signals.stop.is_set():
-        try:
-            start_workers(process, poll_interval=options.poll_interval)
-            break
-        except Error as error:
-            signals.stop.wait(process.state.backoff.after(error))
-            discard_connection()
+    lifeline = Lifeline(options.supervised)
+    try:
+        lifeline.start(process.id)
+        if signals.is_program:
+            gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
+        _start(process, options, signals)
+    except RuntimeError as error:  # the system gives no further thread
+        process.state.recycle_after(error)
+    logger.info("%s", _started_text(process))
     status = StatusLine(process, out)
     while not (signals.stop.is_set() or process.is_stopping or lifeline.is_cut):
         status.show()
         process.lease.check()
-        if options.drain and _is_drained(options, process):
+        if options.drain and _is_drained(options, process, signals):
             break
         process.state.wait_until_stopping(DRAIN_LOOK_SECONDS if options.drain else 0.1)
     _stop(process, signals)
     status.end()
-    lifeline.bye()
+    logger.info("%s", _stopped_text(process))
+    if not process.state.is_broken:
+        lifeline.bye()
     # Threads that hang in a handler would keep the interpreter alive, and nothing is left that needs it.
     signals.end(process.state.exit_code, at_once=bool(process.state.exit_code) or process.has_abandoned())
 
 
-def _is_drained(options: Options, process: Process) -> bool:
+def _started_text(process: Process) -> str:
+    """Say in one line what starts: version, database, queues, threads, release."""
+    parts = [
+        f"worker process {process.id} started: django_jobs {django_jobs.__version__}",
+        # By its vendor: Django asks the server which one of MariaDB and MySQL it is, and it may be away.
+        f"database {jobs_alias()!r} ({jobs_connection().vendor})",
+        f"queues {', '.join(process.queues)}" if process.queues else "all queues",
+        f"{process.threads} threads",
+    ]
+    return ", ".join([*parts, f"release {this_release()}"] if this_release() else parts)
+
+
+def _stopped_text(process: Process) -> str:
+    """Say in one line what the process did, and with which exit code it ends."""
+    state = process.state
+    return (
+        f"worker process {process.id} stopped: {state.completed} jobs completed, {state.failed} attempts failed,"
+        f" exit code {state.exit_code}"
+    )
+
+
+def _start(process: Process, options: Options, signals: StopSignals) -> None:
+    """Register the process as soon as the database lets it, and start its threads."""
+    while not (signals.stop.is_set() or process.is_stopping):
+        try:
+            if signals.unless_stopped(process.register):
+                start_workers(process, poll_interval=options.poll_interval)
+            return
+        except Error as error:
+            signals.stop.wait(process.state.backoff.after(error))
+            discard_connection()
+
+
+def _is_drained(options: Options, process: Process, signals: StopSignals) -> bool:
     # Asked again afterwards: what was due a moment ago may have been claimed since.
-    return process.has_nothing_to_do() and not _has_due_work(options, process) and process.has_nothing_to_do()
+    return process.has_nothing_to_do() and not _has_due_work(options, process, signals) and process.has_nothing_to_do()
 
 
-def _has_due_work(options: Options, process: Process) -> bool:
+def _has_due_work(options: Options, process: Process, signals: StopSignals) -> bool:
     try:
-        return has_due_work(options.queues)
+        return signals.unless_stopped(lambda: has_due_work(options.queues)) is not False
     except Error as error:
         time.sleep(process.state.backoff.after(error))
         discard_connection()
@@ -215,18 +265,10 @@ def _stop(process: Process, signals: StopSignals) -> None:
     """Stop in order; a second signal cuts the grace short. What still runs then is handed back, right before the exit."""
     if process.state.is_lost:
         signals.end(EXIT_LEASE_LOST, at_once=True)
-    threading.Thread(target=_shorten_grace, args=(signals.stop_now, process), daemon=True).start()
-    ended = process.stop()
-    signals.stop_now.set()  # the thread that waits for it may end
-    if not ended:
+    if not process.stop(cut_short=signals.stop_now):
         # Not for long: on SQLite a handler that hangs may hold the write lock, and a rescuer finds what is left.
         do_within(RELEASE_SECONDS, process.release_running)
         signals.end(process.state.exit_code, at_once=True)
-
-
-def _shorten_grace(stop_now: threading.Event, process: Process) -> None:
-    stop_now.wait()
-    process.shorten_grace()
 
 
 class StatusLine:

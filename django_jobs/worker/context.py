@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
-from django_jobs.db.connections import in_transaction
+from django.db.models import Model, QuerySet
+
+from django_jobs.db.connections import in_transaction, jobs_alias
 from django_jobs.db.dialects import dialect
 from django_jobs.exceptions import Cancelled, InvalidJob, LeaseLost
+from django_jobs.handlers import Handler
 from django_jobs.lifecycle import progress
+from django_jobs.models import Batch, StepKind
 from django_jobs.payloads import decode
 
+from .iterations import AsyncLoop
 from .run import Run
+from .steps import Steps
 
+T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Context:
     """The running job, seen from its handler."""
 
-    def __init__(self, run: Run, worker_id: str) -> None:
+    def __init__(self, run: Run, worker_id: str, handler: Handler) -> None:
         self._run = run
+        self._handler = handler
         self._looked = time.monotonic()
         self.worker_id = worker_id
 
@@ -66,6 +76,12 @@ class Context:
         """The metadata given at submit."""
         return decode(self._run.job.metadata_text)  # type: ignore[no-any-return]
 
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that this job is a member of, or that it tells of as a callback; read when it is first asked."""
+        batch_id = self._run.job.batch_id
+        return None if batch_id is None else Batch.from_db(jobs_alias(), ["id"], [batch_id])
+
     def take_over_deadline(self) -> float | None:
         """Return when the run times out (`time.monotonic()`, None: never), and leave it to the handler to end by then.
 
@@ -97,15 +113,101 @@ class Context:
     def check_cancelled(self) -> None:
         """Raise Cancelled when somebody asked to stop this job, LeaseLost when it was taken away; looks at most once a second."""
         self._refuse_lost()
-        now = time.monotonic()
-        if not self._run.cancel_requested and now - self._looked >= SECONDS_BETWEEN_LOOKS:
-            self._looked = now
+        if not self._run.cancel_requested and self.is_time_to_look:
+            self._looked = time.monotonic()
             standing = progress.standing(self.job_id, self.fence)
             self._run.lost = not standing.is_held
             self._run.cancel_requested = standing.cancel_requested
             self._refuse_lost()
         if self._run.cancel_requested:
             raise Cancelled
+
+    @property
+    def is_time_to_look(self) -> bool:
+        """Whether `check_cancelled` asked the database a second ago or more."""
+        return time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS
+
+    # Steps. Of those on record an earlier run's results are returned; a record is written only while the run holds its job.
+
+    def step(self, name: str, function: Callable[..., T], /, *args: Any, atomic: bool = False, **kwargs: Any) -> T:
+        """Return what `function(*args, **kwargs)` returns; when the job runs again, its recorded result without another call.
+
+        Args:
+            name: of the step, at most 200 characters; a second use of it in a run is `name#2`.
+            atomic: let the function's writes on the jobs' database and the record commit together.
+
+        The result is JSON, as a job's. What the function raises goes to the handler, and the step is done anew in the next run.
+        Raises StepMismatch when something else is on record here, LeaseLost when the job was taken away, Cancelled when somebody
+        asked to stop it.
+        """
+        return self._steps.step(name, function, args, kwargs, atomic)
+
+    def astep(
+        self, name: str, function: Callable[..., Any], /, *args: Any, atomic: bool = False, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
+        """Do as `step`, in a coroutine handler; the function is a coroutine function, or a plain one that runs in a thread.
+
+        Its position is taken at the call, so that calls may be gathered.
+        """
+        return self._steps.astep(self._steps.place(StepKind.STEP, name), function, args, kwargs, atomic)
+
+    def sleep(self, name: str, until: timedelta | float | datetime) -> None:
+        """Go on in so long (timedelta or seconds), or at a moment (aware), with no thread held and no retry spent.
+
+        The handler is left and called again then; steps on record are not done again.
+        """
+        self._steps.sleep(name, until)
+
+    def asleep(self, name: str, until: timedelta | float | datetime) -> Coroutine[Any, Any, None]:
+        """Do as `sleep`, in a coroutine handler."""
+        return self._steps.asleep(self._steps.place(StepKind.SLEEP, name), until)
+
+    def wait_for_event(
+        self, name: str, *, key: str | None = None, timeout: timedelta | float | None = None
+    ) -> dict[str, Any] | None:
+        """Return the payload of an event of this name and key, None when `timeout` (timedelta or seconds) is over.
+
+        Without an event that is kept and that this job has not seen, the handler is left, and called again when there is one.
+        No thread is held and no retry spent. The step is called as the event is.
+        """
+        return self._steps.wait_for_event(name, key, timeout)  # type: ignore[no-any-return]
+
+    def await_event(
+        self, name: str, *, key: str | None = None, timeout: timedelta | float | None = None
+    ) -> Coroutine[Any, Any, dict[str, Any] | None]:
+        """Do as `wait_for_event`, in a coroutine handler."""
+        return self._steps.await_event(self._steps.place(StepKind.EVENT, name), name, key, timeout)
+
+    def iterate(
+        self,
+        name: str,
+        source: QuerySet[M] | Iterable[T],
+        *,
+        key: str | Callable[[Any], Any] | None = None,
+        every: float = 1.0,
+    ) -> Iterator[Any]:
+        """Yield the items of a source, and let a later run go on where this one stopped; a loop that is over yields nothing.
+
+        Args:
+            source: a QuerySet, read page by page in the order of its primary key whatever its own order is; or any iterable.
+            key: for a QuerySet the name of another unique field to go by; otherwise a function that gives a JSON value of an
+                item, behind which a later run goes on. Without one it passes over as many items as were done.
+            every: how often the cursor is written, in seconds.
+
+        The cursor stands behind an item once the next one is asked for. There are no steps in the body of the loop.
+        """
+        return self._steps.iterate(name, source, key, every)
+
+    def aiterate(self, name: str, source: Any, *, key: Any = None, every: float = 1.0) -> AsyncLoop:
+        """Do as `iterate`, in a coroutine handler, with `async for`; the source may be an async iterable, too."""
+        return AsyncLoop(self._steps, self._steps.place(StepKind.ITERATE, name), source, key, every)
+
+    @property
+    def _steps(self) -> Steps:
+        steps = self._run.steps
+        if steps is None:
+            steps = self._run.steps = Steps(self, self._run, self._handler)
+        return steps
 
     def _refuse_lost(self) -> None:
         if self._run.lost:

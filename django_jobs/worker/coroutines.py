@@ -6,26 +6,30 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import Error, connections
+from django.conf import settings
+from django.db import Error, connections, reset_queries
 
 from django_jobs.conf import get_settings
+from django_jobs.db.sessions import HandlerSessions
 from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.settle import Outcome
 from django_jobs.propagation import traced
 
-from .context import Context
-from .executor import as_completed, failure
+from .executor import arguments_of, as_completed, failure
 from .loop import Loop
 from .run import Run
 from .settler import Settler
 from .state import WorkerState
+from .steps import Steps
 
 SETTLE_SECONDS = 0.01
+CANCEL_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -52,6 +56,7 @@ class Coroutines(Loop):
         self._starting: list[Entry] = []
         self._outcomes: list[Outcome] = []
         self._taken_at = 0.0
+        self._sessions = HandlerSessions()
 
     @property
     def running(self) -> int:
@@ -80,10 +85,12 @@ class Coroutines(Loop):
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                loop = asyncio.new_event_loop()
                 self._places = threading.Semaphore(get_settings().ASYNC_CONCURRENCY)
-                threading.Thread(target=self._run_loop, args=(self._loop,), name="event loop", daemon=True).start()
-                self.start()
+                if not self.ident:
+                    self.start()
+                threading.Thread(target=self._run_loop, args=(loop,), name="event loop", daemon=True).start()
+                self._loop = loop  # last: nothing may be handed to a loop whose threads could not start
             return self._loop
 
     def cancel(self, requested: dict[str, int]) -> None:
@@ -102,6 +109,11 @@ class Coroutines(Loop):
             return any(
                 entry.run.job.timeout_seconds is not None and not entry.has_ended for entry in self._runs.values()
             )
+
+    @property
+    def lacks_its_settler(self) -> bool:
+        """Whether the thread that settles broke, while something is to be settled."""
+        return self.ident is not None and not self.is_alive() and bool(self._runs)
 
     def overdue(self, grace: float) -> list[Entry]:
         """Return the runs that go on `grace` seconds past their timeout: the loop is blocked, or they ignore their end."""
@@ -131,24 +143,43 @@ class Coroutines(Loop):
                 entry.run.abandoned = True
 
     def stop(self) -> None:
-        """Settle what has ended and end both threads."""
+        """End both threads once what has ended is settled; wait for neither."""
         super().stop()
-        if self.is_alive():
-            self.join(5)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            with suppress(RuntimeError):  # it broke, and is closed
+                self._loop.call_soon_threadsafe(self._loop.stop)
 
     # On the event loop.
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
         try:
+            asyncio.set_event_loop(loop)
+            loop.run_until_complete(sync_to_async(self._watch_sessions)())
             loop.run_forever()
+        except BaseException as error:  # a task that a handler has started may raise SystemExit, which ends the loop
+            self._give_up_broken()
+            self._state.recycle_after(error)
         finally:
-            for task in asyncio.all_tasks(loop):
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
                 task.cancel()
-            loop.run_until_complete(asyncio.sleep(0))
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=CANCEL_SECONDS))
             loop.close()
+
+    def _give_up_broken(self) -> None:
+        """Settle what the loop ran as crashed: one of these jobs may have broken it, so each runs alone next time."""
+        with self._lock:
+            entries = [entry for entry in self._runs.values() if not entry.has_ended]
+        for entry in entries:
+            run, options = entry.run, entry.handlers.job_options(entry.handler, entry.run.job.queue)
+            error = "the event loop of its worker process broke"
+            self.give_up_run(run, Outcome.crashed(run.job, error, options, seconds=run.seconds))
+
+    def _watch_sessions(self) -> None:
+        """Watch the sessions of the thread that all coroutines share for their database work: one has them all the time."""
+        self._sessions.begin()
+        self._sessions.lend()
 
     def _launch(self) -> None:
         """Start the coroutines that were handed over since."""
@@ -160,25 +191,37 @@ class Coroutines(Loop):
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
         outcome: Outcome | None = None
+        if settings.DEBUG:
+            await sync_to_async(reset_queries)()
         try:
-            outcome = as_completed(run.job, await self._call(run, handler))
+            result = await self._call(run, handler)
+            if run.steps is not None:
+                await _flush(run.steps)
+                run.steps.end()
+            outcome = as_completed(run.job, result)
         except BaseException as error:
-            outcome = failure(run, handler, handlers, error)
+            cause = error
+            if run.steps is not None:
+                await _flush(run.steps)
+                cause = run.steps.error_after(error)
+            outcome = failure(run, handler, handlers, cause)
             if isinstance(error, Error):
                 await sync_to_async(_drop_broken_connections)()
         finally:
             self._done(run, outcome or Outcome.lost(run.job))
+            if self._sessions.changed:  # in that thread's queue before whatever a later coroutine wants of the database
+                await sync_to_async(self._sessions.clean)()
 
     async def _call(self, run: Run, handler: Handler) -> Any:
         job = run.job
         run.deadline = run.start_clock()
-        arguments = (Context(run, self._state.id), job.payload) if handler.takes_context else (job.payload,)
+        arguments, keywords = arguments_of(run, handler, self._state.id)
         function = traced(job, handler)
         if job.timeout_seconds is None:
-            return await function(*arguments)
+            return await function(*arguments, **keywords)
         try:
             async with asyncio.timeout(job.timeout_seconds) as limit:
-                return await function(*arguments)
+                return await function(*arguments, **keywords)
         except TimeoutError:
             if limit.expired():
                 run.timed_out = True
@@ -237,6 +280,12 @@ class Coroutines(Loop):
             self._outcomes += postponed  # the wait for their locks is pause enough
         if postponed:
             self.wake()
+
+
+async def _flush(steps: Steps) -> None:
+    """Write the cursors of loops."""
+    if steps.is_dirty:
+        await sync_to_async(steps.flush)()
 
 
 def _drop_broken_connections() -> None:

@@ -9,30 +9,36 @@ import time
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import Error, connections, transaction
+from django.db import Error, transaction
 
 from django_jobs import signals
-from django_jobs.db.connections import jobs_alias
+from django_jobs.db.connections import jobs_connection
 from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sqlstate
 from django_jobs.db.transactions import immediate
-from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut
-from django_jobs.handlers import Handler, Registry
+from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut, Waiting
+from django_jobs.handlers import Handler, Registry, payload_problems
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, record_undone
-from django_jobs.models import Job
+from django_jobs.models import DeadLetterReason, Job
 from django_jobs.payloads import encode_result
 from django_jobs.propagation import traced
 from django_jobs.text import describe_exception
 
-from .cleanup import SessionWatch
+from .cleanup import release_locals
+from .commit_hooks import CommitHooks
 from .context import Context
 from .run import Run
 
 AGAIN = 5
+NO_KEYWORDS: dict[str, Any] = {}
 
 
 class BadResult(Fail):
     """A result that is not JSON; a retry would repeat the handler's effects."""
+
+
+class BadPayload(Fail):
+    """A payload with which the handler cannot be called: it was written for another version of it."""
 
 
 class BrokenTransaction(Fail):
@@ -46,28 +52,44 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
     try:
         if handler.atomic:
             return _run_atomic(run, handler, process_id)
-        return as_completed(run.job, _call(run, handler, process_id))
+        result = _call(run, handler, process_id)
+        if run.steps is not None:
+            run.steps.flush()
+            run.steps.end()
+        return as_completed(run.job, result)
     except BaseException as error:  # a handler may raise anything: SystemExit and KeyboardInterrupt fail a job too
-        return failure(run, handler, handlers, error)
+        cause = error
+        if run.steps is not None:
+            run.steps.flush()
+            cause = run.steps.error_after(error)
+        return failure(run, handler, handlers, cause)
 
 
 def _call(run: Run, handler: Handler, process_id: str) -> Any:
     """Call the handler in a context of its own, so that language, time zone and context variables do not leak."""
-    arguments = (Context(run, process_id), run.job.payload) if handler.takes_context else (run.job.payload,)
+    arguments, keywords = arguments_of(run, handler, process_id)
     function = traced(run.job, handler)
     if handler.is_async:
         function = async_to_sync(function)
     context = contextvars.copy_context()
-    watch = SessionWatch()
-    wrappers = connections[jobs_alias()].execute_wrappers
-    wrappers.append(watch)  # as Django's `execute_wrapper` does it, without its generator
+    sessions = run.sessions
+    if sessions is not None:
+        sessions.lend()
     try:
         run.arm()
-        return context.run(function, *arguments)
+        return context.run(function, *arguments, **keywords)
     finally:
         run.disarm()
-        wrappers.pop()
-        run.changed_session = watch.has_changed
+        if sessions is not None:
+            sessions.take_back()
+
+
+def arguments_of(run: Run, handler: Handler, process_id: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what a handler is called with, by position and by name: the context, and its payload as it takes it."""
+    payload = run.job.payload
+    if handler.arguments is None:
+        return ((Context(run, process_id, handler), payload) if handler.takes_context else (payload,)), NO_KEYWORDS
+    return ((Context(run, process_id, handler),) if handler.takes_context else ()), payload
 
 
 def as_completed(job: ClaimedJob, result: Any) -> Outcome:
@@ -111,11 +133,13 @@ def _run_atomic(run: Run, handler: Handler, process_id: str) -> Outcome:
 
 def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> Outcome:
     # At BEGIN, SQLite waits for the write lock; a transaction that read first would be refused at its first write.
-    alias = jobs_alias()
-    with immediate(), transaction.atomic(using=alias, durable=True):
-        connection = connections[alias]
+    connection = jobs_connection()
+    with immediate(connection), transaction.atomic(using=connection.alias, durable=True):
         guard = connection.savepoint() or ""  # in an atomic block it has a name
+        hooks = CommitHooks(run.job, connection)
         result = _call(run, handler, process_id)
+        if run.steps is not None:  # it asked for a step, which an atomic handler has not
+            run.steps.end()
         try:
             # The savepoint is gone when the handler committed, or a DDL statement did so on MariaDB.
             connection.savepoint_commit(guard)
@@ -126,6 +150,7 @@ def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> Outcome:
                 "the atomic handler committed or rolled back its transaction (a COMMIT, a ROLLBACK, or a DDL statement), so its"
                 f" effects cannot be made to happen exactly once: {error}"
             ) from None
+        hooks.guard()
         outcome = as_completed(run.job, result)
         if run.lost or not complete_in_transaction(outcome, process_id):
             raise LeaseLost(f"job {run.job.id} was taken away from this worker; its transaction is rolled back")
@@ -136,7 +161,9 @@ def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException
     """Return the outcome of a handler that raised; there is nothing to settle when the job is not ours any more."""
     if isinstance(error, LeaseLost) or run.lost or run.abandoned:
         return Outcome.lost(run.job)
-    return judge(run, handler, handlers, error)
+    outcome = judge(run, handler, handlers, error)
+    release_locals(outcome.exception)
+    return outcome
 
 
 def judge(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:
@@ -146,9 +173,16 @@ def judge(run: Run, handler: Handler, handlers: Registry, error: BaseException) 
         return Outcome.cancelled(job, "cancelled while it ran", seconds)
     if isinstance(error, Snooze):
         return Outcome.snoozed(job, error.seconds, "", seconds)
-    rules = handlers.rules(handler, job.queue)
+    steps = run.steps
+    if steps is not None and isinstance(error, Waiting):
+        return Outcome.waiting(job, steps.delay, steps.waits, str(error), seconds)
+    options = handlers.job_options(handler, job.queue)
+    if steps is not None and error is steps.fatal:
+        return Outcome.given_up(job, error, steps.reason, options, seconds)
+    if isinstance(error, TypeError) and (problems := payload_problems(handler, job.payload)):
+        return Outcome.given_up(job, BadPayload("; ".join(problems)), DeadLetterReason.BAD_PAYLOAD, options, seconds)
     if isinstance(error, BadResult):
-        return Outcome.bad_result(job, error, rules, seconds)
+        return Outcome.given_up(job, error, DeadLetterReason.BAD_RESULT, options, seconds)
     if run.timed_out or isinstance(error, TimedOut):
-        return Outcome.timed_out(job, error, rules, seconds)
-    return Outcome.failed(job, error, rules, seconds)
+        return Outcome.timed_out(job, error, options, seconds)
+    return Outcome.failed(job, error, options, seconds)

@@ -6,13 +6,16 @@ A lease for the process and not for each job: one UPDATE a beat, whatever it run
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection, jobs_connection
 from django_jobs.db.errors import is_transient
 from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.farewell import note_lease_lost
 
 from .loop import Loop
+from .memory import resident_megabytes
 from .state import WorkerState
 
 BEATS_PER_LEASE = 4
@@ -20,10 +23,16 @@ MARGIN = 0.15
 
 
 class Lease(Loop):
-    """Beats four times a lease, on a connection of its own."""
+    """Beats four times a lease, on a connection of its own.
 
-    def __init__(self, state: WorkerState) -> None:
+    Args:
+        silent_threads: returns how many worker threads look for no work, for those who ask whether the process is well.
+    """
+
+    def __init__(self, state: WorkerState, silent_threads: Callable[[], int] = lambda: 0) -> None:
         super().__init__("lease", state)
+        self._silent_threads = silent_threads
+        self._measured: tuple[float, int] | None = None  # when, and the runs that had ended by then
         self._acknowledged_at = time.monotonic()
         self._overdue_since: float | None = None
 
@@ -43,9 +52,10 @@ class Lease(Loop):
         interval = lease / BEATS_PER_LEASE
         sent_at = time.monotonic()
         try:
-            if not leases.beat(self._state.id):
+            if not leases.beat(self._state.id, self._vitals(sent_at)):
                 if not super().is_over:  # the process may have left while this beat was on its way
                     self._state.lose_lease()
+                    note_lease_lost(self._state.id)
                 return 0.0
             self._acknowledged_at = sent_at
             self._state.backoff.over()
@@ -57,6 +67,12 @@ class Lease(Loop):
                 self._state.lose_lease()
             return min(pause, interval)
         return max(0.01, interval - (time.monotonic() - sent_at))
+
+    def _vitals(self, now: float) -> leases.Vitals:
+        done = self._state.completed + self._state.failed
+        before, self._measured = self._measured, (now, done)
+        rate = (done - before[1]) / (now - before[0]) if before is not None and now > before[0] else 0.0
+        return leases.Vitals(self._silent_threads(), done, rate, round(resident_megabytes()))
 
     @property
     def is_overdue(self) -> bool:

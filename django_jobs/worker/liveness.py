@@ -33,7 +33,7 @@ class LivenessMonitor:
         self._held = held
         self._cancel = cancel
         self._stood_still: dict[str, tuple[int, float]] = {}
-        self._contact_since = time.monotonic()
+        self._contact_since = self._looked_at = time.monotonic()
         self._errors = 0
         self._unheld: dict[str, tuple[int, float]] = {}
 
@@ -46,11 +46,14 @@ class LivenessMonitor:
         """Return the dead processes: expired by the database's clock and still by ours, or still for long."""
         now = time.monotonic()
         lease = get_settings().LEASE_SECONDS
-        if self._state.backoff.count != self._errors:
+        beat_seconds = lease / BEATS_PER_LEASE
+        # A process that stood still itself has not seen whether the others could reach the database meanwhile.
+        stood_still = now - self._looked_at >= 2 * beat_seconds
+        self._looked_at = now
+        if stood_still or self._state.backoff.count != self._errors:
             self._errors = self._state.backoff.count
             self.contact_lost()
         since = self._standing_since(seen, now)
-        beat_seconds = lease / BEATS_PER_LEASE
         if now - self._contact_since < 2 * beat_seconds:
             return []
         return [
@@ -73,16 +76,21 @@ class LivenessMonitor:
 
     def look_at_own(self) -> None:
         """Read the rows that name this process: pass requests to cancel on, hand back what it does not hold."""
+        if self._state.is_lost:  # it has let go of runs that did start: whoever rescues it says so in an attempt
+            return
+        claiming_since = self._state.claiming_since()
         held = self._held()
         named = held_jobs(self._state.id)
         if requested := {job.id: job.fence for job in named if job.cancel_requested}:
             self._cancel(requested)
-        self._release_unheld([job for job in named if held.get(job.id) != job.fence])
+        self._release_unheld([job for job in named if held.get(job.id) != job.fence], claiming_since)
 
-    def _release_unheld(self, suspicious: list[HeldJob]) -> None:
+    def _release_unheld(self, suspicious: list[HeldJob], claiming_since: float) -> None:
         """Hand back rows that name this process though it does not hold them: claims whose reply was lost.
 
-        They must have been seen twice, half a lease apart, with the same fence: a claim's rows are there before its reply.
+        They must have been seen twice, half a lease apart, with the same fence: a claim's rows are there before its reply. And
+        no claim may be on its way that was sent before the first look: a process that was stopped in the middle of a claim
+        reads its reply late.
         """
         now = time.monotonic()
         known = self._unheld
@@ -91,7 +99,7 @@ class LivenessMonitor:
             for job in suspicious
         }
         wait = max(1.0, get_settings().LEASE_SECONDS / 2)
-        lost = [job for job in suspicious if now - self._unheld[job.id][1] >= wait]
+        lost = [job for job in suspicious if now - wait >= self._unheld[job.id][1] < claiming_since]
         if lost:
             logger.warning("handing back %d jobs whose claim was answered by nobody", len(lost))
             release(lost)

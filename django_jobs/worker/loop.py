@@ -49,7 +49,7 @@ class Loop(threading.Thread):
     def run(self) -> None:
         """Repeat the step until the loop is over; this is the thread."""
         try:
-            leases.limit_silence_of_loop()
+            leases.limit_waits_of_loop()
             while not self.is_over:
                 try:
                     self._awake.wait(self.step())
@@ -57,7 +57,7 @@ class Loop(threading.Thread):
                 except self.foreseen as error:
                     discard_connection()
                     self._stopped.wait(self._state.backoff.after(error))
-        except Exception as error:
+        except BaseException as error:  # a thread that dies without a word would leave a process that only looks alive
             self._state.recycle_after(error)
         finally:
             connections.close_all()

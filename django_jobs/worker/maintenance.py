@@ -1,4 +1,4 @@
-"""Maintenance: promote, tick, rescue the dead, cascade, prune. Every process does it; compare-and-set keeps it right."""
+"""Maintenance: promote, deliver, tick, rescue, cascade, prune. Every process does it; compare-and-set keeps it right."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Callable
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection
 from django_jobs.db.notify import cascade_in_process
-from django_jobs.due import seconds_ahead
-from django_jobs.lifecycle.dependents import cascade_all
+from django_jobs.due import look_ahead
+from django_jobs.lifecycle.cascade import cascade_all
+from django_jobs.lifecycle.events import deliver, prune_events
+from django_jobs.lifecycle.farewell import forget_gone
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import revive_all
@@ -27,7 +29,7 @@ from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
-TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due
+TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
@@ -49,6 +51,7 @@ class Maintenance(Loop):
         lease = get_settings().LEASE_SECONDS
         self._chores: dict[Callable[[], float], float] = {
             self.promote: 0.0,
+            self.deliver: TICK_SECONDS,
             self.tick: 0.0,
             self.rescue: lease / BEATS_PER_LEASE,
             self.cascade: lease / BEATS_PER_LEASE,
@@ -109,16 +112,27 @@ class Maintenance(Loop):
 
     def promote(self) -> float:
         """Make due jobs ready, and wake a thread for them; see when the next tick is."""
+        marks = self._state.pollers.marks
         while True:
-            due, next_tick = seconds_ahead(self._state.id)
+            began, start = time.monotonic(), marks.promotion.start
+            due, next_tick, has_events = look_ahead(self._state.id, start)
+            if has_events:
+                self._advance(self.deliver, time.monotonic())
             if next_tick is not None:
                 self._advance(self.tick, time.monotonic() + next_tick + 0.001)
             if due is None or due > 0:
                 # A little late rather than a little early, which would be a look in vain.
-                return PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
-            if not promote():
+                rest = PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
+                return marks.promotion.rest_after(start, time.monotonic() - began, rest)
+            if not promote(marks=marks):
                 return CONTENDED_SECONDS  # other processes are at it
             self._state.pollers.wake()
+
+    def deliver(self) -> float:
+        """Wake the jobs that began to wait for an event while it was being committed."""
+        if deliver():
+            self._state.pollers.wake()
+        return TICK_SECONDS
 
     def tick(self) -> float:
         """Submit the jobs of due schedules; the first time, write those that the code declares."""
@@ -152,5 +166,6 @@ class Maintenance(Loop):
 
     def prune(self) -> float:
         """Delete a little of what is past its retention."""
-        deleted = sum(prune_batch() for _ in range(PRUNE_BATCHES))
+        forget_gone()
+        deleted = sum(prune_batch() + prune_events() for _ in range(PRUNE_BATCHES))
         return 1.0 if deleted else PRUNE_SECONDS

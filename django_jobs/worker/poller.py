@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 from django_jobs.conf import get_settings
+from django_jobs.db.dialects.base import Dialect
+from django_jobs.db.marks import Marks
 from django_jobs.due import queues_with_work
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Registry
@@ -19,10 +21,19 @@ from django_jobs.names import queue_problem
 from django_jobs.text import shown
 
 FIRST_REST = 0.005
+TAKE_OVER_SECONDS = 2.0  # until a resting thread polls when the polling one has left, and is perhaps stuck in its claim
 DISCOVERY_SECONDS = 0.5
 NOTIFIED_POLL_SECONDS = 5.0
 LONG_IDLE_SECONDS = 60.0
 LONG_IDLE_POLLS = 5  # times the poll interval, where no notification arrives
+WATCH_SECONDS = 0.005
+# A thread that wakes up and asks takes 50 to 200 µs, of which a look that claims is worth two or three: the longer there has been
+# no work, the more seldom it asks, so that an idle process takes no more time than one that polls.
+WATCH_PACES = (
+    (5.0, WATCH_SECONDS),
+    (LONG_IDLE_SECONDS, 0.04),
+    (float("inf"), 0.1),
+)  # until idle for so long (seconds)
 
 
 class QueueSelector:
@@ -52,7 +63,8 @@ class QueueSelector:
         """Return the queue to claim from now, or None when no queue has work."""
         if self._single is not None:
             return self._single
-        if not self._waiting or time.monotonic() - self._discovered_at > DISCOVERY_SECONDS:
+        is_time = time.monotonic() - self._discovered_at > DISCOVERY_SECONDS
+        if not self._waiting or is_time or self._pollers.marks.seconds_owed(self._names) == 0.0:
             self._discover()
         if not self._waiting:
             return None
@@ -60,7 +72,8 @@ class QueueSelector:
         return self._waiting[-1]
 
     def _discover(self) -> None:
-        found = queues_with_work()
+        behind = self._pollers.marks.queues_behind()  # a claim from its mark costs less than to look what is behind it
+        found = [*behind, *queues_with_work(behind)]
         if self._names is not None:
             found = [name for name in found if name in self._names]
         fresh = [name for name in found if name not in self._waiting]
@@ -85,18 +98,69 @@ class QueueSelector:
         # A queue's name saves us the question which queues have work.
         self._discovered_at = time.monotonic() if named else float("-inf")
 
-    def rest(self, poll_interval: float | None) -> float:
-        """Return how long to rest, in seconds: longer each time, up to the poll interval, or five after a minute without work.
+    def rest(self, poll_interval: float | None, watch: CommitWatch) -> float:
+        """Return how long to rest, in seconds: longer each time, up to the poll interval.
 
-        A caller of many submits notifies only now and then, so a worker that was just awake looks again soon by itself.
+        After a minute without work, and where commits are watched, up to five poll intervals; with both, or where notifications
+        arrive, up to five seconds. A caller of many submits notifies only now and then, so a worker that was just awake looks
+        again soon by itself.
         """
         longest = poll_interval if poll_interval is not None else get_settings().POLL_INTERVAL
-        if self._pollers.is_notified:
+        watch.pause_after_looks_in_vain(longest)
+        is_long_idle = time.monotonic() - self.poller.found_at > LONG_IDLE_SECONDS
+        if self._pollers.is_notified or (watch.is_possible and is_long_idle):
             longest = max(longest, NOTIFIED_POLL_SECONDS)
-        elif time.monotonic() - self.poller.found_at > LONG_IDLE_SECONDS:
+        elif watch.is_possible or is_long_idle:
             longest *= LONG_IDLE_POLLS
         self._discovered_at = float("-inf")
-        return self.poller.next_rest(longest)
+        rest = self.poller.next_rest(longest)
+        owed = self._pollers.marks.seconds_owed(self._names)
+        return rest if owed is None else min(rest, max(owed, FIRST_REST))
+
+
+class CommitWatch:
+    """Says whether another session has committed since it was asked last, for one thread, where that costs microseconds (SQLite).
+
+    It says so of any commit, the site's own among them. Looks in vain make it pause, twice as long each time and up to the
+    poll interval, so that a busy site has its workers look no more often than polling would.
+    """
+
+    def __init__(self) -> None:
+        self.is_possible = False
+        self._dialect: Dialect | None = None
+        self._seen: int | None = None
+        self._pause = 0.0
+        self._deaf_until = 0.0
+        self._has_told = False
+
+    def begin(self, dialect: Dialect) -> None:
+        """Ask on this connection of the thread from now on."""
+        self._dialect, self._seen = dialect, None
+
+    def end(self) -> None:
+        """Ask no more, for the connection is gone."""
+        self._dialect = None
+        self.is_possible = False
+
+    def has_changed(self) -> bool:
+        """Ask, unless it pauses. A commit from before a look may be told after it, but none after a look is missed."""
+        if self._dialect is None or (self._deaf_until and time.monotonic() < self._deaf_until):
+            return False
+        version = self._dialect.version_of_data()
+        self.is_possible = version is not None
+        self._has_told = self.is_possible and version != self._seen
+        self._seen = version
+        return self._has_told
+
+    def pause_after_looks_in_vain(self, longest: float) -> None:
+        """Pause if the look in vain that was just made followed a commit; call it after each look in vain."""
+        self._pause = min(max(2 * self._pause, WATCH_SECONDS), longest) if self._has_told else 0.0
+        self._deaf_until = time.monotonic() + self._pause if self._pause else 0.0
+        self._has_told = False
+
+    def found_work(self) -> None:
+        """Pause no more."""
+        self._pause = self._deaf_until = 0.0
 
 
 def queue_names(queue: Any) -> list[str] | None:
@@ -155,6 +219,25 @@ class Poller:
             self._is_woken = True
             self._condition.notify()
 
+    def wait_watching(self, watch: CommitWatch, seconds: float, is_over: Callable[[], bool]) -> bool:
+        """Wait as `wait` does, and end early once somebody has committed."""
+        now = time.monotonic()
+        end = now + seconds
+        pace = next(pace for limit, pace in WATCH_PACES if now - self.found_at < limit)
+        self._count_resting(1)  # also while it asks, for whoever has work to hand
+        try:
+            while now < end and not watch.has_changed():
+                if self.wait(min(pace, end - now) if watch.is_possible else end - now, is_over):
+                    return True
+                now = time.monotonic()
+            return False
+        finally:
+            self._count_resting(-1)
+
+    def _count_resting(self, number: int) -> None:
+        with self._condition:
+            self._resting += number
+
     def take_named(self) -> set[str]:
         """Return the queues that `wake` has named since, and forget them."""
         with self._condition:
@@ -183,7 +266,7 @@ class Poller:
                     if self._take_wake():
                         return True
                     if self._is_polling:
-                        self._condition.wait()
+                        self._condition.wait(TAKE_OVER_SECONDS)
                         continue
                     self._is_polling = True
                     try:
@@ -206,6 +289,7 @@ class Pollers:
     """The pollers of a worker process, one for each kind of threads: those that look at the same queues."""
 
     def __init__(self) -> None:
+        self.marks = Marks()
         self.is_notified = False  # whether notifications of new work reach this process; then they poll seldom
         self._lock = threading.Lock()
         self._by_kind: dict[Hashable, Poller] = {}

@@ -13,6 +13,7 @@ from django_jobs.db.notify import listen_in_process
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.release import release_process
+from django_jobs.waiting import HandlerThreads
 
 from .bounded import do_within
 from .buffer import JobBuffer
@@ -53,7 +54,7 @@ class Process:
         self.queues = list(queues) if queues is not None else None
         self.threads = threads
         self.state = WorkerState(max_jobs=max_jobs, on_lost=self._lose_runs)
-        self.lease = Lease(self.state)
+        self.lease = Lease(self.state, self.silent_threads)
         self.maintenance = Maintenance(
             self.state,
             LivenessMonitor(self.state, self.held, self._cancel),
@@ -64,14 +65,16 @@ class Process:
         self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
         self.listener = Listener(self.state, self.maintenance.look_at_requests)
         self.pool = ChildPool(self.state)
+        # Those that are still to start count too: a handler of the first must not be told that it is the last.
+        self.handler_threads = HandlerThreads(lambda: max(self.threads, len(self.workers())))
         self.has_ended = False
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
+        self._registering = threading.Lock()
         self._workers: list[Worker] = []
         self._buffers: list[JobBuffer] = []
         self._held_by_hand: dict[str, ClaimedJob] = {}
-        self._has_started = False
-        self._grace_is_over = threading.Event()
+        self._is_registered = self._has_started = False
         self._stop_listening: Callable[[], None] = lambda: None
 
     @property
@@ -102,12 +105,21 @@ class Process:
 
     def held(self) -> dict[str, int]:
         """Return the fence of each job that this process holds."""
-        held = self.coroutines.held()
+        places = [buffer.held() for buffer in self.buffers()]
+        # After the buffers: a job may be handed over from there to here, and is to be seen in one place at least.
+        places.append(self.coroutines.held())
         with self._lock:
-            held.update((job.id, job.fence) for job in self._held_by_hand.values())
-        for buffer in self.buffers():
-            held.update(buffer.held())
+            places.append({job.id: job.fence for job in self._held_by_hand.values()})
+        held: dict[str, int] = {}
+        for place in places:
+            for job_id, fence in place.items():
+                held[job_id] = max(fence, held.get(job_id, 0))  # an older run of it may be about to be settled
         return held
+
+    def silent_threads(self) -> int:
+        """Return how many of its worker threads neither run a job nor look for one; none while the process stops."""
+        limit = get_settings().LEASE_SECONDS / 2
+        return 0 if self.is_stopping else sum(worker.is_silent(limit) for worker in self.workers())
 
     def has_abandoned(self) -> bool:
         """Whether a thread was given up; it may never end."""
@@ -120,17 +132,34 @@ class Process:
 
     # Its life.
 
+    def register(self) -> bool:
+        """Write the row of the process, unless it is there; return True.
+
+        Raises a database error when that cannot be done; then call it again.
+        """
+        with self._registering:  # a lock of its own: a server may be silent, and the process is to end all the same
+            if not self._is_registered:
+                leases.register(self.id, queues=self.queues or [], threads=self.threads)
+                self._is_registered = True
+        return True
+
     def start(self) -> None:
-        """Register the process and start its loops; starting again does nothing."""
+        """Register the process and start its loops; starting again does nothing.
+
+        Raises RuntimeError when the system gives no thread for one; the process ends then.
+        """
+        self.register()
         with self._lock:
             if self._has_started:
                 return
-            # First, because it is what may fail; the caller then starts the process again.
-            leases.register(self.id, queues=self.queues or [], threads=self.threads)
             self._has_started = True
         self._stop_listening = listen_in_process(self.state.pollers.wake)
-        for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
-            loop.start()
+        try:
+            for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
+                loop.start()
+        except RuntimeError as error:  # the system gives no further thread
+            self.state.recycle_after(error)
+            raise
 
     def new_worker_id(self) -> str:
         """Return the name of another worker thread."""
@@ -183,24 +212,24 @@ class Process:
 
     # Its end.
 
-    def stop(self, *, graceful: bool = True, grace: float | None = None) -> bool:
+    def stop(
+        self, *, graceful: bool = True, grace: float | None = None, cut_short: threading.Event | None = None
+    ) -> bool:
         """Stop claiming, hand back what has not started, let what runs finish; return whether everything ended in time.
 
         Args:
             grace: seconds for what runs; None: SHUTDOWN_GRACE_SECONDS.
+            cut_short: ends the grace once it is set.
         """
         self.state.drain()
         limit = get_settings().SHUTDOWN_GRACE_SECONDS if grace is None else grace
-        ended = self._join(time.monotonic() + (limit if graceful else 0.0))
+        ended = self._join(time.monotonic() + (limit if graceful else 0.0), cut_short or threading.Event())
         self._close(ended)
         return ended
 
-    def shorten_grace(self) -> None:
-        """Let the grace of the stop be over now."""
-        self._grace_is_over.set()
-
-    def _join(self, deadline: float) -> bool:
-        while time.monotonic() < deadline and not self._grace_is_over.is_set():
+    def _join(self, deadline: float, cut_short: threading.Event) -> bool:
+        while time.monotonic() < deadline and not cut_short.is_set():
+            self.watchdog.wake()  # it stands in for threads that broke
             alive = [worker for worker in self.workers() if worker.is_alive() and not worker.slot.abandoned]
             if not alive and not self._has_work_in_hand():
                 return True
@@ -219,7 +248,7 @@ class Process:
         for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog):
             loop.stop()
         deadline = time.monotonic() + END_SECONDS
-        for loop in (self.maintenance, self.watchdog):
+        for loop in (self.coroutines, self.maintenance, self.watchdog):
             if loop.is_alive() and loop is not threading.current_thread():
                 loop.join(max(0.0, deadline - time.monotonic()))
         # Before the row goes: a beat that finds none would take the lease for lost.

@@ -10,16 +10,21 @@ import threading
 import time
 from collections import deque
 
-from django.db import Error, connections
+from django.db import Error, OperationalError
 
+from django_jobs.conf import get_settings
 from django_jobs.lifecycle.release import release_process
 from django_jobs.lifecycle.rescue import rescue_process
 
 from .backoff import OutageBackoff
+from .bounded import Work
 
 
 class Recovery(threading.Thread):
-    """Rescues, or releases, what ended children held, one after the other, until the database has taken it."""
+    """Rescues, or releases, what ended children held, one after the other, until the database has taken it.
+
+    Each try has a thread and connections of its own: one that gets no answer for a lease is left behind.
+    """
 
     def __init__(self) -> None:
         super().__init__(name="recovery", daemon=True)
@@ -54,13 +59,20 @@ class Recovery(threading.Thread):
                 self._changed.wait_for(lambda: self._ended)
                 process_id, is_release = self._ended[0]
             try:
-                (release_process if is_release else rescue_process)(process_id)
-            except Error as error:
-                pause = self._backoff.after(error)
-                connections.close_all()
-                time.sleep(pause)
+                _take_back(process_id, is_release=is_release)
+            except (Error, RuntimeError) as error:  # RuntimeError: the system gives no further thread
+                time.sleep(self._backoff.after(error))
                 continue
             self._backoff.over()
             with self._changed:
                 self._ended.popleft()
                 self._changed.notify_all()
+
+
+def _take_back(process_id: str, *, is_release: bool) -> None:
+    work = Work("taking back", lambda: (release_process if is_release else rescue_process)(process_id))
+    work.start()
+    work.join(get_settings().LEASE_SECONDS)
+    if work.is_alive():
+        raise OperationalError("no answer for a whole lease")
+    work.result()

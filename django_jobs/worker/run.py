@@ -5,8 +5,13 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from typing import TYPE_CHECKING
 
+from django_jobs.db.sessions import HandlerSessions
 from django_jobs.lifecycle.claim import ClaimedJob
+
+if TYPE_CHECKING:
+    from .steps import Steps
 
 
 class Run:
@@ -17,14 +22,16 @@ class Run:
         "_lock",
         "_thread",
         "abandoned",
+        "blocks_around",
         "cancel_requested",
-        "changed_session",
         "deadline",
         "has_started",
         "job",
         "lost",
         "progress",
+        "sessions",
         "started",
+        "steps",
         "timed_out",
     )
 
@@ -37,11 +44,18 @@ class Run:
         self.timed_out = False
         self.abandoned = False
         self.has_started = False
-        self.changed_session = False
+        self.sessions: HandlerSessions | None = None  # of the thread that runs the handler
         self.progress: tuple[float, str] | None = None  # for the watchdog to write
+        self.steps: Steps | None = None  # once the handler has asked for one
+        self.blocks_around = 0  # of a test's transaction that the handler runs in
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._interrupt = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the thread that runs the handler."""
+        return self._thread == threading.get_ident()
 
     @property
     def was_interrupted(self) -> bool:

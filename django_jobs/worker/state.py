@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.settle import Outcome
@@ -31,17 +33,18 @@ class WorkerState:
 
     def __init__(self, *, max_jobs: int | None = None, on_lost: Callable[[], None] | None = None) -> None:
         self.id = leases.new_process_id()
-        self.backoff = OutageBackoff()
+        self.backoff = OutageBackoff(self.recycle_after)
         self.pollers = Pollers()
         self.exit_code = EXIT_DRAINED
         self.completed = 0
         self.failed = 0
         self.is_lost = False
+        self.is_broken = False
         self._max_jobs = max_jobs
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._claiming: set[object] = set()
+        self._claiming: dict[object, float] = {}  # since when each claims
         self._found_nothing = False
 
     # Stopping.
@@ -65,10 +68,22 @@ class WorkerState:
         self.exit_code = self.exit_code or EXIT_RECYCLE
         self.drain()
 
-    def recycle_after(self, error: Exception) -> None:
-        """Recycle because a loop met an unforeseen error: what this process holds is in doubt, and the next one starts clean."""
-        logger.error("a loop of worker process %s broke; the process will be recycled", self.id, exc_info=error)
-        self.recycle()
+    def recycle_after(self, error: BaseException) -> None:
+        """Recycle because a thread broke, or could not start: what this process holds is in doubt, and the next one starts clean.
+
+        Of several threads that break the first one is logged.
+        """
+        is_first, self.is_broken = not self.is_broken, True
+        try:
+            if is_first:
+                logger.error(
+                    "a thread of worker process %s broke (%s); the process ends, to be started anew",
+                    self.id,
+                    " ".join(str(error).split()) or type(error).__name__,
+                    exc_info=error,
+                )
+        finally:
+            self.recycle()
 
     def lose_lease(self) -> None:
         """Stop at once: nothing that this process still does may be written."""
@@ -87,11 +102,11 @@ class WorkerState:
         """Count a run, and recycle the process after the last one that it may run.
 
         A run that leaves nothing to settle here counts as completed: its job completed in the handler's own transaction, or
-        was settled by its child.
+        was settled by its child. So does one that went to wait: it got as far as it could.
         """
         with self._lock:
             self._found_nothing = False
-            if outcome.is_completed or not outcome.needs_settle:
+            if outcome.is_completed or not outcome.needs_settle or outcome.waits:
                 self.completed += 1
             else:
                 self.failed += 1
@@ -107,13 +122,28 @@ class WorkerState:
     def begin_claim(self, worker: object) -> None:
         """Note that a worker thread is about to claim."""
         with self._lock:
-            self._claiming.add(worker)
+            self._claiming[worker] = time.monotonic()
 
     def end_claim(self, worker: object, *, found: bool) -> None:
         """Note whether the claim of a worker thread found something."""
         with self._lock:
-            self._claiming.discard(worker)
+            self._claiming.pop(worker, None)
             self._found_nothing = not found
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Note that a script claims in the block, until it holds what it has claimed."""
+        script = object()
+        self.begin_claim(script)
+        try:
+            yield
+        finally:
+            self.end_claim(script, found=True)
+
+    def claiming_since(self) -> float:
+        """Return when the oldest claim that nobody has answered yet was sent (`time.monotonic()`); infinity without one."""
+        with self._lock:
+            return min(self._claiming.values(), default=float("inf"))
 
     @property
     def found_nothing(self) -> bool:

@@ -106,7 +106,7 @@ class Supervisor:
         elif code == EXIT_DRAINED:
             if not self._is_drain:  # an operator asked this one to stop
                 self._restart_at.append(time.monotonic() + FIRST_PAUSE)
-        elif code == EXIT_RECYCLE:
+        elif code == EXIT_RECYCLE and child.left_in_order:
             self._restart_at.append(0.0)
         else:
             logger.warning(
@@ -121,8 +121,8 @@ class Supervisor:
         if time.monotonic() - child.started > STEADY_SECONDS:
             self._pause = FIRST_PAUSE
         pause = self._pause
-        # One that gives up by itself before it has a name will do so again; one that was killed need not.
-        fails_to_boot = not child.process_id and code > 0
+        # One that gives up by itself before it has a name, or because it broke, will do so again; one that was killed need not.
+        fails_to_boot = (not child.process_id and code > 0) or code == EXIT_RECYCLE
         self._pause = min(pause * 1.5, LONGEST_PAUSE if fails_to_boot else 1.0)
         return pause
 

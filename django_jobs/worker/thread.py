@@ -7,25 +7,28 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.db import Error, connections
+from django.conf import settings
+from django.db import Error, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_jobs.db.connections import discard_connection, is_stuck, usable_connection
+from django_jobs.db.connections import discard_all, discard_connection, discard_pooled, is_stuck, usable_connection
+from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_away
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry, unknown_job_type
-from django_jobs.lifecycle import leases
+from django_jobs.lifecycle import leases, unknown_type
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.settle import Outcome
 from django_jobs.numbers import is_integer, is_seconds
 from django_jobs.text import shown
+from django_jobs.waiting import handler_threads
 
 from .buffer import JobBuffer, Slot
-from .child.isolation import Isolation
+from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
 from .executor import execute
 from .local_process import local_process
-from .poller import FIRST_REST, QueueSelector, queue_names
+from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
 from .run import Run
 from .settler import release_buffer
@@ -72,6 +75,10 @@ class Worker(threading.Thread):
         self._connection: BaseDatabaseWrapper | None = None
         self._prepared: object = None
         self._cleanup = HandlerCleanup()
+        self._watch = CommitWatch()
+        self._is_resting = self._has_failed = False
+        self._went_on_at = time.monotonic()
+        self._sessions = self._cleanup.sessions
 
     def stop(self) -> None:
         """Ask the thread to finish its current job and end; it releases what it has not started."""
@@ -84,29 +91,65 @@ class Worker(threading.Thread):
         return self._stopping.is_set() or self._state.is_stopping or self.slot.abandoned
 
     def start(self) -> None:
-        """Start the thread, and its process when that has not started."""
+        """Start the thread, and its process when that has not started.
+
+        Raises RuntimeError when the system gives no further thread; the process ends then, because it would lack one.
+        """
         self.process.adopt(self)
-        super().start()
+        try:
+            super().start()
+        except RuntimeError as error:
+            self.buffer.leave(self.slot)
+            self.process.remove(self)
+            self._state.recycle_after(error)
+            raise
+
+    def is_silent(self, limit: float) -> bool:
+        """Say whether the thread, which was started, neither runs a job nor looks for one.
+
+        It has died, was given up, or has not got through to the jobs for more than `limit` seconds.
+        """
+        if self.ident is None:  # an inline worker, or one that is about to start
+            return False
+        if not self.is_alive() or self.slot.abandoned:
+            return True
+        is_well = self.slot.run is not None or (self._is_resting and not self._has_failed)
+        return not is_well and time.monotonic() - self._went_on_at > limit
 
     def run(self) -> None:
         """Repeat the step until stopped."""
         try:
+            handler_threads.set(self.process.handler_threads)
             self._cleanup.begin()
             while not self.is_stopping:
                 try:
                     rest = self.step()
+                    self._has_failed = False
+                    is_woken = rest > 0 and self._rest(rest)
                 except Error as error:
+                    self._has_failed = True
                     rest = self._state.backoff.after(error)
                     self._drop_connection()
-                if rest > 0 and self.selector.poller.wait(rest, lambda: self.is_stopping):
+                    is_woken = self._rest(rest)
+                if is_woken:
                     self.selector.expect_work()
-        except Exception as error:
+        except BaseException as error:  # a thread that dies without a word would leave a process that only looks alive
             self._state.recycle_after(error)
         finally:
             self._leave()
 
+    def _rest(self, seconds: float) -> bool:
+        """Rest until there is work, or it is time to look for some; return whether somebody woke this thread."""
+        self._is_resting = True
+        try:
+            return self.selector.poller.wait_watching(self._watch, seconds, lambda: self.is_stopping)
+        finally:
+            self._is_resting = False
+
     def step(self) -> float:
         """Claim if it is time to, run what there is, settle; return how long to rest, in seconds."""
+        if not self._has_failed:
+            self._went_on_at = time.monotonic()
         self._prepare()
         wanted = self.buffer.take_claim()
         found = wanted > 0 and self._claim(wanted)
@@ -115,7 +158,9 @@ class Worker(threading.Thread):
             return -1.0
         if found or ran:
             return 0.0
-        return self.selector.rest(self.poll_interval) if wanted else FIRST_REST  # another thread is claiming
+        if not wanted:
+            return FIRST_REST  # another thread is claiming
+        return self.selector.rest(self.poll_interval, self._watch)
 
     def _claim(self, wanted: int) -> bool:
         """Claim for all threads of the buffer from the first queue that has something for us; return whether one had."""
@@ -125,7 +170,7 @@ class Worker(threading.Thread):
         try:
             queue = self.selector.next_queue()
             while queue is not None and not jobs and not self.is_stopping:
-                jobs = claim(queue, wanted, self._state.id)
+                jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks)
                 if not jobs:
                     queue = self.selector.queue_after(queue)
         finally:
@@ -135,6 +180,7 @@ class Worker(threading.Thread):
             self._watchdog.wake()
             self._state.backoff.over()
             self.selector.poller.found_work()
+            self._watch.found_work()
             self._state.pollers.wake()
         return bool(jobs)
 
@@ -145,10 +191,12 @@ class Worker(threading.Thread):
         """
         self.process.adopt(self, shares=False)
         self._cleanup.begin()
+        threads_before = handler_threads.set(self.process.handler_threads)
         try:
             self._prepare()
-            jobs = claim(queue, 1, self._state.id)
-            self.buffer.load(jobs, is_dry=True)
+            with self._state.claiming():
+                jobs = claim(queue, 1, self._state.id)
+                self.buffer.load(jobs, is_dry=True)
             self._run_jobs()
             release_buffer(self.buffer)  # the process stops
             self._settler.settle_rest(self.buffer)
@@ -157,9 +205,11 @@ class Worker(threading.Thread):
                 self._settler.settle_rest(self.buffer)
             return jobs[0].id if jobs else None
         finally:
+            handler_threads.reset(threads_before)
             self.buffer.leave(self.slot)
             self._watchdog.wake()
             self._cleanup.close()
+            discard_pooled()  # our own settings of a session are not for others
             self.process.remove(self)
 
     def _run_jobs(self) -> bool:
@@ -173,7 +223,7 @@ class Worker(threading.Thread):
             self._run_one(run)
             if self.slot.abandoned:
                 return True
-            now = time.monotonic()
+            self._went_on_at = now = time.monotonic()
             self.buffer.took(now - before)
             before = self._settler.settle(self.buffer, now)
             if self.buffer.is_low:
@@ -184,10 +234,14 @@ class Worker(threading.Thread):
         return ran
 
     def _run_one(self, run: Run) -> None:
+        if settings.DEBUG:
+            reset_queries()  # as Django does for each request: they are kept otherwise, nine thousand for each connection
         job = run.job
         handler = self.handlers.find(job.job_type)
         if handler is None:
-            self._keep(Outcome.no_handler(job, unknown_job_type(job.job_type, self.handlers.job_types())))
+            self._keep(self._without_handler(job))
+            if self._connection is None:
+                self._prepare()
             return
         is_alone = handler.isolation == "process" or job.crash_count > 0
         if handler.is_async and not is_alone and self.is_alive():  # an inline worker waits for its job
@@ -199,17 +253,27 @@ class Worker(threading.Thread):
         else:
             if job.timeout_seconds is not None:
                 run.deadline = run.started + job.timeout_seconds
+            run.sessions = self._sessions
             outcome = execute(run, handler, self.handlers, self._state.id)
         self._keep(outcome)
         self._cleanup.after_job()
         if run.was_interrupted:  # perhaps in the middle of a query, whose answer the next one would take for its own
-            self._drop_connection()
-            connections.close_all()
-        elif run.changed_session:
-            self._drop_connection()
+            self._sessions.discard_all()
+            self._connection = None
+        elif not self._sessions.are_clean:
+            self._sessions.clean()
+            self._connection = self._prepared = None
         connection = self._connection
         if connection is None or connection.connection is not self._prepared or is_stuck(connection):
             self._prepare()
+
+    def _without_handler(self, job: ClaimedJob) -> Outcome:
+        problem = unknown_job_type(job.job_type, self.handlers.job_types())
+        try:
+            return unknown_type.without_handler(job, problem)
+        except Error:  # nobody says how long it has waited: it waits on
+            self._drop_connection()
+            return unknown_type.leave(job, problem)
 
     def _keep(self, outcome: Outcome) -> None:
         if self.buffer.finish(self.slot, outcome):
@@ -224,16 +288,20 @@ class Worker(threading.Thread):
         if connection.connection is None or connection.connection is not self._prepared:
             leases.prepare_connection(self._state.id)
             self._prepared = connection.connection
+            self._watch.begin(dialect())
         self._connection = connection
 
     def _drop_connection(self) -> None:
         discard_connection()
         self._connection = self._prepared = None
+        self._watch.end()
 
     def _leave(self) -> None:
         """Hand back what has not started, settle what has, and close what is this thread's own."""
         is_last = self.buffer.leave(self.slot)
         if not self.slot.abandoned:
+            if (run := self.slot.run) is not None:  # this thread broke in the middle: nobody else would end the run
+                self._keep(Outcome.released(run.job, "its worker thread broke", NOT_STARTED_SECONDS))
             self._settler.settle(self.buffer, time.monotonic())
             if is_last or self._state.is_stopping:
                 try:
@@ -243,7 +311,7 @@ class Worker(threading.Thread):
                         raise
             self._settler.settle_rest(self.buffer)
         self._cleanup.close()
-        connections.close_all()
+        discard_all()  # a pool would give our own settings of a session to others
         self.process.remove(self)
 
 

@@ -104,6 +104,9 @@ class Watchdog(Loop):
                 grace,
             )
             self._state.recycle()
+        if self._coroutines.lacks_its_settler:
+            self._settler.settle(self._coroutines, time.monotonic())
+            return True
         return self._coroutines.has_timeouts
 
 

@@ -1,4 +1,4 @@
-"""The jobs of the catalogue: a scan submits one measurement for each file, and a report that waits for all of them."""
+"""The jobs of the catalogue: a scan begins a batch of one measurement for each file, with a report at its end."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db.models import Count, Sum
 from django.utils import timezone
 
-from django_jobs import Fail, NewJob, job, schedule, submit_many
+from django_jobs import Fail, NewJob, batch, job, schedule
 
 from .models import Scan, SourceFile
 from .text import measure_text
@@ -20,36 +20,36 @@ ROWS_AT_ONCE = 500
 
 
 @job("catalogue.scan", atomic=True, takes_context=True)
-def scan(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
-    """Write a row for each file of the payload's `folder` and submit the rest, all in the transaction of this job."""
-    folder = Path(payload["folder"])
-    if not folder.is_dir():
+def scan(context: Any, folder: str) -> dict[str, Any]:
+    """Write a row for each file of a folder and begin the batch, all in the transaction of this job."""
+    if not Path(folder).is_dir():
         raise Fail(f"{folder} is not a folder")
-    made = Scan.objects.create(job_id=context.job_id, folder=str(folder), started_at=timezone.now())
-    paths = sorted(_files_below(folder))
+    made = Scan.objects.create(job_id=context.job_id, folder=folder, started_at=timezone.now())
+    paths = sorted(_files_below(Path(folder)))
     SourceFile.objects.bulk_create((SourceFile(scan=made, path=path) for path in paths), batch_size=ROWS_AT_ONCE)
-    measurements = submit_many(NewJob("catalogue.measure", {"scan": made.pk, "path": path}) for path in paths)
-    # "run": files that cannot be read are what the report is there to count.
-    last = report.submit({"scan": made.pk}, depends_on=measurements, on_dependency_failure="run")
-    return {"scan": made.pk, "files": len(paths), "report": last.pk}
+    # At the end, however it comes: files that cannot be read are what the report is there to count.
+    last = NewJob("catalogue.report", {"scan_id": made.pk})
+    with batch(f"scan of {folder}"[:200], metadata={"scan": made.pk}, on_finish=last) as files:
+        files.submit_many(NewJob("catalogue.measure", {"scan_id": made.pk, "path": path}) for path in paths)
+    return {"scan": made.pk, "files": len(paths), "batch": files.pk}
 
 
 @job("catalogue.measure", base_delay=0.2, max_retries=2)
-def measure(payload: dict[str, Any]) -> dict[str, Any]:
+def measure(scan_id: int, path: str) -> dict[str, Any]:
     """Read one file and write what it measures; doing it twice does no harm. What is no text raises, and is retried."""
-    file = SourceFile.objects.select_related("scan").get(scan=payload["scan"], path=payload["path"])
+    file = SourceFile.objects.select_related("scan").get(scan=scan_id, path=path)
     found = asdict(measure_text(Path(file.scan.folder, file.path)))
     SourceFile.objects.filter(pk=file.pk).update(**found, measured_at=timezone.now())
     return found
 
 
 @job("catalogue.report")
-def report(payload: dict[str, Any]) -> dict[str, Any]:
+def report(scan_id: int) -> dict[str, Any]:
     """Sum up the files of a scan, those that could not be read included."""
-    files = SourceFile.objects.filter(scan=payload["scan"])
+    files = SourceFile.objects.filter(scan=scan_id)
     sums = files.aggregate(files=Count("pk"), measured=Count("measured_at"), lines=Sum("lines"), bytes=Sum("size"))
     found = {key: value or 0 for key, value in sums.items()}
-    Scan.objects.filter(pk=payload["scan"]).update(report=found)
+    Scan.objects.filter(pk=scan_id).update(report=found)
     return found
 
 
@@ -64,14 +64,14 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 @job("catalogue.rescan")
-def rescan(payload: dict[str, Any]) -> dict[str, Any]:
+def rescan() -> dict[str, Any]:
     """Scan the folder of the last scan once more, if there is one."""
     last = Scan.objects.first()
     return {"scan": scan.submit({"folder": last.folder}).pk if last else None}
 
 
 @job("catalogue.changes")
-def changes(payload: dict[str, Any]) -> dict[str, Any]:
+def changes() -> dict[str, Any]:
     """Count the files that were changed or removed since the last scan."""
     last = Scan.objects.first()
     found = {"changed": 0, "removed": 0}

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from textwrap import shorten
 
-from django.db.models import Count, Sum
+from django.db.models import Sum
 
-from django_jobs.models import DeadLetter, Job, JobStatus
+from django_jobs.models import Batch, DeadLetter, Job, JobStatus
 
 from .models import Scan
 
@@ -49,18 +49,18 @@ def read_progress(scan_job: Job) -> Progress:
     first: Counter[str] = Counter([scan_job.status])
     if scan_job.status != JobStatus.COMPLETED:
         return Progress(jobs=first, retries=scan_job.retry_count, is_over=scan_job.status in ENDED)
-    report = Job.objects.get(pk=scan_job.result["report"])
-    measurements = Job.objects.filter(dependents__job=report).order_by().values("status")
-    jobs, retries = first + Counter([report.status]), scan_job.retry_count + report.retry_count
-    for row in measurements.annotate(jobs=Count("pk"), retries=Sum("retry_count")):
-        jobs[row["status"]] += row["jobs"]
-        retries += row["retries"]
-    return Progress(jobs=jobs, retries=retries, is_over=report.status in ENDED)
+    files = Batch.objects.get(pk=scan_job.result["batch"])
+    # It is there when the batch has finished; until then it is counted as one that waits.
+    report = Job.objects.filter(job_type="catalogue.report", batch=files).first() if files.is_finished else None
+    last = JobStatus.PENDING if report is None else report.status
+    retries = scan_job.retry_count + (report.retry_count if report else 0)
+    retries += files.jobs.aggregate(retries=Sum("retry_count"))["retries"] or 0
+    return Progress(jobs=first + Counter([last]) + Counter(files.progress), retries=retries, is_over=last in ENDED)
 
 
 def report_lines(scan: Scan, scan_job: Job, progress: Progress, seconds: float) -> list[str]:
     """Return the report of a scan that is over: its files, its jobs, its dead letters."""
-    dead_letters = DeadLetter.objects.open().filter(job__dependents__job=scan_job.result["report"])
+    dead_letters = DeadLetter.objects.open().filter(job__membership__batch=scan_job.result["batch"])
     examples = dead_letters.select_related("job").order_by("job__payload", "pk")[:DEAD_LETTERS_SHOWN]
     found = scan.report or {}
     numbers = {

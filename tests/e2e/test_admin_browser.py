@@ -1,6 +1,7 @@
 """The night shift in a real browser, with real workers: see what is wrong, mend it, and never break the page's policy."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +13,15 @@ from django.db import connections
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import django_jobs
-from django_jobs.models import DeadLetter, Job, Queue
+from django_jobs.models import DeadLetter, Job, JobDependency, Queue
 from django_jobs.scheduling.store import create_schedule
-from tests.support.factories import JobFactory
+from tests.support.boxes import troubles_of
+from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# On one database: what a browser makes of a page does not depend on it.
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.databases("sqlite")]
 
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -146,22 +149,106 @@ def test_the_night_shift(desk: Desk) -> None:
         expect(page.get_by_text("Asked 1 worker process to stop.")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_no_page_breaks_the_policy_or_the_width_of_the_screen(desk: Desk, width: int) -> None:
-    job = JobFactory(status="running", progress=0.3, job_type="shop.a_rather_long_module_name.and_a_function_name")
-    JobFactory.create_batch(60)
-    row = create_schedule("nightly", "effects.record", cron="0 3 * * 1-5")
-    dead_letter = DeadLetter.objects.create(
-        job=JobFactory(status="dead"), reason="retries exhausted", error="x" * 300, died_at=job.created_at
-    )
-    desk.page.set_viewport_size({"width": width, "height": 800})
-    for path in (
-        "", "overview/", "job/", f"job/{job.pk}/change/", "deadletter/", "deadletter/causes/",
-        f"deadletter/{dead_letter.pk}/change/", "queue/", "workerprocess/", "schedule/", f"schedule/{row.pk}/change/",
-    ):  # fmt: skip
+@pytest.fixture
+def long_rows(transactional_db: Any) -> list[str]:
+    """Write rows with long names and long texts; return the addresses of the pages that show them."""
+    job = JobFactory(
+        status="running", progress=0.3, progress_message="charged 40 of 100 customers of the northern region",
+        job_type="shop.a_rather_long_module_name.and_a_function_name", worker_id=f"{'web.example.' * 5}com:1:a",
+    )  # fmt: skip
+    JobFactory.create_batch(20, queue="a_queue_of_sixty_four_characters_that_somebody_made_up_for_all_", retry_count=2)
+    JobFactory.create_batch(20, status="dead", error="TimeoutError: https://api.example.com/" + "x" * 300)
+    row = create_schedule("nightly." + "x" * 60, "effects.record", cron="0 3 * * 1-5", timezone="Europe/Berlin")
+    WorkerProcessFactory(id=f"{'web.example.' * 5}com:4711:cafecafe", queues=["mail", "reports", "default"])
+    root = JobFactory(status="dead")
+    kids = JobFactory.create_batch(30, status="failed")
+    JobDependency.objects.bulk_create(JobDependency(job=kid, depends_on=root) for kid in kids)
+    dead_letters = [
+        DeadLetter(
+            job=job, reason="retries exhausted", died_at=job.created_at, fingerprint=f"f{index}", traceback="x " * 999,
+            error=job.error or "ValueError: " + "x" * 300,
+        )
+        for index, job in enumerate(Job.objects.filter(status="dead"))
+    ]  # fmt: skip
+    DeadLetter.objects.bulk_create(dead_letters)
+    return [
+        "", "overview/", "job/", f"job/{job.pk}/change/", f"job/{kids[0].pk}/change/", "deadletter/", "deadletter/causes/",
+        f"deadletter/{DeadLetter.objects.first().pk}/change/", "queue/", "workerprocess/", "schedule/",
+        f"schedule/{row.pk}/change/",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_every_page_can_be_read_at_every_width(desk: Desk, long_rows: list[str], settings: Any, language: str) -> None:
+    settings.LANGUAGE_CODE = language
+    for path in long_rows:
         page = desk.open(path)
         assert page.evaluate("window.violations") == [], path
-        assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, path
+        # 640 px is a window of 1280 at a zoom of 200 %.
+        for width in (1920, 1280, 640, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, (path, width)
+            assert troubles_of(page) == [], (path, width)
+
+
+def test_text_that_is_cut_outside_or_overlaps_is_found(desk: Desk) -> None:
+    page = desk.open("overview/")
+    assert troubles_of(page) == []
+    page.evaluate("""() => {
+        const add = (text, style) => {
+            const one = document.createElement('div');
+            one.textContent = text;
+            Object.assign(one.style, style);
+            document.querySelector('#content-main').append(one);
+        };
+        add('planted and cut', {width: '40px', overflow: 'hidden', whiteSpace: 'nowrap'});
+        add('planted outside', {position: 'absolute', left: '5000px', top: '0'});
+        add('planted below', {position: 'absolute', left: '20px', top: '400px'});
+        add('planted above', {position: 'absolute', left: '24px', top: '402px'});
+    }""")
+    found = troubles_of(page)
+    for planted in ("cut: planted and cut", "outside: planted outside", "overlap: planted below / planted above"):
+        assert planted in found
+
+
+def test_a_page_of_a_row_leads_to_its_list_and_its_history(desk: Desk) -> None:
+    dead_letter = DeadLetterFactory()
+    row = create_schedule("nightly", "effects.record", every=3600)
+    for path in (f"job/{dead_letter.job_id}", f"deadletter/{dead_letter.pk}", f"schedule/{row.pk}"):
+        for name in ("History", "List"):
+            page = desk.open(f"{path}/change/")
+            page.locator(".jobs-bar").get_by_role("link", name=name).click()
+            expect(page).to_have_url(re.compile("/history/$" if name == "History" else r"/(job|deadletter|schedule)/$"))
+    page = desk.open("deadletter/causes/")
+    page.locator(".jobs-bar").get_by_role("link", name="List").click()
+    expect(page).to_have_url(re.compile("/deadletter/$"))
+
+
+def test_a_large_graph_is_fitted_enlarged_and_leads_to_the_root_cause(desk: Desk) -> None:
+    root = JobFactory(id="root", status="dead")
+    kids = JobFactory.create_batch(60, status="failed")
+    last = JobFactory(id="last", status="failed")
+    edges = [JobDependency(job=kid, depends_on=root) for kid in kids]
+    JobDependency.objects.bulk_create([*edges, *(JobDependency(job=last, depends_on=kid) for kid in kids)])
+    page = desk.open("job/last/change/")
+
+    def heights() -> tuple[float, float]:
+        picture, graph = page.locator(".jobs-picture").bounding_box(), page.locator(".jobs-graph").bounding_box()
+        assert picture
+        assert graph
+        return picture["height"], graph["height"]
+
+    window, natural = heights()
+    assert natural > window
+    page.get_by_role("button", name="Fit").click()
+    window, fitted = heights()
+    assert fitted <= window
+    page.get_by_role("button", name="Larger").click()
+    assert heights()[1] == pytest.approx(fitted * 1.4, rel=0.01)
+    page.get_by_role("button", name="100 %").click()
+    assert heights()[1] == natural
+    page.locator(".jobs-root").get_by_role("link").click()
+    expect(page).to_have_url(re.compile("/job/root/change/$"))
 
 
 def test_the_overview_refreshes_itself_until_it_is_stopped(desk: Desk) -> None:

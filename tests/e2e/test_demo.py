@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import HTTPCookieProcessor, build_opener
+from urllib.request import HTTPCookieProcessor, build_opener, urlopen
 
 import pytest
 
 from django_jobs import Fail
-from django_jobs.models import DeadLetter, Job, WorkerProcess
+from django_jobs.models import Batch, DeadLetter, Job, WorkerProcess
 from testproject.catalogue import jobs
 from testproject.catalogue.models import Scan, SourceFile
 from testproject.catalogue.text import NotText, measure_text
@@ -106,22 +106,23 @@ def test_what_is_no_text_is_refused(tmp_path: Path, name: str, content: bytes, e
 
 
 def scan(folder: Path) -> dict[str, Any]:
-    return jobs.scan(SimpleNamespace(job_id="the-scan"), {"folder": str(folder)})
+    return jobs.scan(SimpleNamespace(job_id="the-scan"), str(folder))
 
 
 @pytest.mark.django_db
-def test_a_scan_submits_one_measurement_for_each_plain_file_and_a_report_after_them(folder: Path) -> None:
+def test_a_scan_is_a_batch_of_one_measurement_for_each_plain_file_with_a_report_at_its_end(folder: Path) -> None:
     result = scan(folder)
     found = {*TEXTS, *NOT_TEXTS}
     assert set(SourceFile.objects.values_list("path", flat=True)) == found
     measurements = Job.objects.filter(job_type="catalogue.measure")
     assert {job.payload["path"] for job in measurements} == found
-    report = Job.objects.get(job_type="catalogue.report")
-    assert sorted(report.depends_on) == sorted(job.id for job in measurements)
-    assert report.pending_dependencies == len(found)
+    batch = Batch.objects.get()
+    assert set(batch.jobs) == set(measurements)
+    assert not Job.objects.filter(job_type="catalogue.report").exists(), "it comes with the end of the batch"
+    assert batch.callbacks["on_finish"]["job_type"] == "catalogue.report"
     made = Scan.objects.get()
     assert (made.job_id, made.folder) == ("the-scan", str(folder))
-    assert result == {"scan": made.pk, "files": len(found), "report": report.id}
+    assert result == {"scan": made.pk, "files": len(found), "batch": batch.pk}
 
 
 @pytest.mark.django_db
@@ -142,8 +143,8 @@ def test_a_scan_of_what_is_no_folder_is_not_tried_again(folder: Path) -> None:
 def test_the_report_counts_what_was_measured_however_often_and_what_was_not(folder: Path) -> None:
     made = scan(folder)["scan"]
     for path in (*TEXTS, "README.txt"):
-        jobs.measure({"scan": made, "path": path})
-    report = jobs.report({"scan": made})
+        jobs.measure(made, path)
+    report = jobs.report(made)
     size = sum(len(content) for content in TEXTS.values())
     assert report == {"files": len(TEXTS) + len(NOT_TEXTS), "measured": len(TEXTS), "lines": LINES, "bytes": size}
     assert Scan.objects.get().report == report
@@ -153,7 +154,7 @@ def test_the_report_counts_what_was_measured_however_often_and_what_was_not(fold
 def test_a_file_that_is_no_text_stays_unmeasured(folder: Path) -> None:
     made = scan(folder)["scan"]
     with pytest.raises(UnicodeDecodeError):
-        jobs.measure({"scan": made, "path": "image.png"})
+        jobs.measure(made, "image.png")
     assert SourceFile.objects.get(path="image.png").measured_at is None
 
 
@@ -216,6 +217,8 @@ def test_a_dead_letter_that_is_replayed_after_the_file_was_mended_completes(fold
     assert dead_letter.job.status == "completed", dump_rows()
     assert SourceFile.objects.get(path="app/old.txt").encoding == "utf-8"
     assert DeadLetter.objects.open().count() == len(NOT_TEXTS) - 1
+    assert Job.objects.filter(job_type="catalogue.report", status="completed").count() == 2, "the batch ended once more"
+    assert Scan.objects.get().report["measured"] == len(TEXTS) + 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -267,6 +270,21 @@ def test_serve_opens_the_admin_for_its_user_and_runs_what_is_replayed(folder: Pa
         server.signal(signal.SIGINT)
         assert server.wait() == 0
     assert not WorkerProcess.objects.exists(), "it stopped its workers in order"
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.django_db(transaction=True)
+def test_after_a_demo_a_plain_runserver_shows_the_admin_with_its_styles_to_its_user(folder: Path) -> None:
+    assert_reports(demo(str(folder)))
+    port = free_port()
+    with spawn("runserver", str(port), "--noreload") as server:
+        wait_until(lambda: "Quit the server" in server.output(), 40, "the server")
+        page = log_in(f"http://127.0.0.1:{port}/admin/login/?next=/admin/django_jobs/job/", "demo", "demo")
+        styles = {*re.findall(r'href="(/static/[^"]+\.css)"', page)}
+        assert {"/static/admin/css/base.css", "/static/django_jobs/console.css"} <= styles
+        for address in styles:
+            with urlopen(f"http://127.0.0.1:{port}{address}", timeout=20) as answer:
+                assert answer.headers["Content-Type"].startswith("text/css")
 
 
 def free_port() -> int:

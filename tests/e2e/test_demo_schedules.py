@@ -43,24 +43,24 @@ def test_the_site_scans_by_itself_each_night(scanned: Scan) -> None:
     assert (row.cron, row.timezone, row.enabled, row.declared) == ("0 3 * * *", "Europe/Berlin", True, True)
     job = run_schedule_now(row.name)
     assert job.metadata["schedule"] == "catalogue.nightly"
-    made = jobs.rescan(job.payload)
+    made = jobs.rescan(**job.payload)
     assert Job.objects.get(pk=made["scan"]).payload == {"folder": scanned.folder}
 
 
 @pytest.mark.usefixtures("_declared")
 def test_a_site_without_a_scan_has_nothing_to_scan_again() -> None:
     assert Schedule.objects.get(name="catalogue.changes").interval_seconds == 600
-    assert jobs.rescan({}) == {"scan": None}
-    assert jobs.changes({}) == {"changed": 0, "removed": 0}
+    assert jobs.rescan() == {"scan": None}
+    assert jobs.changes() == {"changed": 0, "removed": 0}
     assert not Job.objects.exists()
 
 
 def test_changed_and_removed_files_are_counted(scanned: Scan) -> None:
-    assert jobs.changes({}) == {"changed": 0, "removed": 0}
+    assert jobs.changes() == {"changed": 0, "removed": 0}
     Path(scanned.folder, "0.txt").write_text("other")
     Path(scanned.folder, "1.txt").unlink()
     Path(scanned.folder, "2.txt").unlink()
-    assert jobs.changes({}) == {"changed": 1, "removed": 2}
+    assert jobs.changes() == {"changed": 1, "removed": 2}
 
 
 @pytest.mark.databases("sqlite")

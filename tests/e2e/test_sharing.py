@@ -6,7 +6,7 @@ import pytest
 
 import django_jobs
 from django_jobs import NewJob
-from django_jobs.models import Attempt, Job
+from django_jobs.models import Attempt, Job, WorkerProcess
 from tests.support.effects.models import Effect
 from tests.support.in_process import running_process
 from tests.support.invariants import check_invariants
@@ -36,10 +36,15 @@ def produce_and_consume(jobs_per_producer: int) -> None:
 
 
 def share(number: int) -> None:
-    for start in range(0, number, 1000):
-        django_jobs.submit_many([NewJob("effects.record", {"n": n}) for n in range(start, start + 1000)])
-    with spawn_workers("--threads", "4", "--drain") as one, spawn_workers("--threads", "4", "--drain") as other:
-        assert (one.wait(timeout=300), other.wait(timeout=300)) == (0, 0), one.output() + other.output()
+    with spawn_workers("--threads", "4") as one, spawn_workers("--threads", "4") as other:
+        # Both first: one would have run all of it before the other has started.
+        wait_until(lambda: WorkerProcess.objects.alive().count() == 2, 60, "both processes")
+        for start in range(0, number, 1000):
+            django_jobs.submit_many([NewJob("effects.record", {"n": n}) for n in range(start, start + 1000)])
+        wait_until(lambda: not Job.objects.live().exists(), 300, "the jobs to be run")
+        for process in (one, other):
+            process.terminate()
+        assert (one.wait(timeout=60), other.wait(timeout=60)) == (0, 0), one.output() + other.output()
     starts = Counter(Effect.objects.values_list("job_id", flat=True))
     assert (len(starts), set(starts.values())) == (number, {1})
     workers = Counter(Job.objects.values_list("worker_id", flat=True))

@@ -67,7 +67,8 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: Path) -
     assert {"django_jobs/py.typed", "django_jobs/migrations/0001_initial.py"} < names
     assert any(name.endswith(".html") for name in names)
     assert any(name.endswith(".css") for name in names)
-    assert "django_jobs/locale/de/LC_MESSAGES/django.mo" in names
+    for language in ("de", "es", "fr", "ja", "pt_BR", "zh_Hans"):
+        assert f"django_jobs/locale/{language}/LC_MESSAGES/django.mo" in names
 
 
 def test_the_source_distribution_has_every_file_of_the_package(built: Path) -> None:

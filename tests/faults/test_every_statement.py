@@ -16,8 +16,8 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.acknowledge import acknowledge
 from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.cascade import continue_cascade
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.dependents import continue_cascade
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.release import release_process, release_started
@@ -65,11 +65,11 @@ def _claimed(*jobs: NewJob) -> list[ClaimedJob]:
 def _batch() -> list[Outcome]:
     """Four runs: one completed and waited for, one to be tried again, one dead and waited for, one cancelled."""
     jobs = _claimed(
-        *(NewJob("catalogue.report", job_id=name) for name in ("done", "flaky", "bad", "stopped")),
-        NewJob("catalogue.report", job_id="after-done", depends_on=["done"]),
-        NewJob("catalogue.report", job_id="after-bad", depends_on=["bad"]),
-        NewJob("catalogue.report", job_id="after-both", depends_on=["done", "bad"], on_dependency_failure="run"),
-        NewJob("catalogue.report", job_id="last", depends_on=["after-bad"]),
+        *(NewJob("catalogue.changes", job_id=name) for name in ("done", "flaky", "bad", "stopped")),
+        NewJob("catalogue.changes", job_id="after-done", depends_on=["done"]),
+        NewJob("catalogue.changes", job_id="after-bad", depends_on=["bad"]),
+        NewJob("catalogue.changes", job_id="after-both", depends_on=["done", "bad"], on_dependency_failure="run"),
+        NewJob("catalogue.changes", job_id="last", depends_on=["after-bad"]),
     )
     named = {job.id: job for job in jobs}
     return [
@@ -95,7 +95,7 @@ def _half_failed() -> None:
 
 
 def _due_schedule() -> None:
-    create_schedule("hourly", "catalogue.report", every=3600)
+    create_schedule("hourly", "catalogue.changes", every=3600)
     Schedule.objects.update(next_run_at=database_now() - timedelta(seconds=1))
 
 
@@ -103,27 +103,27 @@ def _old_jobs() -> None:
     _dead_tree()
     DeadLetter.objects.update(acknowledged_at=database_now())
     Job.objects.filter(finished_at__isnull=False).update(finished_at=database_now() - timedelta(days=400))
-    create_schedule("hourly", "catalogue.report", every=3600)
+    create_schedule("hourly", "catalogue.changes", every=3600)
     ScheduleTick.objects.create(schedule=Schedule.objects.get(), due_at=database_now(), job_id="done")
 
 
 def _scheduled() -> None:
-    submit_many([NewJob("catalogue.report", job_id=f"job-{n}", delay=timedelta(hours=1)) for n in range(3)])
+    submit_many([NewJob("catalogue.changes", job_id=f"job-{n}", delay=timedelta(hours=1)) for n in range(3)])
     Job.objects.update(available_at=database_now() - timedelta(seconds=1))
 
 
 def _submit(_: Any) -> None:
-    submit("catalogue.report", {"n": 1}, job_id="new", unique_key="key")
+    submit("catalogue.changes", {}, job_id="new", unique_key="key")
 
 
 def _submit_dependent(_: Any) -> None:
-    submit("catalogue.report", {}, job_id="new", depends_on=["waiting"], delay=timedelta(hours=1))
+    submit("catalogue.changes", {}, job_id="new", depends_on=["waiting"], delay=timedelta(hours=1))
 
 
 def _submit_many(_: Any) -> None:
     submit_many(
         [
-            NewJob("catalogue.report", job_id=f"new-{n}", depends_on=["waiting", *(["new-0"] if n else [])])
+            NewJob("catalogue.changes", job_id=f"new-{n}", depends_on=["waiting", *(["new-0"] if n else [])])
             for n in range(5)
         ]
     )
@@ -134,7 +134,7 @@ def _nothing() -> None:
 
 
 def _waiting() -> None:
-    submit("catalogue.report", {}, job_id="waiting")
+    submit("catalogue.changes", {}, job_id="waiting")
 
 
 MOVES = {
@@ -147,23 +147,23 @@ MOVES = {
     ),
     "settle": Move(_batch, lambda batch: settle(batch, "one"), lambda batch: settle_again(batch, "one")),
     "release": Move(
-        lambda: _claimed(NewJob("catalogue.report", job_id="a"), NewJob("catalogue.report", job_id="b")),
+        lambda: _claimed(NewJob("catalogue.changes", job_id="a"), NewJob("catalogue.changes", job_id="b")),
         lambda jobs: release_started(jobs, "one"),
     ),
     "leave": Move(
-        lambda: _claimed(NewJob("catalogue.report", job_id="a"), NewJob("catalogue.report", job_id="b")),
+        lambda: _claimed(NewJob("catalogue.changes", job_id="a"), NewJob("catalogue.changes", job_id="b")),
         lambda _: release_process("one"),
         steps=True,
     ),
     "cascade": Move(_half_failed, lambda _: continue_cascade()),
     "cancel": Move(
-        lambda: (_waiting(), submit("catalogue.report", job_id="next", depends_on=["waiting"])),
+        lambda: (_waiting(), submit("catalogue.changes", job_id="next", depends_on=["waiting"])),
         lambda _: cancel(["waiting"]).raise_if_left(),
     ),
     "replay": Move(_dead_tree, lambda _: replay(["bad"]).raise_if_left()),
     "acknowledge": Move(_dead_tree, lambda _: acknowledge([DeadLetter.objects.get().pk]).raise_if_left()),
     "rescue": Move(
-        lambda: _claimed(*(NewJob("catalogue.report", job_id=name) for name in "abc")),
+        lambda: _claimed(*(NewJob("catalogue.changes", job_id=name) for name in "abc")),
         lambda _: rescue_process("one"),
         steps=True,
     ),

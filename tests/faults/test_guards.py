@@ -2,31 +2,44 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
 import pytest
 from django.db import connection, connections, transaction
 from django.db.models import F
+from django.test import override_settings
 
-from django_jobs import submit
+from django_jobs import NewJob, batch, submit
 from django_jobs.db.dialects import dialect, mariadb, postgresql, sqlite
 from django_jobs.db.notify import listen_in_process
-from django_jobs.lifecycle import leases, release, rescue
+from django_jobs.lifecycle import batches, leases, prune, release, replay, rescue
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, settle
-from django_jobs.models import AttemptOutcome, Job, JobStatus, Schedule, ScheduleTick, WorkerProcess
+from django_jobs.models import (
+    AttemptOutcome,
+    Batch,
+    DeadLetter,
+    DeadLetterReason,
+    Job,
+    JobStatus,
+    Schedule,
+    ScheduleTick,
+    WorkerProcess,
+)
 from django_jobs.models.fields import DbNow
 from django_jobs.scheduling import ticks
 from django_jobs.scheduling.store import create_schedule
 from tests.support.databases import Database
+from tests.support.threads import run_in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TYPE = "effects.record"
 BLOCKED_SECONDS = (
     0.4  # who has not answered by then waits for a lock; a slow machine only makes a broken guard look whole
 )
+LOOK_LOCK = "FOR UPDATE SKIP LOCKED"
 SQL = {"postgresql": postgresql, "mariadb": mariadb, "sqlite": sqlite}
 
 
@@ -102,6 +115,26 @@ def without_lock_in_wake(database: Database) -> Iterator[None]:
 @contextmanager
 def without_share_lock_in_submit(database: Database) -> Iterator[None]:
     with mock.patch.object(type(dialect()), "share_lock", ""):
+        yield
+
+
+@contextmanager
+def without_lock_on_the_open_member(database: Database) -> Iterator[None]:
+    kind = type(dialect())
+    locked = kind._each_batch
+    with mock.patch.object(kind, "_each_batch", lambda self, number: locked(self, number).replace(LOOK_LOCK, "")):
+        yield
+
+
+@contextmanager
+def without_lock_on_the_batch(database: Database) -> Iterator[None]:
+    with mock.patch.object(batches, "_locked", lambda batch_id: Batch.objects.unfinished().filter(pk=batch_id).first()):
+        yield
+
+
+@contextmanager
+def without_look_under_lock_in_prune(database: Database) -> Iterator[None]:
+    with mock.patch.object(prune, "_unneeded", list):
         yield
 
 
@@ -266,6 +299,77 @@ def a_submit_beside_the_settle_of_its_dependency_waits_for_it() -> None:
     assert Job.objects.get(pk="dependent").pending_dependencies == 0, "nobody is left to wake it"
 
 
+def a_dependency_that_completes_beside_a_revival_wakes_its_dependent() -> None:
+    _register("one")
+    submit(TYPE, {}, job_id="a")
+    submit(TYPE, {}, job_id="dependent", depends_on=["a"])
+    (a,) = claim("default", 1, "one")
+    dead = Outcome(a, JobStatus.DEAD, AttemptOutcome.FAILED, reason=DeadLetterReason.FAILED_BY_HANDLER)
+    assert settle([dead], "one") == set()
+    with (
+        mock.patch.object(replay, "STEP", 0),
+        mock.patch.object(replay, "revive_all"),
+    ):  # as if it had many more dependents
+        replay.replay(["a"]).raise_if_left()
+    (a,) = claim("default", 1, "one")
+    _meanwhile(replay.revive_step, lambda: settle([Outcome.completed(a)], "one"))
+    dependent = Job.objects.get(pk="dependent")
+    assert (dependent.status, dependent.pending_dependencies) == ("pending", 0), "nobody is left to wake it"
+
+
+def _batch_of_running_jobs(number: int) -> tuple[Batch, list[ClaimedJob]]:
+    _register("one")
+    with batch(on_finish=NewJob(TYPE, queue="callbacks")) as begun:
+        begun.submit_many([NewJob(TYPE)] * number)
+    return begun, claim("default", number, "one")
+
+
+def _ends(begun: Batch) -> tuple[str, int]:
+    return Batch.objects.get(pk=begun.pk).status, Job.objects.filter(queue="callbacks").count()
+
+
+def the_later_of_two_settles_finishes_the_batch() -> None:
+    begun, (a, b) = _batch_of_running_jobs(2)
+    _meanwhile(lambda: settle([Outcome.completed(a)], "one"), lambda: settle([Outcome.completed(b)], "one"))
+    assert _ends(begun) == ("completed", 1)
+
+
+def of_settles_that_look_at_the_same_moment_one_finishes_the_batch() -> None:
+    begun, jobs = _batch_of_running_jobs(3)
+    marked, looked = threading.Barrier(3, timeout=30), threading.Barrier(3)
+    look, is_open = batches._held_open, batches._is_open
+
+    def look_together(batch_ids: set[str]) -> set[str]:
+        marked.wait()
+        return look(batch_ids)
+
+    def see_together(batch_id: str) -> bool:
+        found = is_open(batch_id)
+        with suppress(threading.BrokenBarrierError):
+            looked.wait(BLOCKED_SECONDS)  # in vain where only one may look
+        return found
+
+    with mock.patch.object(batches, "_held_open", look_together), mock.patch.object(batches, "_is_open", see_together):
+        run_in_threads([lambda job=job: settle([Outcome.completed(job)], "one") for job in jobs])
+    assert _ends(begun) == ("completed", 1)
+
+
+def a_member_that_is_added_beside_the_last_settle_is_waited_for() -> None:
+    begun, (last,) = _batch_of_running_jobs(1)
+    _meanwhile(lambda: begun.submit(TYPE), lambda: settle([Outcome.completed(last)], "one"))
+    assert _ends(begun) == ("running", 0)
+
+
+def a_prune_beside_a_submit_leaves_what_that_one_names() -> None:
+    _register("one")
+    submit(TYPE, {}, job_id="a")
+    (a,) = claim("default", 1, "one")
+    settle([Outcome.completed(a)], "one")
+    with override_settings(DJANGO_JOBS={"RETENTION": {"completed": 0}}):
+        _meanwhile(lambda: submit(TYPE, {}, job_id="dependent", depends_on=["a"]), prune.prune_batch)
+    assert [edge.depends_on_id for edge in Job.objects.get(pk="dependent").dependencies.all()] == ["a"]
+
+
 def a_process_that_has_beaten_since_the_look_is_not_rescued() -> None:
     _register("one")
     submit(TYPE, {}, job_id="job")
@@ -308,9 +412,14 @@ GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...
     (without_beat_in_rescue, a_process_that_has_beaten_since_the_look_is_not_rescued, EVERYWHERE),
     (without_lock_in_claim, two_claims_share_nothing, SERVERS),
     (without_skip_locked, a_claim_passes_by_a_job_that_somebody_has_locked, SERVERS),
-    # On MariaDB this check holds without the lock as well.
+    # On MariaDB these checks hold without the lock as well.
     (without_lock_in_wake, the_last_of_two_dependencies_tells_that_the_dependent_is_ready, ("postgresql",)),
+    (without_lock_in_wake, a_dependency_that_completes_beside_a_revival_wakes_its_dependent, ("postgresql",)),
     (without_share_lock_in_submit, a_submit_beside_the_settle_of_its_dependency_waits_for_it, SERVERS),
+    (without_lock_on_the_open_member, the_later_of_two_settles_finishes_the_batch, SERVERS),
+    (without_lock_on_the_batch, of_settles_that_look_at_the_same_moment_one_finishes_the_batch, SERVERS),
+    (without_share_lock_in_submit, a_member_that_is_added_beside_the_last_settle_is_waited_for, SERVERS),
+    (without_look_under_lock_in_prune, a_prune_beside_a_submit_leaves_what_that_one_names, SERVERS),
     (without_lock_in_tick, two_ticks_at_once_leave_the_schedule_in_order, SERVERS),
     (without_unique_ticks, one_tick_is_one_job_even_without_the_lock, SERVERS),
 ]
@@ -334,7 +443,9 @@ def test_the_check_holds_and_fails_without_its_guard(
 
 
 def _empty() -> None:
+    DeadLetter.objects.all().delete()
     ScheduleTick.objects.all().delete()
     Job.objects.filter(dependencies__isnull=False).delete()
     Job.objects.all().delete()
+    Batch.objects.all().delete()
     WorkerProcess.objects.all().delete()

@@ -12,7 +12,7 @@ from django_jobs.scheduling.store import create_schedule, disable
 from tests.support.databases import Database
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
-from tests.support.points import POINTS, at_point
+from tests.support.points import POINTS, SETTLED, at_point
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
@@ -20,8 +20,8 @@ from .storm import open_jobs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = {"LEASE_SECONDS": 6, "BASE_DELAY": 0.05, "MAX_DELAY": 0.2, "POLL_INTERVAL": 0.05}
-# The handler has not started yet, or its settle is committed: each job of one thread runs once.
-STARTS_ONCE = {"after the claim commits", "before the handler", "after the settle commits"}
+# The handler has not started yet: each job of one thread runs once.
+STARTS_ONCE = {"after the claim commits", "before the handler"}
 
 
 @pytest.mark.fault
@@ -66,6 +66,13 @@ def _kill_at(point: str, count_file: Path, *, times: int, jobs: int) -> tuple[in
     starts = Counter(Effect.objects.values_list("job_id", flat=True))
     if point in STARTS_ONCE:
         assert set(starts.values()) == {1}
+    if point == SETTLED:
+        # What was settled never runs again. A job that ran besides may: it is often the watchdog that settles, up to a tick
+        # (50 ms) late, while the worker thread runs the next ones. Of ten kills one to three were in the watchdog, and 3 to 14
+        # jobs of 300 started twice; each has its attempt that says crashed (`check_drained` looks at that job by job).
+        settled = count_file.with_name(f"{count_file.name}.settled").read_text().split()
+        assert len(settled) >= times
+        assert {starts[job_id] for job_id in settled} == {1}
     assert sum(starts.values()) - len(starts) <= Attempt.objects.filter(outcome="crashed").count()
     moments = [*ScheduleTick.objects.order_by("due_at").values_list("due_at", flat=True)]
     assert len({moment.replace(microsecond=0) for moment in moments}) == len(moments)

@@ -5,15 +5,16 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from django.db import connection
 
-from django_jobs import submit
+from django_jobs import NewJob, submit, submit_many
 from django_jobs.db.connections import jobs_connection
 from django_jobs.models import Job, WorkerProcess
 from tests.support.proc import children
-from tests.support.processes import Workers, spawn_workers
+from tests.support.processes import Workers, manage, spawn_workers
 from tests.support.servers import PrivateServer
 from tests.support.waiting import wait_until
 
@@ -65,6 +66,12 @@ def stop(workers: Workers) -> float:
     return time.monotonic() - started
 
 
+def _connects(pid: int) -> bool:
+    """Say whether a process has a socket open: a lone worker, or a supervisor, has one to the server before any other."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return any(link.startswith("socket:") for link in links)
+
+
 def child_of(workers: Workers) -> int:
     return min(set(workers.pids()) - {workers.pid})
 
@@ -84,6 +91,63 @@ def test_an_idle_process_obeys_while_the_server_is_silent(
     print(
         f"\n{connection.vendor}, {arguments or 'alone'}: ended {seconds:.1f} s after SIGTERM, with a grace of {GRACE} s"
     )
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("probe", ["", "--live", "--ready"], ids=["health", "live", "ready"])
+def test_a_probe_says_that_the_server_is_silent(private_server: PrivateServer, probe: str) -> None:
+    connection.close()
+    with frozen(private_server):
+        started = time.monotonic()
+        probed = manage("jobs", "health", *filter(None, [probe]), settings=SETTINGS | {"LEASE_SECONDS": 20}, timeout=30)
+        taken = time.monotonic() - started
+    print(f"\n{connection.vendor}, health {probe}: {probed.stderr.strip()!r} after {taken:.1f} s")
+    assert probed.returncode == 1
+    assert probed.stderr.endswith("\nthe database 'default' cannot be used (OperationalError)\n"), (
+        "after a line of the log"
+    )
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("job_type", ["effects.sleep", "effects.sleep_async", "effects.record_atomic"])
+@pytest.mark.parametrize("seconds", [0.5, 30])
+def test_a_busy_process_obeys_while_the_server_is_silent(
+    private_server: PrivateServer, job_type: str, seconds: float
+) -> None:
+    """What runs cannot be settled, or does not end: either way it is left to a rescuer."""
+    with spawn_workers("--threads", "2", settings=SETTINGS) as workers:
+        workers.wait_ready()
+        submit_many([NewJob(job_type, {"seconds": seconds}) for _ in range(2)])
+        wait_until(lambda: Job.objects.filter(status="running").count() == 2, 20, "two running jobs")
+        time.sleep(0.2)  # a coroutine has to write its effect first
+        connection.close()
+        with frozen(private_server):
+            time.sleep(1)
+            taken = stop(workers)
+        assert not workers.pids()
+    print(
+        f"\n{connection.vendor}, {job_type} of {seconds} s: ended {taken:.1f} s after SIGTERM, with a grace of {GRACE} s"
+    )
+    assert taken < GRACE + 2 + 0.5
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("arguments", [(), ("--processes", "2"), ("--drain",)], ids=["alone", "supervised", "draining"])
+def test_a_process_that_starts_while_the_server_is_silent_obeys(
+    private_server: PrivateServer, arguments: tuple[str, ...]
+) -> None:
+    """Its first questions, whether all is migrated and what it registers, are asked by others than the thread that obeys."""
+    connection.close()
+    with (
+        frozen(private_server),
+        spawn_workers("--threads", "2", "--queues", "unnamed", *arguments, settings=SETTINGS) as workers,
+    ):
+        wait_until(lambda: _connects(workers.pid), 20, "a connection")
+        seconds = stop(workers)
+        assert workers.wait() == 0
+        assert not workers.pids()
+    print(f"\n{connection.vendor}, {arguments or 'alone'}: ended {seconds:.1f} s after SIGTERM at its start")
+    assert seconds < 2
 
 
 @pytest.mark.fault

@@ -4,7 +4,7 @@ import pytest
 
 import django_jobs
 from django_jobs import NewJob, signals
-from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.exceptions import DeadLetterNotFound, InvalidJob, JobNotFound
 from django_jobs.lifecycle.acknowledge import acknowledge
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
@@ -90,6 +90,12 @@ def test_each_row_of_a_bulk_move_is_announced(django_capture_on_commit_callbacks
     finally:
         signals.dead_letter_acknowledged.disconnect(hear, sender=Job)
     assert sorted(heard) == sorted(dead_letter.job_id for dead_letter in dead_letters)
+
+
+def test_a_dead_letter_that_is_not_there_is_named_as_one() -> None:
+    for move in (acknowledge, replay_dead_letters):
+        error = move([7]).left[7]
+        assert (type(error), str(error)) == (DeadLetterNotFound, "there is no dead letter 7")
 
 
 def test_a_throttled_replay_delays_the_rows_that_it_names() -> None:

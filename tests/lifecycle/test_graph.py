@@ -6,8 +6,8 @@ import django_jobs
 from django_jobs import NewJob
 from django_jobs.exceptions import CycleError, InvalidJob, JobNotFound
 from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.cascade import cascade_all, continue_cascade
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.dependents import cascade_all, continue_cascade
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.processes import manage

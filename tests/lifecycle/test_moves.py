@@ -1,11 +1,15 @@
 """Claim, settle, release, cancel, replay: each move by itself, fenced, on every database."""
 
+from datetime import timedelta
+
 import pytest
 
 import django_jobs
 from django_jobs import NewJob
+from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due
 from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases, queues
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
@@ -13,7 +17,7 @@ from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.release import release, release_started
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle, settle_again
-from django_jobs.models import AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobStatus, WorkerProcess
+from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobStatus, WorkerProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -114,6 +118,18 @@ def test_released_jobs_spend_no_retry_and_only_started_ones_leave_an_attempt() -
     assert {(job.status, job.retry_count, job.fence) for job in jobs.values()} == {("pending", 0, 2)}
     assert jobs[first.id].attempts.count() == 0
     assert [attempt.outcome for attempt in jobs[second.id].attempts.all()] == ["released"]
+
+
+def test_an_attempt_that_was_cut_off_lasted_from_its_start_to_when_its_end_was_seen() -> None:
+    leases.register("q", queues=[], threads=2)
+    django_jobs.submit_many([NewJob("effects.record"), NewJob("effects.record")])
+    crashed, interrupted = claim("default", 2, "p")
+    Job.objects.update(started_at=Job.objects.get(pk=crashed.id).started_at - timedelta(seconds=90))
+    assert release_started([interrupted], "p") == 1
+    assert rescue_process("p") == 1
+    took = {attempt.outcome: attempt.ended_at - attempt.started_at for attempt in Attempt.objects.all()}
+    assert took.keys() == {"released", "crashed"}
+    assert all(90 <= span.total_seconds() < 120 for span in took.values())
 
 
 def test_due_jobs_are_promoted_and_future_ones_are_not() -> None:
@@ -225,3 +241,21 @@ def test_a_process_that_holds_a_job_does_not_leave() -> None:
     assert not leases.leave("p")
     settle([done(job)], "p")
     assert leases.leave("p")
+
+
+def test_an_attempt_ends_now_and_began_as_long_before_as_it_took() -> None:
+    ids = [django_jobs.submit("effects.record", {}).id for _ in range(3)]
+    seconds = dict(zip(ids, (0.0, 90_000.25, 0.125), strict=True))
+    hostile = "\\ ' \" {%s} %% 日本 😀 \n\t\\N"
+    options = registry.job_options(None, "default")
+    jobs = claim("default", 3, "p")
+    settle([Outcome.failed(job, ValueError(hostile), options, seconds[job.id]) for job in jobs], "p")
+    now = database_now()
+    for attempt in Attempt.objects.all():
+        assert abs((now - attempt.ended_at).total_seconds()) < 60
+        assert attempt.started_at is not None
+        assert abs((attempt.ended_at - attempt.started_at).total_seconds() - seconds[attempt.job_id]) < 0.002
+        assert (attempt.number, attempt.worker_id, attempt.outcome) == (1, "p", "failed")
+        assert attempt.exception_class == "builtins.ValueError"
+        assert attempt.error == attempt.traceback.partition("\n")[2] == f"ValueError: {hostile}"
+    assert Attempt.objects.count() == 3

@@ -9,6 +9,10 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+import django_jobs
+from django_jobs import NewJob
+from django_jobs.db.dialects import dialect
+from django_jobs.db.dialects.base import Place, Stretch
 from django_jobs.due import queues_with_work
 from django_jobs.ids import new_id
 from django_jobs.lifecycle import leases
@@ -105,11 +109,43 @@ def test_a_promotion_walks_the_index_of_due_jobs() -> None:
         assert sort not in plan, plan
 
 
+@pytest.mark.databases("postgresql")
+def test_what_begins_at_a_mark_walks_the_same_indexes() -> None:
+    first, second = Place(-20, "-infinity", ""), Place(0, "2020-01-01 00:00:00+00", "x")
+    stretches = [Stretch(Place(-101, "-infinity", ""), -20), Stretch(first, 0), Stretch(second, 101)]
+    with recorded() as statements:
+        assert len(dialect().claim_from(stretches, "q1", 7, "p").rows) == 7
+        assert len(dialect().promote_from(timezone.now() - timedelta(hours=2), 5).queues) == 5
+        assert sorted(queues_with_work(["q1"])) == ["default", "q0", "q2"]
+    for (sql, params), index in zip(statements, ("ready", "due", "ready"), strict=True):
+        plan = plan_of(sql, params)
+        assert f"django_jobs_job_{index}" in plan, plan
+        for bad in ("Sort", "Seq Scan on django_jobs_job"):
+            assert bad not in plan, plan
+
+
 def test_the_queues_with_work_are_found_by_hops_along_the_index() -> None:
     with recorded() as statements:
         assert sorted(queues_with_work()) == ["q0", "q1", "q2"]
     plan = first_plan(statements)
     assert "django_jobs_job_ready" in plan, plan
+
+
+@pytest.mark.databases("mariadb")
+def test_the_queues_with_work_and_their_oldest_jobs_are_found_without_a_look_at_each_job() -> None:
+    before = entries_read()
+    assert sorted(queues_with_work()) == ["q0", "q1", "q2"]
+    assert entries_read() - before < 20
+    before = entries_read()
+    assert sorted(queue for queue, _ in dialect().oldest_ready()) == ["q0", "q1", "q2"]
+    assert entries_read() - before < 20
+
+
+def entries_read() -> int:
+    """Return how many entries of indexes this session has read."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW SESSION STATUS WHERE variable_name IN ('Handler_read_key', 'Handler_read_next')")
+        return sum(int(number) for _, number in cursor.fetchall())
 
 
 def test_a_claim_takes_one_or_two_statements() -> None:
@@ -127,6 +163,30 @@ def test_a_claim_locks_no_more_rows_than_it_takes() -> None:
     assert len(mine) == 10
     assert len(theirs) == 90
     assert not mine & theirs
+
+
+def test_jobs_without_a_batch_settle_without_a_word_about_batches() -> None:
+    jobs = claim("q1", 100, "p")
+    with recorded() as statements:
+        settle([Outcome.completed(job) for job in jobs], "p")
+    assert not [sql for sql, _ in statements if "django_jobs_batch" in sql]
+
+
+def test_members_settle_with_two_statements_more_however_many_there_are() -> None:
+    numbers = {}
+    for members in (40, 1200):
+        with django_jobs.batch() as batch:
+            batch.submit_many([NewJob("catalogue.changes", queue=f"b{members}")] * members)
+        jobs = claim(f"b{members}", 30, "p")
+        with recorded() as statements:
+            settle([Outcome.completed(job) for job in jobs], "p")
+        about = [(sql, params) for sql, params in statements if "django_jobs_batch" in sql]
+        numbers[members] = len(about)
+    assert set(numbers.values()) == {2}
+    look = plan_of(*about[1])
+    assert "django_jobs_members" in look, look
+    for sort in ("Sort", "filesort", "TEMP B-TREE"):
+        assert sort not in look, look
 
 
 @pytest.mark.databases("postgresql")

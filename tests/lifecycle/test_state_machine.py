@@ -14,8 +14,8 @@ from django_jobs import submit
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.dependents import cascade_all
 from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release_started
 from django_jobs.lifecycle.replay import replay

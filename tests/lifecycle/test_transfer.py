@@ -10,16 +10,17 @@ import pytest
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.models import Attempt, DeadLetter, Job, JobDependency
+from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobStep
 from django_jobs.queue import JobQueue
 from django_jobs.transfer import importing
 from django_jobs.transfer.exporting import all_jobs, export_dicts, export_file
 from django_jobs.transfer.importing import import_dicts
-from django_jobs.transfer.record import _ATTEMPT, _DEAD_LETTER, _EDGE, _EXTRA, Record
+from django_jobs.transfer.record import _ATTEMPT, _DEAD_LETTER, _EDGE, _EXTRA, _STEP, Record
 from tests.support.databases import VENDORS, created_database, new_url, why_unreachable
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
 from tests.support.transfers import NESTED, delete_all, exported, imported, make_mixed_jobs, refusal
+from tests.support.workflows import add_step
 
 FINISHED: tuple[str, ...] = ("completed", "failed", "dead", "cancelled")
 
@@ -42,6 +43,22 @@ def test_a_second_import_leaves_equal_jobs_alone() -> None:
     done = imported(first)
     assert (done.written, done.known) == (0, 40)
     assert exported() == first
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("known", [0, 7, 40])
+def test_the_progress_of_an_import_grows_and_reaches_its_end_once(known: int) -> None:
+    make_mixed_jobs()
+    data = exported()
+    delete_all()
+    if known:
+        imported(
+            b"\n".join([b'{"format":"django_jobs","jobs":%d,"version":1}' % known, *data.splitlines()[-known:], b""])
+        )
+    seen: list[tuple[int, int]] = []
+    imported(data, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert [done == total for done, total in seen] == [*[False] * (len(seen) - 1), True]
 
 
 @pytest.mark.django_db
@@ -93,12 +110,47 @@ def test_every_column_is_exported_or_left_out_for_a_reason() -> None:
         return {field.name for field in model._meta.fields} - without
 
     in_dict = set(JobFactory.build().to_dict()) - {"job_id", "priority", "depends_on"} | {"id"}
-    # unique_lock and pending_dependencies follow from the rest.
-    assert in_dict | set(_EXTRA) == columns(Job, without={"unique_lock", "pending_dependencies"})
+    # unique_lock and pending_dependencies follow from the rest; a batch is more than a job.
+    assert in_dict | set(_EXTRA) == columns(Job, without={"unique_lock", "pending_dependencies", "batch"})
     assert set(_ATTEMPT) == columns(Attempt, without={"id", "job"})
     # Users are other ones in another database.
     assert set(_DEAD_LETTER) == columns(DeadLetter, without={"id", "job", "acknowledged_by", "replayed_by"})
     assert set(_EDGE) == columns(JobDependency, without={"id", "job"})
+    # Events are other ones there, too.
+    assert set(_STEP) == columns(JobStep, without={"id", "job", "event_id"})
+
+
+@pytest.mark.django_db
+def test_steps_come_along_and_a_job_that_waits_goes_on_waiting() -> None:
+    job = JobFactory(id="flow", status="scheduled", fence=3)
+    add_step(job, "charge", {"payment": 7})
+    add_step(job, "none")
+    add_step(job, "rows", 41, kind="iterate", ended_at=None)
+    add_step(job, "night", kind="sleep", ended_at=None, due_at=job.available_at)
+    add_step(job, "go", {"by": "ada"}, kind="event", event_name="go", event_key="k", event_id=5)
+    add_step(job, "go#2", kind="event", ended_at=None, event_name="go", event_key="k")
+    JobFactory(id="without")
+    first = exported()
+    states = [step.state for step in JobStep.objects.all()]
+    delete_all()
+    assert imported(first).written == 2
+    assert exported() == first
+    assert [step.state for step in JobStep.objects.all()] == states
+    assert imported(first).known == 2
+    waiting = Job.objects.get(pk="flow")
+    assert (waiting.status, waiting.available_at) == ("scheduled", job.available_at)
+    lines = [json.loads(line) for line in first.splitlines()[1:]]
+    assert ["steps" in line["extra"] for line in lines] == [True, False]
+
+
+@pytest.mark.django_db
+def test_records_of_a_job_that_never_ran_are_found_by_its_first_run() -> None:
+    job = JobFactory(id="flow", fence=0)
+    add_step(job, "charge")
+    record = exported()
+    delete_all()
+    imported(record)
+    assert Job.objects.get().fence == 1
 
 
 @pytest.mark.django_db

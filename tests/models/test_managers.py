@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
-from django.test import override_settings
 
 import django_jobs
 from django_jobs import NewJob
@@ -15,32 +13,15 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.models import Attempt, DeadLetter, Job
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobDependencyFactory, JobFactory
+from tests.support.replica import unreadable_replica
 
 pytestmark = pytest.mark.django_db
 
 
-class PrimaryReplicaRouter:
-    """The router of Django's documentation; its replica cannot be read at all here."""
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return "replica"
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return "default"
-
-    def allow_relation(self, one: Any, other: Any, **hints: Any) -> bool:
-        return True
-
-
 @pytest.fixture(autouse=True)
 def replica() -> Iterator[None]:
-    """Route reads to a database that refuses them all."""
-    connections.settings["replica"] = {**connections.settings["default"], "ENGINE": "django.db.backends.dummy"}
-    try:
-        with override_settings(DATABASE_ROUTERS=[f"{__name__}.PrimaryReplicaRouter"]):
-            yield
-    finally:
-        del connections.settings["replica"]
+    with unreadable_replica():
+        yield
 
 
 def from_replica(row: Any) -> Any:

@@ -13,8 +13,8 @@ from django.db.models import F
 import django_jobs
 from django_jobs import NewJob
 from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.dependents import cascade_all
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.effects.models import Effect

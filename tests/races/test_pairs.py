@@ -8,8 +8,8 @@ from django_jobs import submit
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.cascade import continue_cascade
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.dependents import continue_cascade
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle
@@ -24,7 +24,7 @@ ROUNDS = 8
 
 def _claimed(job_id: str, process_id: str = "one") -> ClaimedJob:
     leases.register(process_id, queues=[], threads=1)
-    submit("catalogue.report", {}, job_id=job_id)
+    submit("catalogue.changes", {}, job_id=job_id)
     (job,) = claim("default", 1, process_id)
     return job
 
@@ -50,7 +50,7 @@ def _refused(move: Callable[[], object]) -> bool:
 def test_two_claims_share_nothing() -> None:
     leases.register("one", queues=[], threads=1)
     leases.register("two", queues=[], threads=1)
-    JobFactory.create_batch(40, job_type="catalogue.report")
+    JobFactory.create_batch(40, job_type="catalogue.changes")
     one, two = run_in_threads(
         [lambda name=name: [job.id for _ in range(20) for job in claim("default", 3, name)] for name in ("one", "two")]
     )

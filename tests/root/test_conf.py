@@ -25,7 +25,7 @@ def test_an_empty_setting_gives_the_defaults() -> None:
     assert settings == JobsSettings()
     assert (settings.LEASE_SECONDS, settings.THREADS, settings.MAX_RETRIES, settings.PRIORITY) == (60.0, 4, 3, 5)
     assert (settings.TIMEOUT_SECONDS, settings.SHELL_JOBS, settings.NOTIFY) == (None, False, True)
-    assert dict(settings.RETENTION) == {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30}
+    assert dict(settings.RETENTION) == {"completed": 7, "cancelled": 7, "failed": 30, "dead": 30, "events": 7}
     assert dict(settings.QUEUES) == {}
 
 
@@ -42,7 +42,7 @@ def test_what_is_said_is_kept_and_the_rest_has_its_default() -> None:
     assert problems == []
     assert settings.LEASE_SECONDS == 2
     assert settings.REDACT == ("pin",)
-    assert dict(settings.RETENTION) == {"completed": 0.5, "cancelled": 7, "failed": 30, "dead": None}
+    assert dict(settings.RETENTION) == {"completed": 0.5, "cancelled": 7, "failed": 30, "dead": None, "events": 7}
     assert settings.QUEUES["mail"] == QueueSettings(default_priority=7, dead_letter=False)
     assert settings.QUEUES["mail"].max_workers is None
 

@@ -7,6 +7,7 @@ import pytest
 from django_jobs.exceptions import (
     Cancelled,
     CycleError,
+    DeadLetterNotFound,
     Fail,
     HandlerNotFound,
     InvalidJob,
@@ -32,6 +33,7 @@ def test_errors_read_well() -> None:
     assert str(InvalidJob("one", "two")) == "one; two"
     assert InvalidJob("one", "two").problems == ("one", "two")
     assert str(JobNotFound("x")) == "there is no job 'x'"
+    assert str(DeadLetterNotFound(5)) == "there is no dead letter 5"
     assert str(Fail("why")) == "why"
     assert str(Cancelled()) == "Cancelled"
     assert str(Retry(5, "busy")) == "busy"

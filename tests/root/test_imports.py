@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 MODULES = (
-    "checks", "conf", "exceptions", "handlers", "ids", "names", "numbers", "payloads", "retry", "rules", "scheduling.cron",
-    "scheduling.spec", "signals", "submission", "text",
+    "arguments", "checks", "conf", "exceptions", "handlers", "ids", "names", "numbers", "payloads", "retry", "rules",
+    "scheduling.cron", "scheduling.spec", "signals", "submission", "text",
 )  # fmt: skip
 
 

@@ -1,20 +1,27 @@
 """What is JSON for us: the same answer whatever the database, every problem named by its path, nothing slow."""
 
+import dataclasses
 import enum
 import json
+import pathlib
 import time
 import uuid
 from collections import OrderedDict, namedtuple
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from django.core.files.base import ContentFile
+from django.http import HttpRequest, QueryDict
 from django.test import override_settings
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from django_jobs.exceptions import InvalidJob
+from django_jobs.models import Job
 from django_jobs.payloads import MAX_DEPTH, JobsJSONDecoder, decode, encode_payload, encode_result
 
 LARGEST = 2**63 - 1
@@ -22,6 +29,10 @@ LARGEST = 2**63 - 1
 
 class Colour(enum.StrEnum):
     RED = "red"
+
+
+class Shade(enum.Enum):
+    DARK = 1
 
 
 class Level(enum.IntEnum):
@@ -119,6 +130,48 @@ def test_what_is_encoded_is_decoded_equal_or_refused(value: Any) -> None:
 )  # fmt: skip
 def test_what_is_not_json_is_named_with_its_path_and_the_mend(value: Any, said: str) -> None:
     assert problems({"user": {"x": value}}) == (f"payload.user.x: {said}",)
+
+
+@dataclasses.dataclass
+class Order:
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (gettext_lazy("Save"), "lazy string is not JSON; it is translated when it is shown: use str(), in the active language"),
+        (Job.objects.all(), "QuerySet is not JSON; use primary keys: list(….values_list('pk', flat=True)) (of Job)"),
+        (Job.objects.filter(pk="a").values("pk"), "QuerySet is not JSON; use primary keys"),
+        (Job(), "Job is not JSON; use its primary key"),
+        (Order(7), "Order is not JSON; use dataclasses.asdict()"),
+        (Shade.DARK, "Shade is not JSON; use its .value"),
+        (pathlib.PurePosixPath("/a"), "PurePosixPath is not JSON; use str()"),
+        (HttpRequest(), "HttpRequest is not JSON; use the values that the handler needs of it"),
+        (ContentFile(b"x"), "ContentFile is not JSON; keep the file in a storage and use its name"),
+        (MappingProxyType({}), "mappingproxy is not JSON; use dict()"),
+        (range(3), "range is not JSON; use a list"),
+        ({}.keys(), "dict_keys is not JSON; use a list"),
+        (iter([1]), "list_iterator is not JSON; use a list"),
+        (bytearray(b"x"), "bytearray is not JSON; use base64 text"),
+        (QueryDict("a=1&a=2"), "QueryDict has 2 values here; use dict(….lists()), or .dict() for the last"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_djangos_own_values_are_refused_with_what_to_use(value: Any, said: str) -> None:
+    (problem,) = problems({"x": value})
+    assert said in problem
+
+
+def test_a_queryset_is_refused_without_a_query() -> None:
+    with pytest.raises(InvalidJob, match=r"of Job"):  # no database is allowed here: a query would be an error
+        encode_payload({"jobs": Job.objects.all()})
+
+
+def test_a_form_with_one_value_each_is_a_payload() -> None:
+    assert encode_payload(QueryDict("a=1&b=x%20y")) == '{"a":"1","b":"x y"}'
+    (problem,) = problems(QueryDict("a=1&b=x&b=y"))
+    assert problem.startswith("payload.b: QueryDict has 2 values here")
 
 
 def test_an_integer_that_has_no_decimal_text_is_refused_like_any_other() -> None:

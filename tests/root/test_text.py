@@ -1,19 +1,24 @@
 """Hostile text: what an error, a value or a traceback becomes before it is stored or shown."""
 
+import json
 import sys
+import traceback
 from typing import Any
 
 import pytest
 
 from django_jobs.text import (
     ERROR_LENGTH,
+    MOST_PLACES,
     TRACEBACK_LENGTH,
+    _known_frames,
     describe_exception,
     fingerprint,
     format_traceback,
     scrub,
     shown,
 )
+from django_jobs.worker import executor
 
 
 class Hostile(Exception):
@@ -188,3 +193,59 @@ def test_a_fingerprint_points_at_the_sites_code_and_not_at_a_librarys() -> None:
     assert fingerprint("a", parse("{")) == fingerprint("a", parse("[1,"))
     assert fingerprint("a", parse("{")) != fingerprint("a", parse_elsewhere("{"))
     assert "json" in sys.modules
+
+
+def test_frames_that_were_seen_before_are_written_as_the_first_time() -> None:
+    def fail(number: int) -> None:
+        values = [1 / number, 2 / (number - 1)]  # the marks below the line are at one or the other
+        raise ValueError(values)
+
+    def again(number: int, depth: int) -> None:
+        if depth:
+            again(number, depth - 1)
+        fail(number)
+
+    for _ in range(2):
+        for number in (0, 1, 2):  # three places of one function
+            for depth in (0, 2, 8, 200):  # the last two have a line that stands for repeated frames
+                with pytest.raises((ZeroDivisionError, ValueError)) as caught:
+                    again(number, depth)
+                frames = "".join(traceback.format_tb(caught.value.__traceback__))
+                head, end = "Traceback (most recent call last):\n", describe_exception(caught.value)
+                assert format_traceback(caught.value) == head + frames + end
+
+
+def test_code_that_comes_and_goes_is_not_mistaken_for_another() -> None:
+    for number in range(3 * MOST_PLACES):
+        functions: dict[str, Any] = {}
+        exec(f"def made_{number}():\n    raise ValueError({number})", functions)
+        with pytest.raises(ValueError) as caught:
+            functions[f"made_{number}"]()
+        assert f"in made_{number}\n" in format_traceback(caught.value)
+        del functions, caught
+    assert len(_known_frames) <= MOST_PLACES
+
+
+def test_a_traceback_begins_where_the_site_does() -> None:
+    """The frames of the worker above the handler say nothing; those of libraries below it do."""
+    ours: dict[str, Any] = {}
+    exec(compile("def call(handler):\n    handler()", executor.__file__, "exec"), ours)
+
+    def handler() -> None:
+        json.loads("no JSON")
+
+    try:
+        ours["call"](handler)
+    except ValueError as error:
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # this test is the site's own, too
+        places = [line for line in format_traceback(error).splitlines() if line.startswith("  File")]
+    assert places[0].endswith("in handler")
+    assert "json/decoder.py" in places[-1]
+
+
+def test_one_that_has_no_frame_of_the_site_is_kept_as_a_whole() -> None:
+    with pytest.raises(ValueError) as caught:
+        json.loads("no JSON")
+    error = caught.value
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    assert "json/__init__.py" in format_traceback(error)

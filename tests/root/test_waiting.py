@@ -3,18 +3,23 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 
-from django_jobs import waiting
+from django_jobs import submit, waiting
+from django_jobs.db import notify
 from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.handlers import make_handler, registry
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.queue import JobQueue
 from django_jobs.waiting import wait
 from django_jobs.worker.local_process import stop_local_process
 from tests.support.factories import JobFactory
+from tests.support.in_process import running_process
 from tests.support.threads import run_in_threads
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.django_db
@@ -73,6 +78,40 @@ def test_a_notification_ends_the_wait_at_once(how: str, monkeypatch: pytest.Monk
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("postgresql")
+def test_the_end_of_a_job_is_told_only_while_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "QUIET_SECONDS", 0.0)
+    with closing(notify.Subscription(notify.WORK_CHANNEL)) as worker:
+        with worker._connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {notify.FINISHED_CHANNEL}")  # hears it, as others do, and does not wait for it
+        cancel([JobFactory().id])
+        assert _told(worker) == []
+        with closing(notify.Subscription(notify.FINISHED_CHANNEL)):
+            cancel([JobFactory().id])
+            assert _told(worker) == [notify.FINISHED_CHANNEL]
+        wait_until(_nobody_waits, 5, "the end of the waiter's session")
+        cancel([JobFactory().id])
+        assert _told(worker) == []
+
+
+def _told(subscription: notify.Subscription) -> list[str]:
+    """Return the channels of what was told until a notification that is sent now."""
+    notify.notify_work("the end")
+    channels: list[str] = []
+    while True:
+        for channel, payload in subscription.wait(10):
+            if payload == "the end":
+                return channels
+            channels.append(channel)
+
+
+def _nobody_waits() -> bool:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", notify.AWAITED)
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.databases("postgresql")
 def test_waiting_leaves_no_connection_behind() -> None:
     def sessions() -> int:
         with connections["default"].cursor() as cursor:
@@ -87,3 +126,53 @@ def test_waiting_leaves_no_connection_behind() -> None:
     while sessions() > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("where", ["atomic", "nested", "autocommit off"])
+def test_a_wait_in_a_transaction_is_refused_at_once(where: str) -> None:
+    with ExitStack() as stack:
+        if where == "autocommit off":
+            transaction.set_autocommit(False)
+            stack.callback(transaction.set_autocommit, True)
+            stack.callback(transaction.rollback)
+        else:
+            stack.enter_context(transaction.atomic())
+        if where == "nested":
+            stack.enter_context(transaction.atomic())
+        job, finished = JobFactory(), JobFactory(status="completed")
+        with pytest.raises(InvalidJob, match=r"invisible to every worker until it commits.*wait after the block"):
+            job.wait()
+        assert wait(finished.id) == "completed", "there is nothing to wait for"
+        with pytest.raises(JobNotFound):
+            wait("nobody")
+
+
+@pytest.mark.django_db
+def test_the_block_of_a_test_case_is_no_transaction_to_refuse() -> None:
+    with pytest.raises(TimeoutError):
+        wait(JobFactory().id, timeout=0)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("threads", "warned"), [(1, True), (2, False)])
+def test_a_handler_that_waits_with_the_last_thread_is_warned(
+    threads: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def waits(payload: dict[str, object]) -> None:
+        with pytest.raises(TimeoutError):
+            wait("never", timeout=0.1)
+
+    handler = make_handler(waits, "t.waits", {})
+    registry.register(handler)
+    try:
+        JobFactory(id="never", status="scheduled")
+        job_id = submit("t.waits").id
+        with caplog.at_level("WARNING"), running_process(threads=threads):
+            assert wait(job_id, timeout=30) == "completed"
+    finally:
+        registry.forget("t.waits")
+    found = [
+        record for record in caplog.records if "every other thread of its worker process waits too" in record.message
+    ]
+    assert bool(found) is warned

@@ -1,14 +1,17 @@
 """Cron expressions: what is refused and how it is said, and what happens to ticks when the clocks change."""
 
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_jobs.exceptions import InvalidJob
+from django_jobs.exceptions import InvalidJob, NoTimeZoneData
 from django_jobs.scheduling import cron
+from django_jobs.scheduling.spec import check_schedule
 
 
 def ticks(expression: str, start: str, end: str, zone: str) -> list[str]:
@@ -177,6 +180,44 @@ def test_all_problems_are_named_at_once() -> None:
 def test_an_unknown_zone_is_refused(zone: object) -> None:
     with pytest.raises(InvalidJob, match="there is no such time zone"):
         cron.zone_of(zone)
+
+
+@pytest.fixture
+def no_zone_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be a host that has no time zone data: neither a system folder nor the package tzdata."""
+    reset_tzpath(to=())
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    ZoneInfo.clear_cache()
+    cron.has_zone_data.cache_clear()
+    yield
+    monkeypatch.undo()
+    reset_tzpath()
+    ZoneInfo.clear_cache()
+    cron.has_zone_data.cache_clear()
+
+
+@pytest.mark.usefixtures("no_zone_data")
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Nowhere/Atall", "America/Santiago"])
+def test_a_host_without_data_says_install_tzdata(zone: str) -> None:
+    with pytest.raises(NoTimeZoneData, match="install tzdata"):
+        cron.zone_of(zone)
+
+
+@pytest.mark.usefixtures("no_zone_data")
+@pytest.mark.parametrize("zone", ["UTC", "Etc/UTC"])
+def test_utc_needs_no_data(zone: str) -> None:
+    assert cron.next_after("0 9 * * *", datetime(2024, 1, 1, 10, tzinfo=UTC), zone) == datetime(
+        2024, 1, 2, 9, tzinfo=UTC
+    )
+    assert check_schedule("n", "t.x", cron="0 9 * * *", timezone=zone).timing.is_known_here
+
+
+@pytest.mark.usefixtures("no_zone_data")
+def test_a_schedule_in_a_zone_can_be_declared_there_and_ticks_elsewhere() -> None:
+    timing = check_schedule("n", "t.x", cron="0 9 * * *", timezone="Europe/Berlin").timing
+    assert not timing.is_known_here
+    with pytest.raises(NoTimeZoneData):
+        timing.first(datetime(2024, 1, 1, tzinfo=UTC))
 
 
 def test_a_naive_moment_is_refused() -> None:

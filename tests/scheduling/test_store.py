@@ -9,9 +9,10 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.utils import timezone
 
+from django_jobs.conf import this_site
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import InvalidJob, ScheduleNotFound
-from django_jobs.handlers import Registry, make_handler
+from django_jobs.handlers import Registry, make_handler, registry
 from django_jobs.models import Job, Schedule, ScheduleTick
 from django_jobs.queue import Scheduler
 from django_jobs.scheduling import spec
@@ -303,6 +304,18 @@ def test_a_declared_job_type_without_a_handler_stops_nobody(caplog: pytest.LogCa
     assert "Did you mean 'effects.record'?" in caplog.text
 
 
+def test_a_payload_that_does_not_fit_the_handler_is_refused_and_a_declared_one_is_not_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(InvalidJob, match="'nam' is too much, for greet"):
+        create_schedule("greet", "effects.greet", every=60, payload={"nam": "Ann"})
+    declare("greet", "effects.greet", every=60, payload={"nam": "Ann"})
+    declare("poll", "effects.record", every=60)
+    sync_declared()
+    assert get().name == "poll"
+    assert "schedule 'greet' is declared and was not written: payload: 'name' is missing" in caplog.text
+
+
 def test_what_the_code_no_longer_declares_is_disabled_and_comes_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     declare("poll", "effects.record", every=3600)
     sync_declared()
@@ -319,6 +332,88 @@ def test_what_the_code_no_longer_declares_is_disabled_and_comes_back_with_it(mon
     back = Schedule.objects.get(name="poll")
     assert (back.enabled, back.last_error) == (True, "")
     assert near(back.next_run_at, HOUR)
+
+
+def at_site(settings: Any, name: str) -> None:
+    """Go on as the code of another site."""
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "SITE": name}
+
+
+def test_the_site_is_the_settings_or_the_package_of_the_settings_module(settings: Any) -> None:
+    assert this_site() == "tests"
+    at_site(settings, "shop")
+    assert this_site() == "shop"
+    declare("poll", "effects.record", every=3600)
+    sync_declared()
+    assert get().site == "shop"
+
+
+def test_a_site_disables_no_schedule_that_another_one_declares(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_site(settings, "a")
+    for name in ("a.kept", "a.gone"):
+        declare(name, "effects.record", every=3600)
+    sync_declared()
+    create_schedule("by hand", "effects.record", every=3600)
+    before = dict(Schedule.objects.values_list("name", "updated_at"))
+    at_site(settings, "b")
+    monkeypatch.setattr(spec, "_declared", {})
+    declare("b.own", "effects.record", every=3600)
+    sync_declared()
+    disable_undeclared()
+    assert dict(Schedule.objects.exclude(name="b.own").values_list("name", "updated_at")) == before
+    assert set(Schedule.objects.filter(enabled=True).values_list("name", flat=True)) == {*before, "b.own"}
+    at_site(settings, "a")
+    monkeypatch.setattr(spec, "_declared", {})
+    declare("a.kept", "effects.record", every=3600)
+    disable_undeclared()
+    assert list(Schedule.objects.filter(enabled=False).values_list("name", "site")) == [("a.gone", "a")]
+
+
+def test_a_name_belongs_to_the_site_that_declared_it_until_it_no_longer_does(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    at_site(settings, "a")
+    declare("cleanup", "effects.record", every=3600, payload={"site": "a"})
+    sync_declared()
+    at_site(settings, "b")
+    monkeypatch.setattr(spec, "_declared", {})
+    declare("cleanup", "effects.record", every=60, payload={"site": "b"})
+    sync_declared()
+    assert (get().payload, get().interval_seconds, get().site) == ({"site": "a"}, 3600, "a")
+    assert "the site 'a' declares one of that name" in caplog.text
+    at_site(settings, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(spec, "_declared", {})
+        disable_undeclared()
+    assert "give each its own DJANGO_JOBS['SITE']" in caplog.text
+    at_site(settings, "b")
+    sync_declared()
+    assert (get().payload, get().interval_seconds, get().site, get().enabled) == ({"site": "b"}, 60, "b", True)
+
+
+def test_sites_that_share_a_declaration_share_its_row(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    declare("shared", "effects.record", every=3600)
+    for site in ("a", "b", "a"):
+        at_site(settings, site)
+        sync_declared()
+        disable_undeclared()
+    assert (get().site, get().enabled, caplog.text) == ("a", True, "")
+
+
+def test_a_tick_that_another_site_makes_has_the_options_of_the_site_that_declared(settings: Any) -> None:
+    registry.register(make_handler(lambda payload: None, "a.report", {"queue": "reports", "priority": 9}))
+    try:
+        settings.DJANGO_JOBS = {"SITE": "a", "QUEUES": {"reports": {"max_retries": 7, "timeout_seconds": 30.0}}}
+        declare("a.report", "a.report", every=3600)
+        sync_declared()
+        sync_declared()
+    finally:
+        registry.forget("a.report")
+    settings.DJANGO_JOBS = {"SITE": "b", "MAX_RETRIES": 1}
+    Schedule.objects.update(next_run_at=database_now() - JUST_NOW)
+    tick()
+    job = Job.objects.get()
+    assert (job.queue, job.priority, job.max_retries, job.timeout_seconds) == ("reports", 9, 7, 30.0)
 
 
 def test_rows_written_in_bulk_get_their_next_tick() -> None:

@@ -109,6 +109,16 @@ def test_a_job_type_that_lives_in_another_process_is_submitted() -> None:
     assert Job.objects.get().job_type == "elsewhere.job"
 
 
+def test_so_is_a_payload_that_only_other_code_takes() -> None:
+    """In a deploy, a process with the old code may make the tick: to disable the schedule would outlast the deploy."""
+    row = create_schedule("greet", "effects.greet", every=MINUTE, payload={"name": "Ann"})
+    Schedule.objects.filter(pk=row.pk).update(next_run_at=database_now() - JUST_NOW, payload={"surname": "Ann"})
+    tick()
+    assert Job.objects.get().payload == {"surname": "Ann"}
+    row.refresh_from_db()
+    assert row.enabled
+
+
 @pytest.mark.django_db(transaction=True)
 def test_four_threads_that_tick_at_once_make_each_tick_once() -> None:
     for round_ in range(10):

@@ -8,10 +8,10 @@ from django_jobs.worker.thread import start_workers
 
 
 @contextmanager
-def running_process(threads: int = 2) -> Iterator[Process]:
+def running_process(threads: int = 2, poll_interval: float = 0.02) -> Iterator[Process]:
     """Run jobs of all queues in threads of this process; in the end let what runs finish."""
     process = Process(threads=threads)
-    start_workers(process, poll_interval=0.02)
+    start_workers(process, poll_interval=poll_interval)
     try:
         yield process
     finally:

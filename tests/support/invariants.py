@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from django.db import connection
 from django.db.models import Count, F, Q
 
-from django_jobs.models import DeadLetter, Job, JobDependency, ScheduleTick
+from django_jobs.models import Batch, BatchMember, DeadLetter, Job, JobDependency, ScheduleTick
+from django_jobs.models.job import TERMINAL
 from tests.support.effects.models import Effect
 
 from .waiting import dump_rows
@@ -50,6 +51,7 @@ def _rows() -> Iterator[str]:
     yield from _effects()
     yield from _dead_letters()
     yield from _dependencies()
+    yield from _batches()
     ticks = (
         ScheduleTick.objects.filter(job__isnull=False).values("job").annotate(number=Count("id")).filter(number__gt=1)
     )
@@ -59,7 +61,10 @@ def _rows() -> Iterator[str]:
 def _effects() -> Iterator[str]:
     """Compare the starts that the handlers of `tests.support.effects` wrote down with what the jobs' rows say."""
     fences: dict[str, list[int]] = {}
-    for job_id, fence in Effect.objects.order_by("id").values_list("job_id", "fence"):
+    starts_of_handlers = Effect.objects.exclude(kind__startswith="step").order_by(
+        "id"
+    )  # a workflow's steps are no starts
+    for job_id, fence in starts_of_handlers.values_list("job_id", "fence"):
         fences.setdefault(job_id, []).append(fence)
     jobs = Job.objects.filter(job_type__startswith="effects.").annotate(tries=Count("attempts"))
     for job_id, job_type, status, fence, tries in jobs.values_list("id", "job_type", "status", "fence", "tries"):
@@ -100,6 +105,21 @@ def _dependencies() -> Iterator[str]:
     yield from (f"job {edge.job_id} started before {edge.depends_on_id} finished" for edge in early)
     unfinished = JobDependency.objects.filter(state="open", depends_on__status="completed")
     yield from (f"{edge.depends_on_id} is completed and did not wake {edge.job_id}" for edge in unfinished)
+
+
+def _batches() -> Iterator[str]:
+    left: dict[str, int] = Counter()
+    for job_id, batch_id, state, status in BatchMember.objects.values_list("job", "batch", "state", "job__status"):
+        if state != (status if status in TERMINAL else "open"):
+            yield f"job {job_id} is {status} and a member that is {state}"
+        left[batch_id] += state == "open"
+    batches = list(Batch.objects.values_list("id", "parent", "status"))
+    for _, parent, status in batches:
+        if parent is not None:
+            left[parent] += status == "running"
+    for batch_id, _, status in batches:
+        if (status == "running") != bool(left[batch_id]):
+            yield f"batch {batch_id} is {status} and {left[batch_id]} members have not ended"
 
 
 def _sessions() -> Iterator[str]:

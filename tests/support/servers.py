@@ -1,4 +1,7 @@
-"""Private database servers that a fault test may stop, kill and start again: own data directory, own free port."""
+"""Private database servers that a fault test may stop, kill and start again: own data directory, own free port.
+
+Their programs are the installed ones, or those in the directory JOBS_TEST_PROGRAMS.
+"""
 
 import os
 import shutil
@@ -152,37 +155,67 @@ class PrivateMariaDB(PrivateServer):
 
     account = "mysql"
     stop_signal = signal.SIGTERM
+    program: ClassVar[str] = "mariadbd"
 
     @property
     def url(self) -> str:
         """The URL of the server, without a database name."""
         return f"mysql://root@127.0.0.1:{self.port}/"
 
+    @property
+    def temporary(self) -> Path:
+        """The directory of its temporary tables."""
+        return self.directory / "tmp"
+
     def initialise(self) -> None:
         """Write an empty data directory."""
+        # Of its own: a server that starts removes the temporary tables of every other one with the same tmpdir.
+        self.temporary.mkdir(mode=0o700)
+        if os.getuid() == 0:
+            shutil.chown(self.temporary, self.account)
+        self.install()
+
+    def install(self) -> None:
+        """Make the server's own tables, and an account root without a password."""
         options = ("--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db")
-        self._run(_program("mariadb-install-db"), *options, f"--datadir={self.data}")
+        self._run(_program("mariadb-install-db"), *options, f"--datadir={self.data}", f"--tmpdir={self.temporary}")
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
         return [
-            _program("mariadbd"), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
-            "--bind-address=127.0.0.1", f"--socket={self.data}/socket", f"--pid-file={self.data}/pid",
-            "--character-set-server=utf8mb4", "--skip-log-bin", "--max-connections=300",
+            _program(self.program), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
+            f"--tmpdir={self.temporary}", "--bind-address=127.0.0.1", f"--socket={self.data}/socket",
+            f"--pid-file={self.data}/pid", "--character-set-server=utf8mb4", "--skip-log-bin", "--max-connections=300",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
         ]  # fmt: skip
 
 
-PRIVATE_SERVERS: dict[str, type[PrivateServer]] = {"postgresql": PrivatePostgres, "mariadb": PrivateMariaDB}
+class PrivateMySQL(PrivateMariaDB):
+    """A private MySQL server."""
+
+    program = "mysqld"
+
+    def install(self) -> None:
+        """Make the server's own tables, and an account root without a password."""
+        options = ("--no-defaults", "--initialize-insecure", f"--tmpdir={self.temporary}")
+        self._run(_program(self.program), *options, f"--datadir={self.data}")
+
+
+_PROGRAMS = os.environ.get("JOBS_TEST_PROGRAMS", "")
 
 
 def _program(name: str) -> str:
     versions = Path("/usr/lib/postgresql").glob("*/bin") if Path("/usr/lib/postgresql").exists() else ()
     newest_first = sorted(versions, key=lambda path: [int(n) for n in path.parent.name.split(".")], reverse=True)
-    search = os.pathsep.join([*map(str, newest_first), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec"])
+    places = [_PROGRAMS, *map(str, newest_first), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec"]
+    search = os.pathsep.join(place for place in places if place)
     if (found := shutil.which(name, path=search)) is None:
         raise AssertionError(f"{name} is not installed; private servers need Debian's postgresql and mariadb-server")
     return found
+
+
+MariaDBOrMySQL = PrivateMySQL if (Path(_PROGRAMS) / "mysqld").is_file() else PrivateMariaDB
+PRIVATE_SERVERS: dict[str, type[PrivateServer]] = {"postgresql": PrivatePostgres, "mariadb": MariaDBOrMySQL}
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.models import Attempt, DeadLetter, Job, JobDependency
+from django_jobs.models import Attempt, Batch, DeadLetter, Job, JobDependency
 from django_jobs.payloads import decode, encode_payload
 from django_jobs.transfer.exporting import all_jobs, export_file
 from django_jobs.transfer.importing import import_file
@@ -84,8 +84,9 @@ def imported(data: bytes, **options: Any) -> Any:
 
 
 def delete_all() -> None:
-    """Delete every job."""
+    """Delete every job and batch."""
     JobDependency.objects.all().delete()
+    Batch.objects.all().delete()
     Job.objects.all().delete()
 
 

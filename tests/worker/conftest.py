@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from django_jobs.handlers import Registry, make_handler, registry
+from django_jobs.handlers import Registry, make_handler, make_handler_with_arguments, registry
 from django_jobs.lifecycle.submit import submit
 from django_jobs.models import Job
 from django_jobs.worker.process import Process
@@ -25,6 +25,10 @@ class Bench:
     def handle(self, job_type: str, function: Callable[..., Any], **options: Any) -> None:
         """Register a handler."""
         self.handlers.replace(make_handler(function, job_type, options))
+
+    def handle_with_arguments(self, job_type: str, function: Callable[..., Any], **options: Any) -> None:
+        """Register a handler as `@job` does: it gets what its signature asks for."""
+        self.handlers.replace(make_handler_with_arguments(function, job_type, options))
 
     def submit(self, job_type: str, payload: dict[str, Any] | None = None, **options: Any) -> Job:
         """Submit a job to it."""

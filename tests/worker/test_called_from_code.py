@@ -7,9 +7,12 @@ import threading
 import pytest
 from django.core.management import call_command
 from django.db import connections
+from django.test import override_settings
 
+import django_jobs
 from django_jobs import submit
 from django_jobs.models import WorkerProcess
+from tests.support.factories import QueueFactory
 from tests.support.processes import ROOT, spawn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,6 +28,24 @@ def test_it_drains_and_gives_the_signal_handlers_back(capsys: pytest.CaptureFixt
         assert job.status == "completed"
     assert [signal.getsignal(number) for number in NUMBERS] == before
     assert not WorkerProcess.objects.exists()
+
+
+def test_it_logs_a_line_at_its_start_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    submit("effects.record", {})
+    with caplog.at_level("INFO", "django_jobs"), override_settings(DJANGO_JOBS={"RELEASE": "2026.11.3"}):
+        QueueFactory(name="mail")
+        call_command("runworkers", drain=True, threads=2, queues=["default", "mail"], skip_checks=True)
+    started, *_, stopped = [record.getMessage() for record in caplog.records]
+    for part in (
+        f"django_jobs {django_jobs.__version__}",
+        "'default'",
+        "queues default, mail",
+        "2 threads",
+        "release 2026.11.3",
+    ):
+        assert part in started
+    assert stopped.endswith("stopped: 1 jobs completed, 0 attempts failed, exit code 0")
+    assert started.split()[2] == stopped.split()[2], "the name of the process"
 
 
 def test_it_works_in_a_thread_that_is_not_the_main_one() -> None:

@@ -17,27 +17,14 @@ from tests.support.databases import Database
 from tests.support.effects import tasks
 from tests.support.in_process import running_process
 from tests.support.proc import children
-from tests.support.processes import ROOT, manage, spawn
+from tests.support.processes import manage, spawn
+from tests.support.sites import site_program, write_site
 from tests.support.waiting import dump_rows, wait_until
 
 from .conftest import Bench
 
 pytestmark = pytest.mark.django_db(transaction=True)
-PROGRAM = """
-import os, sys
-from django.conf import settings
-from testproject.database import database_from_url
-settings.configure(
-    DATABASES={"default": database_from_url(os.environ["DATABASE_URL"])},
-    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django_jobs", "shop"],
-    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-    USE_TZ=True,
-    DJANGO_JOBS={"LEASE_SECONDS": 4, "BASE_DELAY": 0.05},
-)
-if __name__ == "__main__":
-    from django.core.management import execute_from_command_line
-    execute_from_command_line(sys.argv)
-"""
+PROGRAM = site_program('{"LEASE_SECONDS": 4, "BASE_DELAY": 0.05}')
 JOBS = """
 import os, signal, sys
 from django_jobs import job
@@ -58,14 +45,8 @@ def killer(context, payload):
 @pytest.fixture
 def site(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the directory of a site whose own program configures it; nothing in the environment names its settings."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop/__init__.py").write_text("")
-    (tmp_path / "shop/jobs.py").write_text(JOBS)
-    (tmp_path / "site_program.py").write_text(PROGRAM)
-    (tmp_path / "site_package").mkdir()
-    (tmp_path / "site_package/__main__.py").write_text(PROGRAM)
-    monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    files = {"shop/jobs.py": JOBS, "site_program.py": PROGRAM, "site_package/__main__.py": PROGRAM}
+    write_site(tmp_path, monkeypatch, files)
     return tmp_path
 
 

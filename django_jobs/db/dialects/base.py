@@ -5,18 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from django_jobs.db.connections import jobs_connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 JOB = "django_jobs_job"
 DEPENDENCY = "django_jobs_jobdependency"
+ATTEMPT = "django_jobs_attempt"
 PROCESS = "django_jobs_workerprocess"
 QUEUE = "django_jobs_queue"
+BATCH = "django_jobs_batch"
+MEMBER = "django_jobs_batchmember"
+STEP = "django_jobs_jobstep"
 READY = "status = 'pending' AND pending_dependencies = 0"
+RANK_LIMITS = (-101, 101)  # before the first rank, and after the last one
 MOST_COUNTED = 10_000
 COUNTS_PER_STATEMENT = 100
+KEEPALIVES = 3
 
 CLAIMED_COLUMNS = (
     "id",
@@ -32,6 +39,7 @@ CLAIMED_COLUMNS = (
     "rank",
     "available_at",
     "created_at",
+    "batch_id",
 )
 
 # One row of an INSERT. created_at, updated_at and available_at of None stand for the database's "now"; the counters start at 0.
@@ -50,6 +58,7 @@ INSERT_COLUMNS = (
     "unique_key",
     "unique_lock",
     "pending_dependencies",
+    "batch_id",
 )
 
 
@@ -95,6 +104,8 @@ _COUNT_READY = (
 )
 
 EndedRow = tuple[str, int, str, float, int, int, str | None]
+AttemptRow = tuple[str, int, str, float, str, str, str, str, str]
+ATTEMPT_COLUMNS = "job_id, number, worker_id, started_at, ended_at, outcome, exception_class, error, traceback, release"
 # Written once for all; {due}, {now} and {prefix} differ. Only a job that runs again has a time to run at.
 ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {prefix}updated_at = {now},
 {prefix}retry_count = {job}.retry_count + ended.spent, {prefix}crash_count = {job}.crash_count + ended.crashes,
@@ -106,19 +117,100 @@ ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {pref
 {prefix}finished_at = CASE WHEN ended.status IN ('scheduled', 'pending') THEN NULL ELSE {now} END,
 {prefix}unique_lock = CASE WHEN ended.status IN ('scheduled', 'pending') THEN {job}.unique_lock END"""
 
+# One statement, which commits by itself, is all that a step costs: the row is written only while the run holds its job, and the
+# lock keeps a rescue from taking the job away between that look and the commit.
+INSERT_STEP = f"""
+INSERT INTO {STEP} (job_id, position, name, kind, result, started_at, ended_at, due_at, event_name, event_key)
+SELECT id, %s, %s, %s, {{json}}, {{began}}, CASE WHEN {{flag}} THEN {{now}} END, CASE WHEN {{flag}} THEN {{due}} END, %s, %s
+FROM {JOB} WHERE id = %s AND fence = %s AND status = 'running' {{lock}}"""
+
+
+class StepRow(NamedTuple):
+    """A step to record: `seconds` is how long it took, `due` in how many seconds its wait is over (None: it has no such time)."""
+
+    position: int
+    name: str
+    kind: str
+    result: str | None = None  # JSON text
+    seconds: float = 0.0
+    has_ended: bool = True
+    due: float | None = None
+    event_name: str | None = None
+    event_key: str | None = None
+
+    def parameters(self, job_id: str, fence: int) -> tuple[Any, ...]:
+        """Return the parameters of INSERT_STEP."""
+        return (
+            self.position, self.name, str(self.kind), self.result, self.seconds, self.has_ended,
+            self.due is not None, self.due or 0.0, self.event_name, self.event_key, job_id, fence,
+        )  # fmt: skip
+
 
 def connect_timeout(lease: float) -> int:
     """Return how long (seconds) a worker waits for a connection: several tries fit in a lease."""
     return min(10, max(2, int(lease / 4)))
 
 
-class Dialect(ABC):
-    """Write the hot path for one database. Statements take the database's clock, never the host's."""
+def silence(lease: float) -> tuple[int, int, int]:
+    """Return after how many seconds of silence a peer is asked, how often again, and the milliseconds after which it is gone.
 
+    Together they stay below a lease: 1/4, then three times 1/8; and 3/4 for what was sent and not acknowledged.
+    """
+    return max(1, int(lease / 4)), max(1, int(lease / 8)), max(1000, int(lease * 750))
+
+
+class Place(NamedTuple):
+    """A place in the index of a queue's ready jobs, which is in claim order; the time is text as the database writes it."""
+
+    rank: int
+    available_at: str
+    id: str
+
+
+class Stretch(NamedTuple):
+    """A part of that index: from a place on, and before a rank."""
+
+    start: Place
+    end: int
+
+
+class ClaimLook(NamedTuple):
+    """What a claim found on its stretches of the index."""
+
+    rows: list[tuple[Any, ...]]
+    ranks: set[int]  # of the jobs taken
+    last: Place | None  # of the jobs taken
+    read_in_vain: int  # entries of the index that led to no job
+    moment: str  # a moment before it began: who commits within that long is not late
+
+
+class PromotionLook(NamedTuple):
+    """What a promotion found in the index of scheduled jobs, as `ClaimLook`."""
+
+    queues: list[str]
+    last: datetime | None
+    read_in_vain: int
+    moment: datetime
+
+
+@dataclass(frozen=True)
+class Dialect(ABC):
+    """Write the hot path on one connection. Statements take the database's clock, never the host's."""
+
+    connection: BaseDatabaseWrapper
     now: ClassVar[str]
     share_lock: ClassVar[str] = "FOR SHARE"
     write_lock: ClassVar[str] = "FOR UPDATE"
     ignore_conflict: ClassVar[str] = "ON CONFLICT DO NOTHING"
+    counts_reads: ClassVar[bool] = False  # whether `claim_from` and `promote_from` are there
+    by_primary_key: ClassVar[str] = ""
+    by_members: ClassVar[str] = ""
+
+    def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters)  # parameters even if none: SQLite's `now` has a %% that is read as %
+            return list(cursor.fetchall())
 
     def insert_job(self, row: Sequence[Any]) -> datetime | None:
         """Insert one row (INSERT_COLUMNS) and return its created_at, or None when a unique column is taken."""
@@ -126,9 +218,7 @@ class Dialect(ABC):
             f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS})"
             f" VALUES ({self._values()}) {self.ignore_conflict} RETURNING created_at"
         )
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(statement, row)
-            returned = cursor.fetchall()
+        returned = self.read(statement, row)
         return self.to_datetime(returned[0][0]) if returned else None
 
     def _values(self) -> str:
@@ -141,11 +231,26 @@ class Dialect(ABC):
         """Insert many rows (INSERT_COLUMNS) in as few statements as the database likes; raise IntegrityError on a clash."""
 
     @abstractmethod
+    def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert many rows of any table, the fastest way there is; raise IntegrityError on a clash.
+
+        A value is a text, a number or None: JSON is text, and a time is text in UTC without its zone.
+        """
+
+    @abstractmethod
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         """Mark up to `limit` ready jobs of a queue as running and return their CLAIMED_COLUMNS in claim order.
 
         Nothing is claimed for a paused queue, or for a process whose lease has run out.
         """
+
+    def claim_from(self, stretches: Sequence[Stretch], queue: str, limit: int, process_id: str) -> ClaimLook:
+        """Claim as `claim` does, on these stretches of the index alone, and count what is read."""
+        raise NotImplementedError
+
+    def promote_from(self, start: datetime | None, limit: int) -> PromotionLook:
+        """Promote as `promote` does, what is due since `start` alone, and count what is read."""
+        raise NotImplementedError
 
     @abstractmethod
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
@@ -159,6 +264,18 @@ class Dialect(ABC):
         """
 
     @abstractmethod
+    def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
+        """Record runs that end now.
+
+        A row is (job id, number, worker process, seconds that the run took, outcome, exception class, error, traceback,
+        release).
+        """
+
+    @abstractmethod
+    def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
+        """Record a step of a run and return its primary key; None, with nothing written, when the run lost its job."""
+
+    @abstractmethod
     def promote(self, limit: int) -> list[str]:
         """Make up to `limit` due jobs pending and return their queues."""
 
@@ -167,46 +284,34 @@ class Dialect(ABC):
 
     def open_edges(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return (id, job_id, depends_on_id, on_failure) of the open edges to jobs."""
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(f"{OPEN_EDGES} IN ({_marks(ids)})", ids)
-            return list(cursor.fetchall())
+        return self.read(f"{OPEN_EDGES} IN ({_marks(ids)})", ids)
 
     def lock_jobs(self, ids: Sequence[str]) -> list[tuple[str, str, str, int]]:
         """Lock jobs in the order of their ids and return (id, queue, status, pending_dependencies) of each."""
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(
-                f"SELECT id, queue, status, pending_dependencies FROM {JOB} WHERE id IN ({_marks(ids)})"
-                f" ORDER BY id {self.write_lock}",
-                ids,
-            )
-            return list(cursor.fetchall())
+        columns = "id, queue, status, pending_dependencies"
+        return self.read(f"SELECT {columns} FROM {JOB} WHERE id IN ({_marks(ids)}) ORDER BY id {self.write_lock}", ids)
 
     def share_jobs(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """Lock jobs against change, in the order of their ids, and return (id, status) of each."""
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(
-                f"SELECT id, status FROM {JOB} WHERE id IN ({_marks(ids)}) ORDER BY id {self.share_lock}", ids
-            )
-            return list(cursor.fetchall())
+        return self.read(f"SELECT id, status FROM {JOB} WHERE id IN ({_marks(ids)}) ORDER BY id {self.share_lock}", ids)
 
     def lock_free_jobs(self, ids: Sequence[str]) -> set[str]:
         """Lock those of the jobs that nobody else has locked, without waiting, and return their ids."""
         if not self.write_lock:
             return set(ids)
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(
-                f"SELECT id FROM {JOB} WHERE id IN ({_marks(ids)}) ORDER BY id {self.write_lock} SKIP LOCKED", ids
-            )
-            return {row[0] for row in cursor.fetchall()}
+        free = self.read(
+            f"SELECT id FROM {JOB} WHERE id IN ({_marks(ids)}) ORDER BY id {self.write_lock} SKIP LOCKED", ids
+        )
+        return {row[0] for row in free}
 
     def close_edges(self, keys: Sequence[int], state: str) -> None:
         """Set the state of edges given by primary key."""
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(f"UPDATE {DEPENDENCY} SET state = %s WHERE id IN ({_marks(keys)})", [state, *keys])
 
     def count_down(self, ids: Sequence[str], number: int) -> None:
         """Take a number off the open dependencies of jobs; those that were pending and reach zero become available now."""
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             # MariaDB assigns from left to right, so the count is the last to change.
             cursor.execute(
                 f"UPDATE {JOB} SET available_at = CASE WHEN pending_dependencies = %s AND status = 'pending'"
@@ -215,17 +320,51 @@ class Dialect(ABC):
                 [number, number, *ids],
             )
 
-    def queues_with_work(self) -> list[str]:
-        """Return the queues that have a ready job."""
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(_QUEUES_WITH_WORK)
-            return [row[0] for row in cursor.fetchall()]
+    def share_batch(self, batch_id: str) -> tuple[bool, int] | None:
+        """Lock a batch against change, as `share_jobs` does, and return (whether it takes members, its depth), if it exists."""
+        rows = self.read(
+            f"SELECT finished_at IS NULL AND cancel_requested_at IS NULL, depth FROM {BATCH} WHERE id = %s {self.share_lock}",
+            (batch_id,),
+        )
+        return (bool(rows[0][0]), rows[0][1]) if rows else None
+
+    # What the members of a batch cost at their end: these two, whatever the size of the batch.
+
+    def end_members(self, ids: Sequence[str], state: str) -> int:
+        """Set the state of those of the jobs that are open members of a batch; return how many these are."""
+        return self._end_members(f"IN ({_marks(ids)})", [state, *ids])
+
+    def _end_members(self, which: str, parameters: Sequence[Any]) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {MEMBER} {self.by_primary_key} SET state = %s WHERE job_id {which} AND state = 'open'",
+                parameters,
+            )
+            return int(cursor.rowcount)
+
+    def hold_open(self, batch_ids: Sequence[str]) -> set[str]:
+        """Lock in each batch an open member that nobody else has locked, without waiting; return the batches that have one.
+
+        The last one submitted, whose end is far off in most batches. Its settle waits for this transaction, so nobody who
+        settles it can miss what this transaction has settled.
+        """
+        return {row[0] for row in self.read(self._each_batch(len(batch_ids)), batch_ids)}
+
+    def _each_batch(self, number: int) -> str:
+        lock = f"{self.write_lock} SKIP LOCKED" if self.write_lock else ""
+        one = (
+            f"SELECT batch_id FROM {MEMBER} {self.by_members} WHERE batch_id = %s AND state = 'open'"
+            f" ORDER BY place DESC LIMIT 1 {lock}"
+        )
+        return " UNION ALL ".join(f"SELECT batch_id FROM ({one}) AS open{index}" for index in range(number))
+
+    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
+        """Return the queues that have a ready job, perhaps without those of `besides`."""
+        return [row[0] for row in self.read(_QUEUES_WITH_WORK)]
 
     def oldest_ready(self) -> list[tuple[str, datetime]]:
         """Return (queue, when its oldest ready job became available) for each queue and rank that has one."""
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(_OLDEST_READY)
-            return [(queue, self.to_datetime(oldest)) for queue, oldest in cursor.fetchall() if oldest is not None]
+        return [(queue, self.to_datetime(oldest)) for queue, oldest in self.read(_OLDEST_READY) if oldest is not None]
 
     def count_ready(self, queues: Sequence[str]) -> list[int]:
         """Return the number of ready jobs of each queue, counted up to MOST_COUNTED + 1."""
@@ -233,17 +372,13 @@ class Dialect(ABC):
         for start in range(0, len(queues), COUNTS_PER_STATEMENT):
             chunk = queues[start : start + COUNTS_PER_STATEMENT]
             values = [value for place, name in enumerate(chunk) for value in (place, name, MOST_COUNTED + 1)]
-            with jobs_connection().cursor() as cursor:
-                cursor.execute(" UNION ALL ".join([_COUNT_READY] * len(chunk)) + " ORDER BY place", values)
-                counts += [number for _, number in cursor.fetchall()]
+            statement = " UNION ALL ".join([_COUNT_READY] * len(chunk)) + " ORDER BY place"
+            counts += [number for _, number in self.read(statement, values)]
         return counts
 
     def read_now(self) -> datetime:
         """Read the database's clock (aware, UTC)."""
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(f"SELECT {self.now}")
-            row = cursor.fetchone()
-        return self.to_datetime(row[0])
+        return self.to_datetime(self.read(f"SELECT {self.now}")[0][0])
 
     def to_datetime(self, value: Any) -> datetime:
         """Turn what the driver returns for a time into an aware datetime in UTC."""
@@ -251,6 +386,10 @@ class Dialect(ABC):
             value = datetime.fromisoformat(value)
         moment: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return moment
+
+    def version_of_data(self) -> int | None:
+        """Return a number that another one follows once another session has committed; None where nothing cheap says so."""
+        return None
 
     def end_sessions(self, process_id: str) -> int:
         """End the database sessions of a dead process and return how many there were; 0 where that cannot be."""
@@ -264,13 +403,18 @@ class Dialect(ABC):
         """Have statements of the open transaction wait for a row's lock no longer than so many seconds, where rows are locked."""
         yield
 
-    def silence_options(self, lease: float) -> dict[str, Any]:
+    @classmethod
+    def silence_options(cls, lease: float) -> dict[str, Any]:
         """Return the driver's options by which a connection gives up a silent server before a lease (seconds) is over."""
         return {}
 
-    def loop_options(self, lease: float) -> dict[str, Any]:
+    @classmethod
+    def loop_options(cls, lease: float) -> dict[str, Any]:
         """Return the driver's options by which a session that runs short statements gives up a silent server in time."""
         return {}
+
+    def limit_lock_waits(self, seconds: float) -> None:  # noqa: B027  where a wait for locks holds up nobody else
+        """Let this session wait for no lock longer than that (whole seconds), where the site has not chosen a time itself."""
 
     @abstractmethod
     def prepare_worker(self, lease: float) -> None:

@@ -1,4 +1,7 @@
-"""The hot statements for MariaDB 10.6+ and MySQL 8: no UPDATE … RETURNING, so a move is two statements in a transaction."""
+"""The hot statements for MariaDB 10.6+: no UPDATE … RETURNING, so a move is two statements in a transaction.
+
+MySQL has them too, but for what is in `mysql`.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,34 @@ import hashlib
 import itertools
 import json
 import math
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from django.db import DatabaseError, IntegrityError, transaction
 
-from django_jobs.db.connections import jobs_alias, jobs_connection
-
 from .base import (
+    ATTEMPT,
+    ATTEMPT_COLUMNS,
     CLAIMED_COLUMNS,
     COMPLETED,
     ENDED,
     FIXED_COLUMNS,
     INSERT_COLUMNS,
+    INSERT_STEP,
     JOB,
+    KEEPALIVES,
     LIVE_PROCESS,
+    READY,
+    AttemptRow,
     Dialect,
     EndedRow,
+    StepRow,
     connect_timeout,
+    silence,
 )
 
 NOW = "UTC_TIMESTAMP(6)"
@@ -51,6 +62,13 @@ STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
 SET {COMPLETED.format(job="job", now=NOW).replace("fence =", "job.fence =")}, job.result = done.result"""
 
 
+# Both walk the index from group to group, one entry each ("Using index for group-by"). All columns before `rank` have to be named
+# for that, and a recursive statement of hops would read every ready job again for each queue.
+_QUEUES_WITH_WORK = f"SELECT DISTINCT queue FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE {READY}"
+_OLDEST_READY = f"""
+SELECT queue, MIN(available_at) FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE {READY}
+GROUP BY queue, status, pending_dependencies, `rank`"""
+
 _DUE = f"{NOW} + INTERVAL ROUND(ended.delay * 1000000) MICROSECOND"
 _END = f"""
 UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
@@ -60,10 +78,23 @@ STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
     ON job.id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}} AND job.fence = ended.fence
 SET {ENDED.format(prefix="job.", job="job", now=NOW, due=_DUE)}"""
 
+_STARTED = f"{NOW} - INTERVAL ROUND(%s * 1000000) MICROSECOND"
+_ATTEMPT_COLUMNS = ATTEMPT_COLUMNS.replace("release", "`release`")  # a word of the language here
+_ATTEMPT = f"(%s, %s, %s, {_STARTED}, {NOW}, %s, %s, %s, %s, %s)"
+
+_STEP = INSERT_STEP.format(
+    now=NOW,
+    json="%s",
+    flag="%s",
+    began=_STARTED,
+    due=f"{NOW} + INTERVAL ROUND(%s * 1000000) MICROSECOND",
+    lock="LOCK IN SHARE MODE",
+)
+
 
 def _quoted(names: Sequence[str]) -> str:
-    """Quote `rank`, which MySQL 8 reserves, and leave the rest readable."""
-    return ", ".join("`rank`" if name == "rank" else name for name in names)
+    """Quote the words of the language, `rank` on MySQL and `release`, and leave the rest readable."""
+    return ", ".join(f"`{name}`" if name in ("rank", "release") else name for name in names)
 
 
 _PICK = _PICK.replace(", ".join(CLAIMED_COLUMNS), _quoted(CLAIMED_COLUMNS))
@@ -77,25 +108,31 @@ class MariaDB(Dialect):
 
     now = NOW
     share_lock = "LOCK IN SHARE MODE"
+    collation: ClassVar[str] = "utf8mb4_nopad_bin"  # of the columns, as models.fields makes them
+    least_lock_wait: ClassVar[int] = 0
+    # A scan of a tiny table would wait for rows that are none of ours.
+    by_primary_key = "FORCE INDEX (PRIMARY)"
+    by_members = "FORCE INDEX (django_jobs_members)"
 
     def insert_job(self, row: Sequence[Any]) -> datetime | None:
-        returning = "RETURNING created_at" if jobs_connection().mysql_is_mariadb else ""  # type: ignore[attr-defined]
+        statement = f"INSERT INTO {JOB} ({_COLUMNS}) VALUES ({self._values()})"
         try:
-            with jobs_connection().cursor() as cursor:
-                cursor.execute(f"INSERT INTO {JOB} ({_COLUMNS}) VALUES ({self._values()}) {returning}", row)
-                if returning:
-                    return self.to_datetime(cursor.fetchone()[0])
-                cursor.execute(f"SELECT created_at FROM {JOB} WHERE id = %s", (row[0],))
-                return self.to_datetime(cursor.fetchone()[0])
+            with self.connection.cursor() as cursor:
+                return self.to_datetime(self._created_at(cursor, statement, row))
         except IntegrityError as error:
             # The failed statement is undone alone; the caller's transaction goes on.
             if error.args and error.args[0] == DUPLICATE_KEY:
                 return None
             raise
 
+    def _created_at(self, cursor: Any, statement: str, row: Sequence[Any]) -> datetime:
+        """Run the INSERT of a row and return its created_at."""
+        cursor.execute(f"{statement} RETURNING created_at", row)
+        return cast(datetime, cursor.fetchone()[0])
+
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
         one = f"({self._values()})"
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             for start in range(0, len(rows), ROWS_PER_INSERT):
                 chunk = rows[start : start + ROWS_PER_INSERT]
                 cursor.execute(
@@ -103,8 +140,29 @@ class MariaDB(Dialect):
                     [value for row in chunk for value in row],
                 )
 
+    def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Give a column that has one value throughout as that value, and the others as one JSON text.
+
+        The driver writes each value of a multi-row INSERT by itself, which takes twice as long.
+        """
+        for chunk in _packets([tuple(row) for row in rows]):
+            given = dict(zip(columns, zip(*chunk, strict=True), strict=True))
+            arrays = {name: column for name, column in given.items() if column.count(column[0]) < len(column)}
+            read = [
+                f"{_quoted([name])} {_json_type(column)} PATH '$[{place}]'"
+                for place, (name, column) in enumerate(arrays.items())
+            ]
+            selected = (_quoted([name]) if name in arrays else "%s" for name in columns)
+            values = list(zip(*arrays.values(), strict=True)) if arrays else [()] * len(chunk)
+            with self.connection.cursor() as cursor:
+                cursor.execute(
+                    f"INSERT INTO {table} ({_quoted(columns)}) SELECT {', '.join(selected)} FROM"
+                    f" JSON_TABLE(%s, '$[*]' COLUMNS({', '.join(read or ['place FOR ORDINALITY'])})) AS new",
+                    [*(column[0] for name, column in given.items() if name not in arrays), json.dumps(values)],
+                )
+
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
-        with transaction.atomic(using=jobs_alias()), jobs_connection().cursor() as cursor:
+        with transaction.atomic(using=self.connection.alias), self.connection.cursor() as cursor:
             cursor.execute(_PICK, (queue, process_id, queue, limit))
             rows = cursor.fetchall()
             if not rows:
@@ -143,22 +201,33 @@ class MariaDB(Dialect):
         return ended
 
     def _update(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        collation = "utf8mb4_nopad_bin" if jobs_connection().mysql_is_mariadb else "utf8mb4_0900_bin"  # type: ignore[attr-defined]
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(statement.format(collation=collation), (json.dumps(rows),))
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement.format(collation=self.collation), (json.dumps(rows),))
             return int(cursor.rowcount)
 
     def _with_fence(self, fences: Sequence[tuple[str, int]], rest: str) -> set[str]:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(
-                f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(fences))})"
-                f" AND (id, fence) IN ({', '.join(['(%s, %s)'] * len(fences))}) {rest}",
-                [job_id for job_id, _ in fences] + [value for one in fences for value in one],
-            )
-            return {row[0] for row in cursor.fetchall()}
+        found = self.read(
+            f"SELECT id FROM {JOB} WHERE id IN ({', '.join(['%s'] * len(fences))})"
+            f" AND (id, fence) IN ({', '.join(['(%s, %s)'] * len(fences))}) {rest}",
+            [job_id for job_id, _ in fences] + [value for one in fences for value in one],
+        )
+        return {row[0] for row in found}
+
+    def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
+        with self.connection.cursor() as cursor:
+            for chunk in _packets(rows):
+                cursor.execute(
+                    f"INSERT INTO {ATTEMPT} ({_ATTEMPT_COLUMNS}) VALUES {', '.join([_ATTEMPT] * len(chunk))}",
+                    [value for row in chunk for value in row],
+                )
+
+    def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(_STEP, row.parameters(job_id, fence))
+            return int(cursor.lastrowid) if cursor.rowcount else None
 
     def promote(self, limit: int) -> list[str]:
-        with transaction.atomic(using=jobs_alias()), jobs_connection().cursor() as cursor:
+        with transaction.atomic(using=self.connection.alias), self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT id, queue FROM {JOB} FORCE INDEX (django_jobs_job_due) WHERE status = 'scheduled'"
                 f" AND available_at <= {NOW} ORDER BY available_at LIMIT %s FOR UPDATE SKIP LOCKED",
@@ -173,19 +242,24 @@ class MariaDB(Dialect):
                 )
         return [row[1] for row in rows]
 
+    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
+        return [row[0] for row in self.read(_QUEUES_WITH_WORK)]
+
+    def oldest_ready(self) -> list[tuple[str, datetime]]:
+        return [(queue, self.to_datetime(oldest)) for queue, oldest in self.read(_OLDEST_READY)]
+
     def end_sessions(self, process_id: str) -> int:
         """End the sessions that hold a lock with the process's name."""
         ended = 0
         for start in range(0, MOST_SESSIONS, LOCKS_PER_QUESTION):
             names = [_lock_name(process_id, number) for number in range(start, start + LOCKS_PER_QUESTION)]
-            with jobs_connection().cursor() as cursor:
-                cursor.execute(f"SELECT {', '.join(['IS_USED_LOCK(%s)'] * len(names))}", names)
-                ended += sum(self._kill(session) for session in cursor.fetchone() if session is not None)
+            sessions = self.read(f"SELECT {', '.join(['IS_USED_LOCK(%s)'] * len(names))}", names)[0]
+            ended += sum(self._kill(session) for session in sessions if session is not None)
         return ended
 
     def _kill(self, session: int) -> bool:
         try:
-            with jobs_connection().cursor() as cursor:
+            with self.connection.cursor() as cursor:
                 cursor.execute(f"KILL {int(session)}")
         except DatabaseError as error:
             if not error.args or error.args[0] != NO_SUCH_THREAD:
@@ -199,7 +273,7 @@ class MariaDB(Dialect):
         A rescuer asks for the holders of all numbers, so that no row has to list them: a row that each new session writes
         would be locked by all threads that connect, and by the beats.
         """
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             for _ in range(MOST_SESSIONS):
                 cursor.execute("SELECT GET_LOCK(%s, 0)", (_lock_name(process_id, next(_session_numbers)),))
                 if (
@@ -209,32 +283,73 @@ class MariaDB(Dialect):
 
     @contextmanager
     def limited_lock_wait(self, seconds: float) -> Iterator[None]:
-        """Wait whole seconds; MariaDB knows 0, MySQL waits for one at least."""
-        least = 0 if jobs_connection().mysql_is_mariadb else 1  # type: ignore[attr-defined]
-        with jobs_connection().cursor() as cursor:
+        """Wait whole seconds."""
+        with self.connection.cursor() as cursor:
             cursor.execute(
                 "SET @django_jobs_wait = @@SESSION.innodb_lock_wait_timeout,"
-                f" SESSION innodb_lock_wait_timeout = {max(math.ceil(seconds - 0.4), least)}"
+                f" SESSION innodb_lock_wait_timeout = {max(math.ceil(seconds - 0.4), self.least_lock_wait)}"
             )
         try:
             yield
         finally:
             with suppress(Exception):  # a broken connection has nothing to restore
                 # The driver's own cursor: Django's refuses to speak in a transaction that is to be rolled back.
-                jobs_connection().connection.cursor().execute(
-                    "SET SESSION innodb_lock_wait_timeout = @django_jobs_wait"
-                )
+                self.connection.connection.cursor().execute("SET SESSION innodb_lock_wait_timeout = @django_jobs_wait")
 
-    def silence_options(self, lease: float) -> dict[str, Any]:
+    @classmethod
+    def silence_options(cls, lease: float) -> dict[str, Any]:
         return {"connect_timeout": connect_timeout(lease)}
 
-    def loop_options(self, lease: float) -> dict[str, Any]:
+    @classmethod
+    def loop_options(cls, lease: float) -> dict[str, Any]:
         seconds = max(1, int(lease / 2))  # the driver has no keepalives of its own, and waits for an answer without end
         return {"read_timeout": seconds, "write_timeout": seconds}
 
+    def limit_lock_waits(self, seconds: float) -> None:
+        """Limit the waits for rows (50 s by default) and for tables and the whole server (a day).
+
+        A statement that waits for a row holds the backup lock meanwhile. `SET GLOBAL read_only`, FLUSH and backups wait for that
+        lock, everybody's writes wait behind them, and so may the transaction that has the row.
+        """
+        chosen = ", ".join(
+            f"SESSION {name} = CAST(IF(@@SESSION.{name} = @@GLOBAL.{name},"  # MySQL takes no number of another type
+            f" LEAST(@@SESSION.{name}, {max(1, int(seconds))}), @@SESSION.{name}) AS UNSIGNED)"
+            for name in ("innodb_lock_wait_timeout", "lock_wait_timeout")
+        )
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"SET {chosen}")
+
     def prepare_worker(self, lease: float) -> None:
-        with jobs_connection().cursor() as cursor:
+        raw: Any = self.connection.connection
+        _watch_for_silence(raw.fileno(), lease)
+        with self.connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def _watch_for_silence(descriptor: int, lease: float) -> None:
+    """Have the system ask a peer that is silent whether it still lives, and give it up before a lease (seconds) is over.
+
+    The driver has no option for that, and a read timeout would end the long queries of handlers.
+    """
+    idle, interval, user_timeout = silence(lease)
+    options = {
+        "TCP_KEEPIDLE": idle,
+        "TCP_KEEPINTVL": interval,
+        "TCP_KEEPCNT": KEEPALIVES,
+        "TCP_USER_TIMEOUT": user_timeout,
+    }
+    # OSError: a Unix socket has no such options
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if number := getattr(socket, name, None):  # not every system has all
+                ours.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+def _json_type(column: Sequence[Any]) -> str:
+    """Return the type with which the values of a column are read out of JSON; the target column makes a time of a text."""
+    kind = next(type(value) for value in column if value is not None)
+    return {int: "BIGINT", float: "DOUBLE"}.get(kind, "LONGTEXT")
 
 
 def _lock_name(process_id: str, number: int) -> str:

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
-from django_jobs.db.connections import jobs_connection
-
 from .base import (
+    ATTEMPT,
+    ATTEMPT_COLUMNS,
     CLAIMED_COLUMNS,
     COMPLETED,
     ENDED,
     FIXED_COLUMNS,
     INSERT_COLUMNS,
+    INSERT_STEP,
     JOB,
+    KEEPALIVES,
     LIVE_PROCESS,
     OPEN_EDGES,
+    READY,
+    AttemptRow,
+    ClaimLook,
     Dialect,
     EndedRow,
+    Place,
+    PromotionLook,
+    StepRow,
+    Stretch,
     connect_timeout,
+    silence,
 )
 
 NOW = "STATEMENT_TIMESTAMP()"
-KEEPALIVES = 3
 
 _TYPES = {
     "payload": "jsonb",
@@ -42,13 +52,49 @@ _CLAIMED_CASTS = {"available_at": "::text", "created_at": "::text"}
 # A job starts when its row is taken: the statement may have arrived, and waited for the processor, before the dependency ended.
 # `= ANY(ARRAY(…))` takes each row by its primary key. Joined to what was picked, the planner reads the whole table for a batch as
 # long as it has some ten thousand rows, and a nested loop once claimed 200 rows for LIMIT 1 (docs/decisions.md).
-_CLAIM = f"""
+_TAKE = f"""
 UPDATE {JOB} AS job SET status = 'running', fence = fence + 1, worker_id = %s, started_at = CLOCK_TIMESTAMP(), updated_at = {NOW}
-WHERE id = ANY(ARRAY(
-    SELECT id FROM {JOB}
-    WHERE status = 'pending' AND pending_dependencies = 0 AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
-    ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED))
+WHERE id = ANY(ARRAY({{picked}}))
 RETURNING {", ".join(f"job.{name}{_CLAIMED_CASTS.get(name, '')}" for name in CLAIMED_COLUMNS)}"""
+
+_READY_JOBS = f"""
+    SELECT id FROM {JOB}
+    WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
+    ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
+_CLAIM = _TAKE.format(picked=_READY_JOBS)
+
+# How many entries of an index this session has read: those that are dead and kept count, those that were removed do not.
+_READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
+_READ_READY, _READ_DUE = _READ.format(index="ready"), _READ.format(index="due")
+_MOMENT = f"{NOW} - INTERVAL '0.25 seconds'"
+
+# The stretches in their order, one after the other and only as far as the limit goes.
+_READY_JOBS_ON_STRETCHES = f"""
+    SELECT ready.id
+    FROM unnest(%s::smallint[], %s::timestamptz[], %s::text[], %s::smallint[]) AS stretch(rank, available_at, id, until)
+    CROSS JOIN LATERAL (
+        SELECT id FROM {JOB} AS job
+        WHERE {READY} AND queue = %s AND job.rank < stretch.until
+            AND (job.rank, job.available_at, job.id) >= (stretch.rank, stretch.available_at, stretch.id)
+        ORDER BY job.rank, job.available_at, job.id LIMIT %s FOR UPDATE SKIP LOCKED) AS ready
+    WHERE {LIVE_PROCESS.format(now=NOW)}
+    LIMIT %s"""
+_CLAIM_FROM = f"""
+WITH before AS MATERIALIZED (SELECT {_READ_READY} AS entries),
+claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
+SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text FROM before LEFT JOIN claimed ON TRUE"""
+
+# From gap to gap between queues that are left out, and within a gap from one queue to the next.
+_OTHER_QUEUES_WITH_WORK = f"""
+WITH RECURSIVE found(queue, until) AS (
+    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {READY} AND job.queue > gap.start AND job.queue < gap.until), gap.until
+    FROM unnest(%s::text[], %s::text[]) AS gap(start, until)
+    UNION ALL
+    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {READY} AND job.queue > found.queue AND job.queue < found.until),
+        found.until
+    FROM found WHERE found.queue IS NOT NULL)
+SELECT queue FROM found WHERE queue IS NOT NULL"""
+_AFTER_ALL = "\U0010ffff"
 
 _COMPLETE = f"""
 WITH done AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS given(id, fence, result))
@@ -64,12 +110,35 @@ UPDATE {JOB} AS job SET {ENDED.format(prefix="", job="job", now=NOW, due=f"{NOW}
 FROM ended WHERE job.id = ANY(ARRAY(SELECT id FROM ended)) AND job.id = ended.id AND job.fence = ended.fence
 RETURNING job.id"""
 
-_PROMOTE = f"""
+_INSERT_ATTEMPTS = f"""
+INSERT INTO {ATTEMPT} ({ATTEMPT_COLUMNS})
+SELECT job_id, number, worker_id, {NOW} - seconds * INTERVAL '1 second', {NOW}, outcome, exception_class, error, traceback,
+    release
+FROM unnest(%s::text[], %s::int[], %s::text[], %s::float8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    AS new(job_id, number, worker_id, seconds, outcome, exception_class, error, traceback, release)"""
+
+_STEP = INSERT_STEP.format(
+    now=NOW,
+    json="%s::jsonb",
+    flag="%s::boolean",
+    began=f"{NOW} - %s::float8 * INTERVAL '1 second'",
+    due=f"{NOW} + %s::float8 * INTERVAL '1 second'",
+    lock="FOR SHARE RETURNING id",
+)
+
+_TAKE_DUE = f"""
 UPDATE {JOB} AS job SET status = 'pending', updated_at = {NOW}
 WHERE id = ANY(ARRAY(
-    SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW}
+    SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW} {{start}}
     ORDER BY available_at LIMIT %s FOR UPDATE SKIP LOCKED))
 RETURNING queue"""
+
+_PROMOTE = _TAKE_DUE.format(start="")
+
+_PROMOTE_FROM = f"""
+WITH before AS MATERIALIZED (SELECT {_READ_DUE} AS entries),
+promoted AS ({_TAKE_DUE.format(start="AND available_at >= %s::timestamptz")}, available_at)
+SELECT promoted.*, {_READ_DUE} - before.entries, {_MOMENT} FROM before LEFT JOIN promoted ON TRUE"""
 
 _RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
 
@@ -78,6 +147,7 @@ class PostgreSQL(Dialect):
     """One statement per move; RETURNING gives back what was moved."""
 
     now = NOW
+    counts_reads = True
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
         """Give a column that has one value throughout as that value, and the others as arrays."""
@@ -92,63 +162,99 @@ class PostgreSQL(Dialect):
         selected = {name: name if name in arrays else mark[name] for name in INSERT_COLUMNS}
         selected["available_at"] = f"COALESCE({selected['available_at']}, {NOW})"
         source = f"FROM unnest({', '.join(f'{mark[name]}[]' for name in arrays)}) AS new({', '.join(arrays)})"
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS})"
                 f" SELECT {', '.join(selected.values())}, {NOW}, {NOW}, 0, 0, 0, '' {source if arrays else ''}",
                 given,
             )
 
+    def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Copy them in: arrays take twice as long. The session's zone is UTC, as Django sets it."""
+        with self.connection.cursor() as cursor, self.connection.wrap_database_errors:
+            statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+            with cursor.copy(statement) as copy:
+                for row in rows:
+                    copy.write_row(row)
+
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:  # an UPDATE returns its rows in no order
-            rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
+            rows.sort(key=_place)
         return rows
+
+    def claim_from(self, stretches: Sequence[Stretch], queue: str, limit: int, process_id: str) -> ClaimLook:
+        ranks, times, ids = zip(*(stretch.start for stretch in stretches), strict=True)
+        ends = [stretch.end for stretch in stretches]
+        bounds = (array(ranks), array(times), array(ids), array(ends))
+        found = self.read(_CLAIM_FROM, (process_id, *bounds, queue, limit, process_id, queue, limit))
+        entries, moment = found[0][-2:]
+        rows = sorted((row[:-2] for row in found if row[_ID] is not None), key=_place)
+        ranks_taken = {row[_RANK] for row in rows}
+        return ClaimLook(rows, ranks_taken, _place(rows[-1]) if rows else None, (entries or 0) - len(rows), moment)
+
+    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
+        if not besides:
+            return super().queues_with_work()
+        names = sorted(besides)
+        gaps = (array(["", *names]), array([*names, _AFTER_ALL]))
+        return [row[0] for row in self.read(_OTHER_QUEUES_WITH_WORK, gaps)]
 
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
         ids, fences, results = zip(*rows, strict=True)
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(_COMPLETE, (array(ids), array(fences), array(results)))
             return {row[0] for row in cursor.fetchall()}
 
     def end(self, rows: Sequence[EndedRow]) -> set[str]:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(_END, [array(column) for column in zip(*rows, strict=True)])
-            return {row[0] for row in cursor.fetchall()}
+        return {row[0] for row in self.read(_END, [array(column) for column in zip(*rows, strict=True)])}
+
+    def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(_INSERT_ATTEMPTS, [array(column) for column in zip(*rows, strict=True)])
+
+    def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
+        return next((key for (key,) in self.read(_STEP, row.parameters(job_id, fence))), None)
 
     def open_edges(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(f"{OPEN_EDGES} = ANY(%s::text[])", (array(ids),))
-            return list(cursor.fetchall())
+        return self.read(f"{OPEN_EDGES} = ANY(%s::text[])", (array(ids),))
+
+    def end_members(self, ids: Sequence[str], state: str) -> int:
+        return self._end_members("= ANY(%s::text[])", (state, array(ids)))
 
     def promote(self, limit: int) -> list[str]:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(_PROMOTE, (limit,))
-            return [row[0] for row in cursor.fetchall()]
+        return [row[0] for row in self.read(_PROMOTE, (limit,))]
+
+    def promote_from(self, start: datetime | None, limit: int) -> PromotionLook:
+        found = self.read(_PROMOTE_FROM, (start or "-infinity", limit))
+        entries, moment = found[0][-2:]
+        due = [row for row in found if row[0] is not None]
+        last = max((row[1] for row in due), default=None)
+        return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment)
 
     def end_sessions(self, process_id: str) -> int:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                " WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()",
-                (session_name(process_id),),
-            )
-            return int(cursor.fetchone()[0])
+        ended = self.read(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()",
+            (session_name(process_id),),
+        )
+        return int(ended[0][0])
 
     def name_session(self, process_id: str) -> None:
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute("SELECT set_config('application_name', %s, false)", (session_name(process_id),))
 
     @contextmanager
     def limited_lock_wait(self, seconds: float) -> Iterator[None]:
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {max(1, int(seconds * 1000))}")
         yield
 
-    def silence_options(self, lease: float) -> dict[str, Any]:
-        idle, interval, user_timeout = _silence(lease)
+    @classmethod
+    def silence_options(cls, lease: float) -> dict[str, Any]:
+        idle, interval, user_timeout = silence(lease)
         return {
             "connect_timeout": connect_timeout(lease),
             "keepalives_idle": idle,
@@ -161,8 +267,8 @@ class PostgreSQL(Dialect):
         # Our moves are written for READ COMMITTED, whatever the site chose for its own requests: as the server's default for
         # single statements, and as the driver's for BEGIN, which the site's `isolation_level` option has set.
         # The server, too, gives up a client that is silent, so that a host that lost its power holds no transaction open.
-        idle, interval, user_timeout = _silence(lease)
-        with jobs_connection().cursor() as cursor:
+        idle, interval, user_timeout = silence(lease)
+        with self.connection.cursor() as cursor:
             cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute(
                 "SELECT set_config(name, chosen.value, false) FROM pg_settings JOIN (VALUES ('tcp_keepalives_idle', %s),"
@@ -170,15 +276,11 @@ class PostgreSQL(Dialect):
                 " USING (name) WHERE source = 'default'",
                 (str(idle), str(interval), str(KEEPALIVES), str(user_timeout)),
             )
-        jobs_connection().connection.isolation_level = None
+        self.connection.connection.isolation_level = None
 
 
-def _silence(lease: float) -> tuple[int, int, int]:
-    """Return after how many seconds of silence a peer is asked, how often again, and the milliseconds after which it is gone.
-
-    Together they stay below a lease: 1/4, then three times 1/8; and 3/4 for what was sent and not acknowledged.
-    """
-    return max(1, int(lease / 4)), max(1, int(lease / 8)), max(1000, int(lease * 750))
+def _place(row: tuple[Any, ...]) -> Place:
+    return Place(row[_RANK], row[_AVAILABLE], row[_ID])
 
 
 def array(values: Sequence[Any]) -> Any:

@@ -6,9 +6,22 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from django_jobs.db.connections import jobs_connection
-
-from .base import CLAIMED_COLUMNS, COMPLETED, ENDED, FIXED_COLUMNS, INSERT_COLUMNS, JOB, LIVE_PROCESS, Dialect, EndedRow
+from .base import (
+    ATTEMPT,
+    ATTEMPT_COLUMNS,
+    CLAIMED_COLUMNS,
+    COMPLETED,
+    ENDED,
+    FIXED_COLUMNS,
+    INSERT_COLUMNS,
+    INSERT_STEP,
+    JOB,
+    LIVE_PROCESS,
+    AttemptRow,
+    Dialect,
+    EndedRow,
+    StepRow,
+)
 
 # %% because Django hands the statement to the % operator of its parameter style.
 NOW = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
@@ -35,6 +48,20 @@ FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence, value ->> 2 AS status, val
 WHERE {JOB}.id = ended.id AND {JOB}.fence = ended.fence
 RETURNING {JOB}.id"""
 
+_STARTED = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('-%%.3f seconds', %s))"
+_INSERT_ATTEMPT = (
+    f"INSERT INTO {ATTEMPT} ({ATTEMPT_COLUMNS}) VALUES (%s, %s, %s, {_STARTED}, {NOW}, %s, %s, %s, %s, %s)"
+)
+
+_STEP = INSERT_STEP.format(
+    now=NOW,
+    json="%s",
+    flag="%s",
+    began=_STARTED,
+    due="STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('%%+.3f seconds', %s))",
+    lock="RETURNING id",
+)
+
 _PROMOTE = f"""
 UPDATE {JOB} SET status = 'pending', updated_at = {NOW}
 WHERE id IN (SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW} ORDER BY available_at LIMIT %s)
@@ -52,11 +79,16 @@ class SQLite(Dialect):
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
         statement = f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS}) VALUES ({self._values()})"
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.executemany(statement, rows)
 
+    def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        with self.connection.cursor() as cursor:
+            marks = ", ".join(["%s"] * len(columns))
+            cursor.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
+
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:
@@ -64,24 +96,31 @@ class SQLite(Dialect):
         return rows
 
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
-        with jobs_connection().cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(_COMPLETE, (json.dumps(rows),))
             return {row[0] for row in cursor.fetchall()}
 
     def end(self, rows: Sequence[EndedRow]) -> set[str]:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(_END, (json.dumps(rows),))
-            return {row[0] for row in cursor.fetchall()}
+        return {row[0] for row in self.read(_END, (json.dumps(rows),))}
+
+    def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.executemany(_INSERT_ATTEMPT, rows)
+
+    def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
+        return next((key for (key,) in self.read(_STEP, row.parameters(job_id, fence))), None)
 
     def promote(self, limit: int) -> list[str]:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(_PROMOTE, (limit,))
-            return [row[0] for row in cursor.fetchall()]
+        return [row[0] for row in self.read(_PROMOTE, (limit,))]
 
-    def read_now(self) -> Any:
-        with jobs_connection().cursor() as cursor:
-            cursor.execute(f"SELECT {NOW}", ())  # parameters given, so that %% is read as %
-            return self.to_datetime(cursor.fetchone()[0])
+    def version_of_data(self) -> int | None:
+        """Ask SQLite, which looks into shared memory for it (https://sqlite.org/pragma.html#pragma_data_version)."""
+        # Not with a cursor of Django's: this is asked hundreds of times a second, and under DEBUG it would keep each statement.
+        raw = self.connection.connection
+        if raw is None:
+            return None
+        with self.connection.wrap_database_errors:
+            return int(raw.execute("PRAGMA data_version").fetchone()[0])
 
     def prepare_worker(self, lease: float) -> None:
         """Do nothing: every transaction on SQLite is serializable."""

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -18,7 +19,10 @@ from django_jobs.db.connections import jobs_connection, use_database
 from django_jobs.db.server import missing_migrations
 from django_jobs.exceptions import JobsError
 from django_jobs.management.jobs import (
+    adopt,
+    batches,
     dead_letters,
+    events,
     graph,
     health,
     jobs,
@@ -30,6 +34,7 @@ from django_jobs.management.jobs import (
 )
 from django_jobs.management.jobs.output import Output, clean, problems_of
 from django_jobs.management.jobs.verbs import HelpFormatter, Verbs
+from django_jobs.text import shown
 
 EXIT_INTERRUPTED = 130
 
@@ -40,12 +45,19 @@ class Command(BaseCommand):
     help = "Submit, inspect and operate background jobs. `manage.py jobs VERB --help` has examples."
     requires_system_checks = []
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(prog_name, subcommand, formatter_class=HelpFormatter, **kwargs)
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run from the command line; what the terminal's encoding lacks is written as escapes."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = HelpFormatter  # not by create_parser(): django-configurations has one without keywords
         verbs = Verbs(parser)
-        for group in (submit, jobs, graph, queues, dead_letters, schedules, transfer, maintenance, health):
+        groups = (
+            submit, jobs, graph, batches, events, queues, dead_letters, schedules, transfer, adopt, maintenance, health,
+        )  # fmt: skip
+        for group in groups:
             group.add(verbs)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -75,6 +87,9 @@ def _command_errors() -> Iterator[None]:
         raise CommandError(str(error)) from error
     except DatabaseError as error:
         raise CommandError(_database_problem(error)) from error
+    except UnicodeEncodeError as error:
+        # Bytes of an argument that are no UTF-8 have become surrogates, which no driver takes.
+        raise CommandError(f"{shown(error.object)} is not text in UTF-8, as all names, ids and keys are") from error
     except KeyboardInterrupt:
         raise CommandError("interrupted", returncode=EXIT_INTERRUPTED) from None
     except BrokenPipeError:

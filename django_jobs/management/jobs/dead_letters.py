@@ -31,10 +31,11 @@ def add(verbs: Verbs) -> None:
     parser = dlq.add("show", show, "show a dead job with its attempts", "dlq show job-1")
     parser.add_argument("job_id", metavar="JOB_ID")
     parser = dlq.add(
-        "replay", replay_chosen, "run dead jobs again from the start",
+        "replay", replay_chosen, "run dead jobs again, behind the steps that were done",
         "dlq replay job-1 job-2", "dlq replay --type email.welcome --error timed --yes", asks=True,
     )  # fmt: skip
     _add_choice(parser)
+    parser.add_argument("--from-start", action="store_true", help="forget which steps were done, and do them again")
     parser = dlq.add(
         "ack", acknowledge_chosen, "close dead letters; their jobs stay dead",
         "dlq ack job-1 --note 'sent by hand'", asks=True,
@@ -66,26 +67,13 @@ def list_dead_letters(options: dict[str, Any], out: Output) -> None:
     objects: DeadLetterQuerySet = DeadLetter.objects  # type: ignore[assignment]
     chosen = objects.acknowledged() | objects.replayed() if options["closed"] else objects.open()
     with streamed(chosen.filter(**_filters(options)).select_related("job").order_by("-pk")) as dead_letters:
-        if out.as_json:
-            for dead_letter in dead_letters:
-                out.json(_values(dead_letter))
-        else:
-            out.table(("JOB", "TYPE", "QUEUE", "REASON", "DIED", "ERROR"), map(_row, dead_letters))
+        out.rows(dead_letters, _values, ("JOB", "TYPE", "QUEUE", "REASON", "DIED", "ERROR"), _row)
 
 
 def _values(dead_letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "job_id": dead_letter.job_id,
-        "job_type": dead_letter.job.job_type,
-        "queue": dead_letter.job.queue,
-        "reason": dead_letter.reason,
-        "error": dead_letter.error,
-        "died_at": dead_letter.died_at,
-        "acknowledged_at": dead_letter.acknowledged_at,
-        "replayed_at": dead_letter.replayed_at,
-        "note": dead_letter.note,
-        "fingerprint": dead_letter.fingerprint,
-    }
+    own = ("reason", "error", "died_at", "acknowledged_at", "replayed_at", "note", "fingerprint")
+    job = {"job_id": dead_letter.job_id, "job_type": dead_letter.job.job_type, "queue": dead_letter.job.queue}
+    return job | {name: getattr(dead_letter, name) for name in own}
 
 
 def _row(dead_letter: DeadLetter) -> tuple[Any, ...]:
@@ -95,7 +83,8 @@ def _row(dead_letter: DeadLetter) -> tuple[Any, ...]:
 
 def replay_chosen(options: dict[str, Any], out: Output) -> None:
     """Replay the jobs of the chosen dead letters."""
-    _move_chosen(options, out, replay_dead_letters, "replay", "replayed")
+    move = partial(replay_dead_letters, from_start=options["from_start"])
+    _move_chosen(options, out, move, "replay", "replayed")
 
 
 def acknowledge_chosen(options: dict[str, Any], out: Output) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from django_jobs.lifecycle.leases import limited_silence
 from django_jobs.models import DeadLetter, Job, WorkerProcess
 from django_jobs.monitoring import health as probes
 
@@ -42,21 +43,23 @@ def stats(options: dict[str, Any], out: Output) -> None:
     values = {
         **Job.objects.counts_by_status(),
         "workers": WorkerProcess.objects.alive().count(),
+        "silent_threads": WorkerProcess.objects.silent_threads(),
         "dead_letters": DeadLetter.objects.open().count(),
     }
-    out.result("\n".join(f"{name.replace('_', ' ') + ':':14}{value}" for name, value in values.items()), **values)
+    out.result("\n".join(f"{name.replace('_', ' ') + ':':16}{value}" for name, value in values.items()), **values)
 
 
 def health(options: dict[str, Any], out: Output) -> None:
     """Run the probe that the options choose."""
-    if options["live"]:
-        report, summary = probes.live(), "a worker of this machine is alive"
-    elif options["ready"]:
-        report, summary = probes.ready(), "the database is ready"
-    else:
-        names = ("max_wait", "max_dead_letters", "min_workers")
-        report = probes.health(probes.Thresholds(**{name: options[name] for name in names}))
-        summary = "{workers} workers, longest wait {longest_wait_seconds:g} s, {dead_letters} dead letters open"
+    with limited_silence():
+        if options["live"]:
+            report, summary = probes.live(), "a worker of this machine is alive"
+        elif options["ready"]:
+            report, summary = probes.ready(), "the database is ready"
+        else:
+            names = ("max_wait", "max_dead_letters", "min_workers")
+            report = probes.health(probes.Thresholds(**{name: options[name] for name in names}))
+            summary = "{workers} workers, longest wait {longest_wait_seconds:g} s, {dead_letters} dead letters open"
     if out.as_json:
         out.json(report.as_dict())
     elif report.healthy:

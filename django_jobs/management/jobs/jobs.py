@@ -14,13 +14,21 @@ from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.moved import Moved
 from django_jobs.lifecycle.promote import run_now
 from django_jobs.lifecycle.replay import replay
-from django_jobs.models import Attempt, DeadLetter, Job, JobStatus
+from django_jobs.masking import masked
+from django_jobs.models import Attempt, Job, JobStatus, JobStep
 from django_jobs.models.job import JobQuerySet
 from django_jobs.shell import SHELL
 
 from .output import Output, as_text, streamed
 from .verbs import Verbs
 
+ATTEMPT = ("number", "outcome", "started_at", "ended_at", "worker_id", "error", "traceback")
+STEP = ("position", "name", "kind", "state", "started_at", "ended_at", "due_at", "result")
+DEAD_LETTER = ("reason", "died_at", "acknowledged_at", "replayed_at", "note")
+AS_STORED = (
+    "max_retries", "retry_count", "timeout_seconds", "created_at", "updated_at", "scheduled_at", "started_at",
+    "finished_at", "worker_id", "unique_key", "payload", "result", "error", "metadata", "pending_dependencies", "progress",
+)  # fmt: skip
 HEADS = ("ID", "TYPE", "QUEUE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "ERROR")
 
 
@@ -31,8 +39,9 @@ def add(verbs: Verbs) -> None:
     )
     add_filters(parser)
     parser.add_argument("--type", dest="job_type")
+    parser.add_argument("--batch", metavar="ID", help="the members of this batch")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many, 0: all (default: 50)")
-    parser = verbs.add("show", show, "show a job with its attempts", "show job-1")
+    parser = verbs.add("show", show, "show a job with its attempts and steps", "show job-1")
     parser.add_argument("job_id", metavar="ID")
     parser = verbs.add("cancel", cancel_jobs, "cancel jobs; a running one is asked to stop", "cancel job-1")
     parser.add_argument("job_ids", nargs="+", metavar="ID")
@@ -40,6 +49,7 @@ def add(verbs: Verbs) -> None:
         "retry", retry_jobs, "run scheduled jobs now, and dead, failed or cancelled ones again", "retry job-1 job-2"
     )
     parser.add_argument("job_ids", nargs="+", metavar="ID")
+    parser.add_argument("--from-start", action="store_true", help="forget which steps were done, and do them again")
 
 
 def add_filters(parser: CommandParser) -> None:
@@ -52,6 +62,8 @@ def filtered(options: dict[str, Any]) -> JobQuerySet:
     """Return the jobs that the options choose; all without one."""
     names = ("status", "queue", "job_type")
     chosen = {name: options[name] for name in names if options.get(name) is not None}
+    if options.get("batch") is not None:
+        chosen["membership__batch"] = options["batch"]
     return Job.objects.filter(**chosen)
 
 
@@ -59,40 +71,46 @@ def list_jobs(options: dict[str, Any], out: Output) -> None:
     """Print jobs, newest first."""
     limit = options["limit"] if options["limit"] > 0 else None
     with streamed(_with_attempts(filtered(options)).order_by("-pk")[:limit]) as jobs:
-        if out.as_json:
-            for job in jobs:
-                out.json(job_values(job))
-        else:
-            out.table(HEADS, [_row(job) for job in jobs])
+        out.rows(jobs, job_values, HEADS, _row)
 
 
 def show(options: dict[str, Any], out: Output) -> None:
     """Print all that is known of one job."""
     job = find_job(options["job_id"])
     values = {**job_values(job), "depends_on": job.depends_on}
-    attempts = list(
-        Attempt.objects.filter(job=job)
-        .order_by("pk")
-        .values("number", "outcome", "started_at", "ended_at", "worker_id", "error", "traceback")
-    )
-    dead_letters = list(
-        DeadLetter.objects.filter(job=job)
-        .order_by("pk")
-        .values("reason", "died_at", "acknowledged_at", "replayed_at", "note")
-    )
+    attempts = list(job.attempts.order_by("pk").values(*ATTEMPT))
+    dead_letters = list(job.dead_letters.order_by("pk").values(*DEAD_LETTER))
+    steps = [_step(step) for step in job.steps.order_by("position")]
     if out.as_json:
-        out.json({**values, "tries": attempts, "dead_letters": dead_letters})
+        out.json({**values, "tries": attempts, "dead_letters": dead_letters, "steps": steps})
         return
+    del values["state"]  # the status, under the name that it has in the answers of other verbs
     for name, value in values.items():
         if value not in (None, {}, []):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else as_text(value)
             out.line(f"{name}: {text}")
+    for step in steps:
+        out.line(_step_line(step))
     for row in attempts:
         out.line(f"attempt {row['number']}: {row['outcome']} at {as_text(row['ended_at'])} by {row['worker_id']}")
         out.line("    " + (row["traceback"] or row["error"]).strip().replace("\n", "\n    "))
     for dead in dead_letters:
         state = "acknowledged" if dead["acknowledged_at"] else "replayed" if dead["replayed_at"] else "open"
         out.line(f"dead letter: {dead['reason']} at {as_text(dead['died_at'])}, {state} {dead['note']}".rstrip())
+
+
+def _step(step: JobStep) -> dict[str, Any]:
+    return {**{name: getattr(step, name) for name in STEP}, "result": masked(step.result)}
+
+
+def _step_line(step: dict[str, Any]) -> str:
+    ended = step["ended_at"] or step["due_at"]
+    until = "" if ended is None else f" until {as_text(ended)}"
+    result = "" if step["result"] is None else f": {json.dumps(step['result'], ensure_ascii=False)}"
+    line = (
+        f"step {step['position']}: {step['name']} ({step['kind']}, {step['state']}) from {as_text(step['started_at'])}"
+    )
+    return f"{line}{until}{result}"
 
 
 def cancel_jobs(options: dict[str, Any], out: Output) -> None:
@@ -110,7 +128,7 @@ def cancel_jobs(options: dict[str, Any], out: Output) -> None:
 def retry_jobs(options: dict[str, Any], out: Output) -> None:
     """Make each job ready."""
     started = run_now(options["job_ids"])
-    replayed = replay(started.left)
+    replayed = replay(started.left, from_start=options["from_start"])
     out.moved(options["job_ids"], Moved(started.done + replayed.done, replayed.left), lambda job_id: "pending")
 
 
@@ -143,24 +161,10 @@ def job_values(job: Job) -> dict[str, Any]:
         "queue": job.queue,
         "status": str(job.status),
         "state": str(job.status),
+        "batch": job.batch_id,
         "priority": job.priority,
         "attempts": _attempts(job),
-        "max_retries": job.max_retries,
-        "retry_count": job.retry_count,
-        "timeout_seconds": job.timeout_seconds,
-        "created_at": job.created_at,
-        "updated_at": job.updated_at,
-        "scheduled_at": job.scheduled_at,
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
-        "worker_id": job.worker_id,
-        "unique_key": job.unique_key,
-        "payload": job.payload,
-        "result": job.result,
-        "error": job.error,
-        "metadata": job.metadata,
-        "pending_dependencies": job.pending_dependencies,
-        "progress": job.progress,
+        **{name: getattr(job, name) for name in AS_STORED},
     }
 
 

@@ -71,6 +71,20 @@ class Output:
         for row in [list(heads), *cells]:
             self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
+    def rows(
+        self,
+        rows: Iterable[Any],
+        values: Callable[[Any], dict[str, Any]],
+        heads: Sequence[str],
+        cells: Callable[[Any], Sequence[Any]],
+    ) -> None:
+        """Print the values of each row as JSON, or a table of its cells."""
+        if self.as_json:
+            for row in rows:
+                self.json(values(row))
+        else:
+            self.table(heads, map(cells, rows))
+
     def confirm(self, question: str) -> None:
         """Ask on a terminal whether to go on; elsewhere `--yes` must have been given. Raises CommandError otherwise."""
         if self._yes:
@@ -143,7 +157,7 @@ def as_text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return str(value)
 
 

@@ -35,11 +35,9 @@ def list_queues(options: dict[str, Any], out: Output) -> None:
         (name, queue.ready, queue.running, round(queue.waited(now), 1) if queue.oldest else None, queue.paused_at)
         for name, queue in queue_stats(sorted(_queues())).items()
     ]
-    if out.as_json:
-        for row in rows:
-            out.json(dict(zip(("queue", "ready", "running", "oldest_seconds", "paused_at"), row, strict=True)))
-    else:
-        out.table(("QUEUE", "READY", "RUNNING", "OLDEST (S)", "PAUSED SINCE"), rows)
+    names = ("queue", "ready", "running", "oldest_seconds", "paused_at")
+    heads = ("QUEUE", "READY", "RUNNING", "OLDEST (S)", "PAUSED SINCE")
+    out.rows(rows, lambda row: dict(zip(names, row, strict=True)), heads, tuple)
 
 
 def pause_queue(options: dict[str, Any], out: Output) -> None:

@@ -33,7 +33,7 @@ def list_schedules(options: dict[str, Any], out: Output) -> None:
             out.json(values)
         return
     out.table(
-        ("NAME", "TYPE", "WHEN", "STATE", "NEXT (UTC)", "LAST ERROR"),
+        ("NAME", "TYPE", "WHEN", "STATE", "NEXT", "LAST ERROR"),
         [(row.name, row.job_type, _when(row), _state(row), row.next_run_at, row.last_error[:60]) for row in rows],
     )
 

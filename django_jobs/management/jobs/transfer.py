@@ -1,13 +1,13 @@
-"""The verbs that move jobs between databases: export, import."""
+"""The verbs that move jobs, queues and schedules between databases: export, import."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from django.core.management.base import CommandError
 
 from django_jobs.transfer.exporting import export_file
 from django_jobs.transfer.importing import import_file
+from django_jobs.transfer.site_lines import all_lines, lines_of_queue, no_lines
 
 from .jobs import add_filters, filtered
 from .output import Output
@@ -24,7 +25,7 @@ from .verbs import Verbs
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
     parser = verbs.add(
-        "export", export, "write jobs with all that belongs to them to a file of JSON Lines",
+        "export", export, "write jobs with all that belongs to them, queues and schedules to a file of JSON Lines",
         "export jobs.jsonl", "export - --queue mail | gzip > mail.jsonl.gz",
     )  # fmt: skip
     parser.add_argument("file", metavar="FILE", help="- for stdout")
@@ -38,17 +39,29 @@ def add(verbs: Verbs) -> None:
 
 
 def export(options: dict[str, Any], out: Output) -> None:
-    """Export to a file that is complete or not there at all."""
+    """Export to a file that is complete or not there at all.
+
+    With `--queue`, the pause of that queue and the schedules that name it; with `--status`, jobs alone.
+    """
     jobs = filtered(options)
+    queue = options["queue"]
+    site_lines = no_lines if options["status"] else partial(lines_of_queue, queue) if queue else all_lines
     name = options["file"]
     if name == "-":
         binary = out.binary()
-        export_file(jobs, binary)
+        export_file(jobs, binary, site_lines=site_lines)
         binary.flush()
         return
     with _new_file(Path(name)) as file:
-        number = export_file(jobs, file, out.bar("export"))
-    out.result(f"{number} jobs exported to {name}", file=name, exported=number)
+        done = export_file(jobs, file, out.bar("export"), site_lines)
+    others = {key: number for key, number in (("queues", done.queues), ("schedules", done.schedules)) if number}
+    out.result(f"{_listed({'jobs': done.jobs, **others})} exported to {name}", file=name, exported=done.jobs, **others)
+
+
+def _listed(numbers: dict[str, int]) -> str:
+    """Return numbers with what they count: `800 jobs, 1 queue and 3 schedules`."""
+    words = [f"{number} {what[:-1] if number == 1 and what != 'jobs' else what}" for what, number in numbers.items()]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 @contextmanager
@@ -82,19 +95,23 @@ def import_jobs(options: dict[str, Any], out: Output) -> None:
         )
     if done.unknown_types:
         out.note(f"note: no handler in this process for {', '.join(done.unknown_types)}")
-    known = f", {done.known} were there already" if done.known else ""
-    out.result(f"{done.written} jobs imported{known}", file=name, imported=done.written, known=done.known)
+    there = {"queues": done.queues_known, "schedules": done.schedules_known}
+    others = {
+        key: number for key, number in (("queues", done.queues), ("schedules", done.schedules)) if number or there[key]
+    }
+    text = f"{_listed({'jobs': done.written, **others})} imported"
+    if known := {key: number for key, number in {"jobs": done.known, **there}.items() if number}:
+        text += f", {_listed(known) if others else done.known} were there already"
+    values = others | {f"{key}_known": there[key] for key in others}
+    out.result(text, file=name, imported=done.written, known=done.known, **values)
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
-    """Give the file, which is read twice; stdin is copied to a temporary one first."""
+    """Give the file to be read, or stdin."""
     try:
         if name == "-":
-            with tempfile.TemporaryFile() as copy:
-                shutil.copyfileobj(sys.stdin.buffer, copy)
-                copy.seek(0)
-                yield copy
+            yield sys.stdin.buffer
         else:
             with Path(name).open("rb") as file:
                 yield file

@@ -37,8 +37,39 @@
         if (place >= 0) {
             live.querySelectorAll('a, button, summary')[place]?.focus();
         }
+        applyZoom();
         document.querySelector('.jobs-refresh span').textContent = new Date().toLocaleTimeString();
     }
+
+    // A graph has its natural size; `zoom` is a factor of it, or 'fit' for all of it in its window.
+    let zoom = 1;
+
+    function applyZoom() {
+        const picture = document.querySelector('.jobs-picture');
+        const graph = picture?.querySelector('svg');
+        if (!graph) {
+            return;
+        }
+        const [, , width, height] = graph.getAttribute('viewBox').split(' ').map(Number);
+        const fit = Math.min(1, picture.clientWidth / width, (window.innerHeight * 0.7) / height);
+        const factor = zoom === 'fit' ? fit : zoom;
+        graph.setAttribute('width', width * factor);
+        graph.setAttribute('height', height * factor);
+    }
+
+    function changeZoom(how) {
+        const graph = document.querySelector('.jobs-picture svg');
+        const present = graph.getAttribute('width') / graph.getAttribute('viewBox').split(' ')[2];
+        zoom = {fit: 'fit', real: 1, in: Math.min(4, present * 1.4), out: Math.max(0.1, present / 1.4)}[how];
+        applyZoom();
+    }
+
+    document.addEventListener('click', (event) => {
+        const button = event.target.closest?.('[data-zoom]');
+        if (button) {
+            changeZoom(button.dataset.zoom);
+        }
+    });
 
     async function run() {
         try {
@@ -70,6 +101,7 @@
     }
 
     document.addEventListener('DOMContentLoaded', () => {
+        document.documentElement.classList.add('jobs-script');
         const live = document.getElementById(ID);
         if (live && Number(live.dataset.refresh)) {
             addControl(live);

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+from django.db import Error
+
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
+from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import Outcome
 from django_jobs.worker.executor import execute, failure
 from django_jobs.worker.run import Run
@@ -55,8 +58,16 @@ class Isolation:
             return failure(run, handler, handlers, Cancelled())
         if run.lost or self._state.is_lost:
             return Outcome.lost(run.job)
-        how = f"its process {child.how_it_ended} (crash {run.job.crash_count + 1})"
-        return Outcome.crashed(run.job, how, handlers.rules(handler, run.job.queue), seconds=run.seconds)
+        job = self._as_it_is_now(run.job)
+        how = f"its process {child.how_it_ended} (crash {job.crash_count + 1})"
+        return Outcome.crashed(job, how, handlers.job_options(handler, job.queue), seconds=run.seconds)
+
+    def _as_it_is_now(self, job: ClaimedJob) -> ClaimedJob:
+        """Return a job with the crashes that its row counts: a step that the child recorded has made them nought."""
+        try:
+            return held_claim(job.id, job.fence, self._state.id) or job
+        except Error:  # it is counted as it was; whoever settles it waits for the database
+            return job
 
     def _wants_end(self, run: Run, deadline: float | None) -> bool:
         if deadline is not None and time.monotonic() > deadline:

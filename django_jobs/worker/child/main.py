@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from django.db import Error
+from django.conf import settings
+from django.db import Error, reset_queries
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection, usable_connection
+from django_jobs.db.sessions import HandlerSessions
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
@@ -42,9 +44,12 @@ def run_isolated(descriptor: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sessions = HandlerSessions()
+    sessions.begin()
     line.send("hello")
     while True:
-        if not line.send("answer", _run(**json.loads(orders.get()))):  # seen before the thread that reads has seen it
+        answer = _run(sessions, **json.loads(orders.get()))
+        if not line.send("answer", answer):  # seen before the thread that reads has seen it
             _leave()
 
 
@@ -62,7 +67,7 @@ def _leave() -> NoReturn:
     os._exit(1)  # not reached
 
 
-def _run(job_id: str, fence: int, process_id: str) -> str:
+def _run(sessions: HandlerSessions, job_id: str, fence: int, process_id: str) -> str:
     def claim() -> ClaimedJob | None:
         usable_connection()
         leases.prepare_connection(process_id)
@@ -74,7 +79,12 @@ def _run(job_id: str, fence: int, process_id: str) -> str:
     handler = registry.find(job.job_type)
     if handler is None:
         return "unknown"
-    outcome = execute(Run(job), handler, registry, process_id)
+    if settings.DEBUG:
+        reset_queries()
+    run = Run(job)
+    run.sessions = sessions
+    outcome = execute(run, handler, registry, process_id)
+    sessions.clean()
     usable_connection()
     if outcome.needs_settle:
         ways = itertools.chain([settle], itertools.repeat(settle_again))

@@ -100,15 +100,16 @@ class Lifeline:
     def __init__(self, descriptor: int | None) -> None:
         self.is_cut = False
         self._line = None if descriptor is None else Line.to_parent(descriptor)
-        self._has_name = threading.Event()
+
+    def start(self, process_id: str) -> None:
+        """Send the name of this process, and from now on that it lives.
+
+        Raises RuntimeError when the system gives no thread for that.
+        """
         if self._line is not None:
             threading.Thread(target=self._watch, args=(self._line,), name="lifeline", daemon=True).start()
+            self._send("hello", process_id)
             threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
-
-    def hello(self, process_id: str) -> None:
-        """Send the name of this process."""
-        self._send("hello", process_id)
-        self._has_name.set()
 
     def bye(self) -> None:
         """Send that this process leaves in order."""
@@ -125,7 +126,6 @@ class Lifeline:
 
     def _pulse(self) -> None:
         """Send that no handler holds the interpreter. Whether the database answers is the lease's concern."""
-        self._has_name.wait()
         while not self.is_cut:
             self._send("alive")
             time.sleep(get_settings().LEASE_SECONDS / PULSES_PER_LEASE)

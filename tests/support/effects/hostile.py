@@ -1,5 +1,6 @@
 """Handlers that do what no handler should: ignore their end, raise what is no error, leave a mess behind."""
 
+import asyncio
 import builtins
 import multiprocessing
 import os
@@ -40,6 +41,13 @@ def raise_anything(context: Any, payload: dict[str, Any]) -> None:
     """Raise the builtin exception with the payload's `name`."""
     leave_effect(context.job_id, context.fence, "start")
     raise getattr(builtins, payload["name"])("as it was told")
+
+
+@job("effects.break_loop", takes_context=True)
+async def break_loop(context: Any, payload: dict[str, Any]) -> None:
+    """End the event loop underneath, as a callback that raises SystemExit does."""
+    asyncio.get_running_loop().call_soon(sys.exit, 3)
+    await asyncio.sleep(60)
 
 
 @job("effects.leave_mess", takes_context=True)
@@ -103,10 +111,10 @@ def _signal_handlers() -> list[str]:
 
 @job("effects.forks_and_queries")
 def forks_and_queries(payload: dict[str, Any]) -> int:
-    """Let a forked child use the database, and go on with our own session."""
+    """Let a forked child use the database, or just leave its session, and go on with our own."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
-    child = multiprocessing.get_context("fork").Process(target=_count_effects)
+    child = multiprocessing.get_context("fork").Process(target=_count_effects, args=(payload["queries"],))
     child.start()
     child.join(30)
     if child.exitcode:
@@ -114,8 +122,9 @@ def forks_and_queries(payload: dict[str, Any]) -> int:
     return Effect.objects.count()
 
 
-def _count_effects() -> None:
-    Effect.objects.count()
+def _count_effects(queries: bool) -> None:
+    if queries:
+        Effect.objects.count()
     connection.close()
 
 

@@ -4,6 +4,7 @@ Each takes what it needs from the payload, so that one job type serves many test
 `kind`, or `start`.
 """
 
+import asyncio
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from asgiref.sync import sync_to_async
 
 from django_jobs import Fail, Retry, Snooze, job
 
-from . import hostile  # noqa: F401  its handlers are jobs of this app, too
+from . import hostile, workflows  # noqa: F401  their handlers are jobs of this app, too
 from .models import Effect, leave_effect
 
 
@@ -34,6 +35,19 @@ def record_atomic(context: Any, payload: dict[str, Any]) -> Any:
     _leave(context, payload)
     time.sleep(payload.get("seconds", 0))
     return payload.get("result")
+
+
+@job("effects.greet", takes_context=True, isolation="process")
+def greet(context: Any, name: str, greeting: str = "Good day") -> str:
+    """Return a greeting, in a child."""
+    return f"{greeting}, {name}"
+
+
+@job("effects.sleep_async", takes_context=True)
+async def sleep_async(context: Any, payload: dict[str, Any]) -> None:
+    """Sleep for `seconds` on the event loop."""
+    await sync_to_async(_leave)(context, payload)
+    await asyncio.sleep(payload["seconds"])
 
 
 @job("effects.record_async", takes_context=True)

@@ -1,13 +1,12 @@
 """An app of the tests that lets a worker process signal itself at a named point of a move, as often as the test wants.
 
-It is installed only where `JOBS_TEST_POINT` is in the environment, and changes functions in memory: no code of the product knows
-of it.
+It is installed only where `JOBS_TEST_POINT` or `JOBS_TEST_BREAK` is in the environment, and changes functions in memory: no code
+of the product knows of it.
 """
 
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "JOBS_TEST_POINT"
+SETTLED = "after the settle commits"  # this point adds the ids of the jobs that were settled to COUNT_FILE.settled
 
 
 def _always(result: Any) -> bool:
@@ -27,7 +27,7 @@ POINTS: dict[str, tuple[str, str, str, Callable[[Any], bool]]] = {
     "before the handler": ("django_jobs.worker.executor", "_call", "before", _always),
     "after the handler": ("django_jobs.worker.executor", "_call", "after", _always),
     "before the settle commits": ("django_jobs.lifecycle.settle", "_announce_completed", "after", _always),
-    "after the settle commits": ("django_jobs.worker.settler", "settle_unlocked", "after", _always),
+    SETTLED: ("django_jobs.worker.settler", "settle_unlocked", "after", _always),
     "before an atomic job commits": ("django_jobs.worker.executor", "complete_in_transaction", "after", bool),
     "inside the wake": ("django_jobs.lifecycle.dependents", "_close", "after", _always),
     "inside a tick": ("django_jobs.scheduling.ticks", "_submit", "after", _always),
@@ -44,9 +44,7 @@ def at_point(name: str, count_file: Path, *, times: int, number: signal.Signals 
 
 
 def arm() -> None:
-    """Change the function at the point; only in a process of `runworkers`, not in the child of a single job."""
-    if "runworkers" not in sys.argv or "--isolated" in sys.argv:
-        return
+    """Change the function at the point."""
     name, count_file, times, number = json.loads(os.environ[VARIABLE])
     module_name, function_name, when, counts = POINTS[name]
     module = import_module(module_name)
@@ -64,6 +62,10 @@ def arm() -> None:
             reach()
         result = function(*args, **kwargs)
         if when == "after" and counts(result):
+            if name == SETTLED:
+                postponed = {outcome.job.id for outcome in result}
+                with open(f"{count_file}.settled", "a") as file:
+                    file.writelines(f"{outcome.job.id}\n" for outcome in args[0] if outcome.job.id not in postponed)
             reach()
         return result
 

@@ -66,6 +66,7 @@ class Command(BaseCommand):
             logging.getLogger("django_jobs").addFilter(lambda record: not hasattr(record, "job_id"))
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         call_command("migrate", verbosity=0, interactive=False)
+        _make_user()
         try:
             with _workers(options["threads"]) as workers:
                 if options["folder"] or options["serve"] is None or not Scan.objects.exists():
@@ -107,18 +108,22 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(["", *report_lines(scan, scan_job, progress, seconds), ""]))
 
     def _serve(self, port: int) -> None:
-        """Run the development server on this machine only, for a superuser whose password is printed."""
-        user, _ = get_user_model().objects.get_or_create(
-            username=NAME, defaults={"is_staff": True, "is_superuser": True, "email": "demo@localhost"}
-        )
-        user.set_password(PASSWORD)
-        user.save()
+        """Run the development server on this machine only."""
         self.stdout.write(
             f"The admin: http://127.0.0.1:{port}{reverse('admin:index')}  user {NAME}, password {PASSWORD}"
         )
         self.stdout.write("The workers go on: what you replay there is run. Ctrl-C ends it.")
         self.stdout.flush()
-        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False, insecure_serving=True)
+        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+
+
+def _make_user() -> None:
+    """Let somebody log in to the admin, also by a `runserver` of his own: a superuser whose password is printed."""
+    user, _ = get_user_model().objects.get_or_create(
+        username=NAME, defaults={"is_staff": True, "is_superuser": True, "email": "demo@localhost"}
+    )
+    user.set_password(PASSWORD)
+    user.save()
 
 
 class _Shown:

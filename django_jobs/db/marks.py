@@ -1,0 +1,176 @@
+"""Marks: how far the claims of a process have got, so that beside an old snapshot they do not read what is dead again.
+
+A transaction that stays open (a report, a backup, a forgotten shell) keeps each entry that a claim took out of the index of ready
+jobs, and the next claim reads all of these before it comes to a job; so does a promotion in the index of scheduled ones. Where
+that is so, they begin at a mark: where the last one ended, or a moment ago. What may become ready below it (a late commit, a
+release, a restored job) is found by looks from the beginning, a second apart at the most. Where it is not so, each of them looks
+from the beginning.
+
+A mark is a guess in memory and decides nothing: a wrong one makes a job wait for the next look from the beginning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from .dialects.base import RANK_LIMITS, ClaimLook, Dialect, Place, Stretch
+
+COUNT_SECONDS = 0.25  # how often what is read is counted, where nothing is dead
+NEGLIGIBLE = 1000  # entries read in vain that are not worth a mark, and so many more for each job wanted
+NEGLIGIBLE_PER_JOB = 8
+LONGEST_SECONDS = 0.85  # between two looks from the beginning
+SHARE = 20  # looks from the beginning take one part in so many of the time, unless that sets them further apart
+
+_FIRST_RANK, _END = RANK_LIMITS
+BEGINNING = Place(_FIRST_RANK, "-infinity", "")
+
+
+class Pace:
+    """Says whether to begin at the mark, and when the next look from the beginning is."""
+
+    def __init__(self) -> None:
+        self.is_behind = False  # whether so much is dead that it is worth to begin at the mark
+        self._is_suspect = False
+        self._look_at = 0.0
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it is time for a look from the beginning that counts what it reads."""
+        return time.monotonic() >= self._look_at
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds until the next look from the beginning."""
+        return max(0.0, self._look_at - time.monotonic())
+
+    def judge(self, read_in_vain: int, wanted: int, seconds: float) -> None:
+        """Judge a look from the beginning by what it read in vain, and how long it took.
+
+        What no snapshot keeps is removed from the index by the first look that reads it, so only a second one tells.
+        """
+        is_much = read_in_vain > NEGLIGIBLE + NEGLIGIBLE_PER_JOB * wanted
+        self.is_behind = is_much and self._is_suspect
+        self._is_suspect = is_much
+        if self.is_behind:
+            self.rest_after(seconds)
+        else:
+            self._look_at = 0.0 if is_much else time.monotonic() + COUNT_SECONDS
+
+    def rest_after(self, seconds: float) -> None:
+        """Set the time of the next look after one that took so long."""
+        self._look_at = time.monotonic() + min(SHARE * seconds, LONGEST_SECONDS)
+
+
+class ClaimMark:
+    """How far the claims of one queue have got: a place for each rank, because the dead entries of each lie side by side."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self._has_missed = False  # whether a claim from the mark has found too little since the last look
+        self._is_put_off = False  # whether it was time for the last claim to look, and it found jobs at the mark
+        self._places: dict[int, Place] = {}
+
+    def claim(self, dialect: Dialect, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        """Claim as `Dialect.claim` does, from the mark or from the beginning.
+
+        When it is time to look from the beginning, what lies at the mark is taken first, so that it does not wait for that.
+        """
+        is_time = self.pace.is_time
+        if not is_time and not self.pace.is_behind:
+            return dialect.claim(queue, limit, process_id)
+        if self.pace.is_behind and not (is_time and self._is_put_off):
+            found = self._claim_from(self._stretches(), dialect, queue, limit, process_id).rows
+            self._has_missed |= len(found) < limit
+            self._is_put_off = is_time
+            if found or not is_time:
+                return found
+        began = time.monotonic()
+        look = self._claim_from([Stretch(BEGINNING, _END)], dialect, queue, limit, process_id)
+        self.pace.judge(look.read_in_vain, limit, time.monotonic() - began)
+        self._has_missed = self._is_put_off = False
+        return look.rows
+
+    def _claim_from(
+        self, stretches: list[Stretch], dialect: Dialect, queue: str, limit: int, process_id: str
+    ) -> ClaimLook:
+        look = dialect.claim_from(stretches, queue, limit, process_id)
+        self._advance(look, is_short=len(look.rows) < limit)
+        return look
+
+    def _stretches(self) -> list[Stretch]:
+        """Return the index without what is dead: all before the first place, and from each place to the next rank."""
+        places = sorted(self._places.values())
+        ends = [*(place.rank for place in places), _END]
+        return [Stretch(start, end) for start, end in zip([BEGINNING, *places], ends, strict=True)]
+
+    def _advance(self, look: ClaimLook, *, is_short: bool) -> None:
+        """Move the places of ranks that were read: to where they end, which is a moment ago, or to the last job taken."""
+        places = dict(self._places)
+        for rank in {*places, *look.ranks}:
+            end = Place(rank, look.moment, "")
+            if is_short or look.last is None or rank < look.last.rank:
+                places[rank] = end
+            elif rank == look.last.rank:
+                places[rank] = min(look.last, end)
+        self._places = places  # anew, because another thread may be at its claim
+
+    @property
+    def seconds_owed(self) -> float | None:
+        """The seconds until the look from the beginning that a claim in vain has to be followed by; None when none has to."""
+        return self.pace.seconds_left if self.pace.is_behind and self._has_missed else None
+
+
+class PromotionMark:
+    """How far the promotions of a process have got."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self._place: datetime | None = None
+
+    def promote(self, dialect: Dialect, limit: int) -> list[str]:
+        """Promote as `Dialect.promote` does, from the mark or from the beginning."""
+        is_look, began = self.pace.is_time, time.monotonic()
+        if not is_look and not self.pace.is_behind:
+            return dialect.promote(limit)
+        look = dialect.promote_from(None if is_look else self._place, limit)
+        self._place = look.moment if look.last is None or len(look.queues) < limit else min(look.last, look.moment)
+        if is_look:
+            self.pace.judge(look.read_in_vain, limit, time.monotonic() - began)
+        return look.queues
+
+    @property
+    def start(self) -> datetime | None:
+        """Where to look for what is due next; None: at the beginning."""
+        return self._place if self.pace.is_behind and not self.pace.is_time else None
+
+    def rest_after(self, start: datetime | None, seconds: float, rest: float) -> float:
+        """Return how long to rest, at most `rest`, when a question that began at `start` and took `seconds` found nothing due."""
+        if not self.pace.is_behind:
+            return rest
+        if start is None:
+            self.pace.rest_after(seconds)
+        return min(rest, self.pace.seconds_left)
+
+
+class Marks:
+    """The marks of a worker process."""
+
+    def __init__(self) -> None:
+        self.promotion = PromotionMark()
+        self._claims: dict[str, ClaimMark] = {}
+
+    def of(self, queue: str) -> ClaimMark:
+        """Return the mark of a queue."""
+        return self._claims.setdefault(queue, ClaimMark())
+
+    def queues_behind(self) -> list[str]:
+        """Return the queues whose claims begin at a mark."""
+        return [queue for queue, mark in list(self._claims.items()) if mark.pace.is_behind]
+
+    def seconds_owed(self, queues: Collection[str] | None) -> float | None:
+        """Return the seconds until a look from the beginning is owed to one of the queues (None: to any); None when none is."""
+        marks = [mark for queue, mark in list(self._claims.items()) if queues is None or queue in queues]
+        return min((seconds for mark in marks if (seconds := mark.seconds_owed) is not None), default=None)

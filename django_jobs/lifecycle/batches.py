@@ -1,0 +1,262 @@
+"""Batches: begin one, and finish it in the transaction that ends its last member.
+
+A settle marks its own members, and then looks for an open member that nobody else has locked. It locks that one until its
+commit: whoever ends it comes later, and sees what was settled here. So a settle waits for nobody as long as many members are
+left. Where no such member is found, the batch's row decides: under its lock the last one sees that it is the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from heapq import heapify, heappop, heappush
+from typing import Any, NamedTuple
+
+from django.db import connections, transaction
+
+from django_jobs.db.connections import jobs_alias, use_database
+from django_jobs.db.dialects import dialect
+from django_jobs.db.notify import notify_finished
+from django_jobs.db.transactions import database_now, immediate, transactional
+from django_jobs.exceptions import InvalidJob
+from django_jobs.models import Batch, BatchMember, BatchStatus, JobDependency, MemberState
+from django_jobs.models.fields import DbNow
+from django_jobs.payloads import decode, encode_payload
+from django_jobs.rules import check_all
+
+from . import members
+from .callbacks import checked, submit_callbacks
+from .dependents import LIVE_AGAIN, REVIVABLE
+from .members import Ended
+from .moved import in_chunks
+
+CHUNK = 1000
+AT_ONCE = 100  # a statement has so many parts; SQLite takes 500
+LONGEST_DESCRIPTION = 200
+# Batches whose `with` block is not over. Nobody else can see their rows, so what this process knows of them is all there is.
+_begun: set[str] = set()
+
+
+# --- begin
+
+
+def new_batch(
+    description: str, *, metadata: Mapping[str, Any] | None, callbacks: Mapping[str, Any], parent_id: str | None = None
+) -> AbstractContextManager[Batch]:
+    """Return a block whose transaction writes a batch and what is submitted to it; raise InvalidJob with every problem."""
+    values: dict[str, Any] = {}
+    check_all(
+        lambda: _check_length(description),
+        lambda: encode_payload({"description": description}, where="batch"),
+        lambda: values.update(metadata=decode(encode_payload({} if metadata is None else metadata, where="metadata"))),
+        lambda: values.update(callbacks=checked(callbacks)),
+    )
+    batch = Batch(description=description, parent_id=parent_id, **values)
+    batch._state.db = jobs_alias()
+    return _block(batch)
+
+
+def _check_length(description: Any) -> None:
+    if not isinstance(description, str) or len(description) > LONGEST_DESCRIPTION:
+        raise InvalidJob(f"description: give a text of at most {LONGEST_DESCRIPTION} characters")
+
+
+@contextmanager
+def _block(batch: Batch) -> Iterator[Batch]:
+    alias = batch._state.db or ""  # as `new_batch` has found it
+    with immediate(connections[alias]), transaction.atomic(using=alias):
+        with use_database(alias):
+            if batch.parent_id is not None:
+                batch.depth = members.join(batch.parent_id) + 1
+            batch.created_at = database_now()
+            batch.save(force_insert=True, using=alias)
+        _begun.add(batch.pk)
+        try:
+            yield batch
+        finally:
+            _begun.discard(batch.pk)
+        with use_database(alias):
+            if not _is_open(batch.pk):
+                _finish([batch.pk])
+                batch.refresh_from_db(using=alias)
+
+
+# --- finish
+
+
+def settle_members(ended: Iterable[Ended]) -> None:
+    """Mark the members among jobs that have just ended, and finish the batches of which they were the last.
+
+    Call it in the transaction that ended them, after all its other locks.
+    """
+    batch_ids: set[str] = set()
+    ids: dict[str, list[str]] = {}
+    for one in ended:
+        if one.batch_id is not None:
+            batch_ids.add(one.batch_id)
+            ids.setdefault(str(one.status), []).append(one.job_id)
+    changed = 0
+    for status, jobs in ids.items():
+        for chunk in in_chunks(sorted(jobs), CHUNK):
+            changed += dialect().end_members(chunk, status)
+    if changed:  # a callback knows its batch, and is no member
+        _finish(batch_ids - _held_open(batch_ids))
+
+
+@transactional
+def finish_ended(batch_id: str) -> None:
+    """Finish a batch of which no member is left."""
+    if not _is_open(batch_id):
+        _finish([batch_id])
+
+
+def _held_open(batch_ids: Collection[str]) -> set[str]:
+    held: set[str] = set()
+    for chunk in in_chunks(sorted(batch_ids), AT_ONCE):
+        held |= dialect().hold_open(chunk)
+    return held
+
+
+def _finish(batch_ids: Collection[str]) -> None:
+    """Finish those of the batches that no open member is left of, and the batches around them; the deepest come first."""
+    if not batch_ids:
+        return
+    running = Batch.objects.unfinished().filter(pk__in=batch_ids)
+    left = [(-depth, pk) for depth, pk in running.values_list("depth", "pk")]
+    heapify(left)
+    while left:
+        place = heappop(left)
+        parent_id = _finish_one(place[1])
+        above = (place[0] + 1, parent_id or "")
+        if parent_id is not None and above not in left and not _held_open([parent_id]):
+            heappush(left, above)
+
+
+def _finish_one(batch_id: str) -> str | None:
+    """Finish a batch if no open member is left of it; return its parent then."""
+    if batch_id in _begun or _holds_nested(batch_id):
+        return None
+    batch = _locked(batch_id)
+    if batch is None or _is_open(batch_id):
+        return None
+    bad = set(
+        BatchMember.objects.filter(batch=batch_id)
+        .exclude(state__in=(MemberState.OPEN, MemberState.COMPLETED))
+        .values_list("state", flat=True)
+        .distinct()
+    )
+    if MemberState.FAILED in bad and _will_revive(batch_id):
+        return None
+    bad.update(
+        Batch.objects.filter(parent=batch_id)
+        .exclude(status=BatchStatus.COMPLETED)
+        .order_by()
+        .values_list("status", flat=True)
+        .distinct()
+    )
+    status = BatchStatus.COMPLETED
+    if bad:
+        status = BatchStatus.CANCELLED if bad == {BatchStatus.CANCELLED} else BatchStatus.FAILED
+    Batch.objects.filter(pk=batch_id).update(status=status, finished_at=DbNow())
+    submit_callbacks(batch_id, batch.callbacks, ended_well=not bad)
+    notify_finished()
+    parent_id: str | None = batch.parent_id
+    return parent_id
+
+
+def _locked(batch_id: str) -> Batch | None:
+    return Batch.objects.unfinished().filter(pk=batch_id).select_for_update().first()
+
+
+def _holds_nested(batch_id: str) -> bool:
+    """Lock a nested batch that has not finished and that nobody else has locked, as a settle does with a member."""
+    nested = Batch.objects.filter(parent=batch_id, status=BatchStatus.RUNNING).order_by()
+    return bool(nested.select_for_update(skip_locked=True).values_list("pk", flat=True)[:1])
+
+
+def _is_open(batch_id: str) -> bool:
+    members_left = BatchMember.objects.filter(batch=batch_id, state=MemberState.OPEN)
+    return members_left.exists() or Batch.objects.filter(parent=batch_id, status=BatchStatus.RUNNING).exists()
+
+
+def _will_revive(batch_id: str) -> bool:
+    """Say whether a failed member is about to wait again because its dependency was replayed."""
+    edges = JobDependency.objects.filter(REVIVABLE, LIVE_AGAIN)
+    return edges.filter(job__membership__batch=batch_id, job__membership__state=MemberState.FAILED).exists()
+
+
+# --- open again
+
+
+def reopen(ids: Sequence[str]) -> None:
+    """Let those of the jobs that are members hold their batches open again, and the batches around these; finished ones, too.
+
+    Call it in the transaction that made them wait again.
+    """
+    batch_ids: set[str] = set()
+    for chunk in in_chunks(sorted(ids), CHUNK):
+        again = BatchMember.objects.filter(pk__in=chunk)  # a callback is no member
+        if found := set(again.values_list("batch_id", flat=True)):
+            again.update(state=MemberState.OPEN)
+            batch_ids |= found
+    _open(batch_ids)
+
+
+def _open(batch_ids: Collection[str]) -> None:
+    batches = _with_parents(batch_ids)
+    for _, batch_id in sorted((-depth, batch_id) for batch_id, depth in batches.items()):
+        running = {"status": BatchStatus.RUNNING, "finished_at": None, "cancel_requested_at": None}
+        Batch.objects.filter(pk=batch_id).update(**running)
+
+
+def _with_parents(batch_ids: Collection[str]) -> dict[str, int]:
+    """Return the depth of batches and of all around them."""
+    found: dict[str, int] = {}
+    layer = set(batch_ids)
+    while layer:
+        rows = Batch.objects.filter(pk__in=layer).values_list("pk", "depth", "parent_id")
+        layer = set()
+        for batch_id, depth, parent_id in rows:
+            found[batch_id] = depth
+            if parent_id is not None:
+                layer.add(parent_id)
+        layer -= found.keys()
+    return found
+
+
+def with_nested(batch_id: str) -> list[str]:
+    """Return a batch and all that are nested in it."""
+    found: dict[str, None] = {}
+    layer = [batch_id]
+    while layer:
+        found.update(dict.fromkeys(layer))
+        layer = list(Batch.objects.filter(parent__in=layer).values_list("pk", flat=True))
+    return list(found)
+
+
+# --- restore
+
+
+class Place(NamedTuple):
+    """The place of an imported job in its batch."""
+
+    job_id: str
+    batch_id: str
+    status: str
+    place: int
+
+
+def restore_batches(batches: Sequence[Batch], places: Sequence[Place]) -> None:
+    """Write batches that are not here, the outer ones first, and the places of jobs in them."""
+    here = set(Batch.objects.filter(pk__in=[batch.pk for batch in batches]).values_list("pk", flat=True))
+    Batch.objects.bulk_create([batch for batch in batches if batch.pk not in here], batch_size=CHUNK)
+    members.restore([(place.job_id, place.batch_id, place.status, place.place) for place in places])
+
+
+def settle_restored(batch_ids: Sequence[str]) -> None:
+    """Let imported batches stand as their members do: open when one has not ended, else finished."""
+    running = set(
+        BatchMember.objects.filter(batch__in=batch_ids, state=MemberState.OPEN).values_list("batch", flat=True)
+    )
+    _open(running)
+    _finish([batch_id for batch_id in batch_ids if batch_id not in running and not _is_open(batch_id)])

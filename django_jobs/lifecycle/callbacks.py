@@ -1,0 +1,109 @@
+"""The callbacks of a batch: jobs that are checked when it begins, kept as JSON, and submitted when it has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import registry, unknown_job_type
+from django_jobs.numbers import is_integer
+from django_jobs.payloads import decode
+from django_jobs.submission import NewJob, check_submission, resolve
+from django_jobs.text import shown
+
+from .submit import submit
+
+logger = logging.getLogger("django_jobs")
+
+# A callback may come again after a replay, and then these would be taken, or mean the first one.
+REFUSED = ("job_id", "depends_on", "unique_key")
+CALLBACKS = ("on_success", "on_failure", "on_finish")
+
+
+def checked(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return callbacks, given by name as NewJob or None, as JSON values; raise InvalidJob with every problem."""
+    problems: list[str] = []
+    kept: dict[str, Any] = {}
+    for name, new in callbacks.items():
+        if new is None:
+            continue
+        try:
+            kept[name] = _checked(new)
+        except InvalidJob as error:
+            problems += (f"{name}: {problem}" for problem in error.problems)
+    if problems:
+        raise InvalidJob(*problems)
+    return kept
+
+
+def _checked(new: Any) -> dict[str, Any]:
+    """Return one callback with what its handler, its queue and the site decide: another process may submit it."""
+    if not isinstance(new, NewJob):
+        raise InvalidJob(f"give NewJob(…), not {type(new).__name__}")
+    given = {name: value for name, value in new.options.items() if value is not None}
+    if refused := [name for name in REFUSED if name in given]:
+        raise InvalidJob(
+            *(f"{name}: a callback cannot have it, for it may come again after a replay" for name in refused)
+        )
+    submission = check_submission(new.job_type, new.payload, given)
+    handler = registry.find(new.job_type)
+    if handler is None:
+        raise InvalidJob(unknown_job_type(new.job_type, registry.job_types()))
+    template = resolve(submission, handler, registry)
+    options = {
+        **{name: value for name, value in given.items() if name != "priority"},
+        "queue": template.queue,
+        "max_retries": template.max_retries,
+        "timeout_seconds": template.timeout_seconds,
+        "metadata": decode(submission.metadata),
+    }
+    if submission.delay is not None:
+        options["delay"] = submission.delay.total_seconds()
+    if submission.scheduled_at is not None:
+        options["scheduled_at"] = submission.scheduled_at.isoformat()
+    payload = decode(submission.payload)
+    return {"job_type": new.job_type, "payload": payload, "rank": template.rank, "options": options}
+
+
+def submit_callbacks(batch_id: str, callbacks: Mapping[str, Any], *, ended_well: bool) -> None:
+    """Submit the callbacks of a batch that has just ended, in the transaction that is open."""
+    for name in ("on_success" if ended_well else "on_failure", "on_finish"):
+        if name in callbacks:
+            _submit(batch_id, name, callbacks[name])
+
+
+def check_callback(path: str, callback: Any) -> None:
+    """Raise InvalidJob when a JSON value is no callback as `checked` returns them."""
+    if not isinstance(callback, Mapping) or set(callback) != {"job_type", "payload", "rank", "options"}:
+        raise InvalidJob(f"{path}: give an object with job_type, payload, rank and options, not {shown(callback)}")
+    if not is_integer(callback["rank"], -100, 100) or not isinstance(callback["options"], Mapping):
+        raise InvalidJob(f"{path}: rank is an integer from -100 to 100, and options is an object")
+    try:
+        check_submission(callback["job_type"], callback["payload"], _options(callback))
+    except (InvalidJob, ValueError, TypeError) as error:
+        raise InvalidJob(f"{path}: {error}") from None
+
+
+def _options(callback: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(callback["options"])
+    if "scheduled_at" in options:
+        options["scheduled_at"] = datetime.fromisoformat(options["scheduled_at"])
+    return options
+
+
+def _submit(batch_id: str, name: str, callback: Mapping[str, Any]) -> None:
+    try:
+        submit(
+            callback["job_type"],
+            callback["payload"],
+            rank=callback["rank"],
+            any_type=True,
+            options=_options(callback),
+            callback_of=batch_id,
+        )
+    except InvalidJob:
+        # The rules have changed since it was checked. The members have ended all the same, and must be settled.
+        logger.exception("batch %s ended, and its callback %s is refused", batch_id, name)

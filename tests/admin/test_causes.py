@@ -1,0 +1,136 @@
+"""The page of a cause: since when and which release, what replays came to, where in the site's code, payloads side by side."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from django_jobs.admin import causes
+from django_jobs.admin.causes import place_in
+from django_jobs.models import DeadLetter, Job
+from tests.support.factories import DeadLetterFactory, JobFactory
+from tests.support.staff import browse, operator, staff
+
+pytestmark = pytest.mark.django_db
+
+CAUSES = "/admin/django_jobs/deadletter/causes/"
+
+
+def page(fingerprint: str = "f1", client: Any = None) -> Any:
+    answer = (client or operator()).get(f"{CAUSES}{quote(fingerprint)}/")
+    assert answer.status_code == 200
+    return answer
+
+
+def letter(job: Job | None = None, *, replayed: Any = None, **more: Any) -> DeadLetter:
+    """Write a dead letter of the cause, replayed at a time or open."""
+    row = DeadLetterFactory(job=job or JobFactory(status="dead"), fingerprint="f1", **more)
+    DeadLetter.objects.filter(pk=row.pk).update(
+        replayed_at=replayed, replayed_by=User.objects.filter(username="ada").first()
+    )
+    return row
+
+
+def test_a_cause_tells_what_came_of_each_replay() -> None:
+    User.objects.create_user("ada")
+    now = timezone.now().replace(second=30)
+    again = JobFactory.create_batch(3, status="dead")
+    for job in again:
+        letter(job, replayed=now - timedelta(hours=5))
+    for status in ("completed", "completed", "pending"):
+        letter(JobFactory(status=status), replayed=now - timedelta(hours=5))
+    for job in again:
+        letter(job, replayed=now - timedelta(hours=1))
+        letter(job)
+    history = page().context
+    assert [(replay.count, replay.by, words) for replay, words in history["replays"]] == [
+        (3, "ada", "3 died again"),
+        (6, "ada", "3 died again, 2 completed, 1 pending"),
+    ] or [(replay.count, words) for replay, words in history["replays"]] == [
+        (3, "3 died again"),
+        (6, "2 completed, 3 died again, 1 pending"),
+    ]
+    assert (history["history"].count, history["history"].open) == (12, 3)
+
+
+def test_a_cause_knows_when_and_in_which_release_it_was_first_seen_though_that_one_is_closed() -> None:
+    now = timezone.now()
+    first = letter(died_at=now - timedelta(days=9), replayed=now)
+    DeadLetter.objects.filter(pk=first.pk).update(release="2026.11.3")
+    letter(died_at=now)
+    answer = page()
+    assert answer.context["history"].first.pk == first.pk
+    assert "2026.11.3" in answer.text
+    assert "9 d ago" in answer.text
+    assert "0 completed, 1 failed" in answer.text, "deaths by hour"
+
+
+def test_payloads_stand_side_by_side_masked_and_for_those_who_may_see_them() -> None:
+    for number in range(5):
+        letter(JobFactory(status="dead", payload={"account": number, "token": "geheim"}))
+    text = page().text
+    assert [number for number in range(5) if f"&quot;account&quot;: {number}" in text] == [2, 3, 4]
+    assert "geheim" not in text
+    blind = page(client=browse(staff())).text
+    assert "account" not in blind
+    assert "may not see payloads" in blind
+
+
+def test_notes_of_acknowledged_ones_are_kept_in_sight() -> None:
+    row = letter()
+    row.acknowledge(note="the bank was closed")
+    assert "the bank was closed" in page().text
+
+
+FRAMES = """Traceback (most recent call last):
+  File "/usr/lib/python3.13/contextlib.py", line 79, in inner
+  File "/srv/shop/orders/bank.py", line 71, in charge
+  File "/srv/venv/lib/python3.13/site-packages/requests/api.py", line 7, in post
+TimeoutError: no answer
+"""
+
+
+@pytest.mark.parametrize(
+    ("frames", "place"),
+    [
+        (FRAMES, "bank.py:71 in charge"),
+        (FRAMES.replace("/srv/shop", "/usr/lib/python3.13"), "api.py:7 in post"),
+        ('File "C:\\\\shop\\\\bank.py", line 7, in charge', "bank.py:7 in charge"),
+        ("", ""),
+    ],
+)
+def test_the_place_of_a_cause_is_in_the_sites_own_code(frames: str, place: str) -> None:
+    assert place_in(frames) == place
+
+
+def test_a_cause_is_reached_from_the_list_of_causes_a_dead_letter_and_the_overview() -> None:
+    row = letter()
+    client = operator()
+    link = f"{CAUSES}f1/"
+    assert page(client=client).context["newest"].pk == row.pk
+    assert 'href="f1/"' in client.get(CAUSES).text
+    for url in ("/admin/django_jobs/overview/", f"/admin/django_jobs/deadletter/{row.pk}/change/"):
+        assert f'href="{link}"' in client.get(url).text
+    answer = client.get(f"{CAUSES}nobody/", follow=True)
+    assert "may have been pruned" in answer.text
+    assert browse(staff(name="bob")).get(f"{CAUSES}{quote('a/b:c')}/", follow=True).status_code == 200
+
+
+def test_a_causes_page_takes_a_few_queries_and_reads_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, counts = operator(), []
+    for _ in range(2):
+        for _ in range(10):
+            letter()
+        with CaptureQueriesContext(connection) as queries:
+            page(client=client)
+        counts.append(len(queries))
+    assert counts[0] == counts[1] <= 14
+    monkeypatch.setattr(causes, "MOST_READ", 15)
+    monkeypatch.setattr("django_jobs.admin.dead_letters.MOST_READ", 15)
+    answer = page(client=client)
+    assert "14+ dead letters on record" in answer.text

@@ -1,0 +1,419 @@
+"""Claims and promotions begin at a mark beside an old snapshot, and miss nothing for longer than a second."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from django_jobs import submit
+from django_jobs.db import marks as rule
+from django_jobs.db.dialects.base import ClaimLook, PromotionLook
+from django_jobs.db.dialects.postgresql import PostgreSQL
+from django_jobs.db.marks import Marks
+from django_jobs.due import look_ahead, queues_with_work
+from django_jobs.ids import new_id
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.promote import promote
+from django_jobs.lifecycle.release import release
+from django_jobs.lifecycle.replay import replay
+from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.models import DeadLetterReason, Job, JobStatus
+from django_jobs.models.attempt import AttemptOutcome
+from tests.support.factories import JobFactory
+from tests.support.snapshots import old_snapshot, uncommitted
+from tests.support.threads import run_in_threads
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.databases("postgresql")]
+DEAD = 150
+BATCH = 25
+FEW = 60  # entries that a claim from the mark may read in vain: some of its own last moment
+
+
+class Clock:
+    """Stands in for `time` in the rule: a twentieth of a second passes with each look at it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        self.now += 0.05
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(rule, "time", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule, "NEGLIGIBLE", 40)
+    monkeypatch.setattr(rule, "NEGLIGIBLE_PER_JOB", 1)
+    for name in "pqr":
+        leases.register(name, queues=[], threads=1)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Keep what each counted claim and promotion found."""
+    seen: list[Any] = []
+    for name in ("claim_from", "promote_from"):
+        monkeypatch.setattr(PostgreSQL, name, _kept(getattr(PostgreSQL, name), seen))
+    return seen
+
+
+def _kept(method: Callable[..., Any], seen: list[Any]) -> Callable[..., Any]:
+    def call(self: PostgreSQL, *arguments: Any) -> Any:
+        seen.append(method(self, *arguments))
+        return seen[-1]
+
+    return call
+
+
+def pending(number: int, **columns: Any) -> None:
+    """Insert jobs that differ in their ids alone; a factory for each would take most of the test's time."""
+    job = JobFactory.build(**columns)
+    values = {field.attname: getattr(job, field.attname) for field in Job._meta.concrete_fields if field.name != "id"}
+    Job.objects.bulk_create([Job(id=new_id(), **values) for _ in range(number)])
+
+
+def work_off(marks: Marks | None, process_id: str = "p", queue: str = "default") -> list[str]:
+    """Claim and complete until a claim finds less than it asked for; return the ids in their order."""
+    done: list[str] = []
+    while True:
+        jobs = claim(queue, BATCH, process_id, marks)
+        settle([Outcome.completed(job) for job in jobs], process_id)
+        done += [job.id for job in jobs]
+        if len(jobs) < BATCH:
+            return done
+
+
+def behind(marks: Marks, **columns: Any) -> None:
+    """Leave so many dead entries that claims begin at the mark."""
+
+    def leave_dead() -> bool:
+        pending(DEAD, **columns)
+        work_off(marks)
+        return marks.of("default").pace.is_behind
+
+    leave_dead()
+    wait_until(leave_dead, 20, "claims to begin at the mark")
+
+
+def old(seconds: float) -> dict[str, Any]:
+    """Return the columns of a job that became ready so long ago."""
+    return {"available_at": timezone.now() - timedelta(seconds=seconds)}
+
+
+# What it is for.
+
+
+def test_a_claim_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, looks: list[ClaimLook]) -> None:
+    marks = Marks()
+    with old_snapshot():
+        behind(marks)
+
+        def reads_little() -> bool:
+            clock.now -= 10  # no time for a look from the beginning
+            pending(1)
+            work_off(marks)
+            return looks[-1].read_in_vain < 10
+
+        wait_until(reads_little, 20, "the moment to pass that is read again")
+        clock.now += 1000
+        work_off(marks)
+        assert looks[-1].read_in_vain >= 2 * DEAD, "a look from the beginning reads all"
+
+
+def test_without_an_old_snapshot_each_claim_looks_from_the_beginning(looks: list[ClaimLook]) -> None:
+    marks = Marks()
+    for _ in range(3):
+        pending(DEAD)
+        work_off(marks)
+        assert not marks.of("default").pace.is_behind
+        late = JobFactory(**old(3600))
+        assert [job.id for job in claim("default", 1, "p", marks)] == [late.pk]
+
+
+def test_once_the_snapshot_is_gone_claims_look_from_the_beginning_again(clock: Clock) -> None:
+    marks = Marks()
+    with old_snapshot():
+        behind(marks)
+
+    def look() -> bool:
+        pending(1)  # the server finds out what may go when transactions have come and gone
+        clock.now += 1
+        while work_off(marks):
+            pass
+        return not marks.of("default").pace.is_behind
+
+    wait_until(look, 20, "the server to end the session, and two looks")
+
+
+def test_looks_from_the_beginning_take_a_twentieth_of_the_time_or_are_a_second_apart(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    pace = rule.Pace()
+    for seconds, rest in ((0.001, 0.02), (0.01, 0.2), (0.5, 0.85)):
+        pace.judge(10_000, 1, seconds)
+        pace.judge(10_000, 1, seconds)
+        assert pace.seconds_left == pytest.approx(rest - 0.05 if rest > 0.05 else 0.0)
+
+
+# What may not be missed.
+
+
+def released(marks: Marks) -> str:
+    (job,) = claim("default", 1, "q")
+    pending(DEAD)
+    work_off(marks)
+    release([job])
+    return job.id
+
+
+def retried_late(marks: Marks) -> str:
+    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - timedelta(minutes=5))
+    pending(DEAD)
+    work_off(marks)
+    assert promote() == ["default"]
+    return str(job.pk)
+
+
+def woken(marks: Marks) -> str:
+    first = submit("effects.record", {}, queue="other")
+    last = submit("effects.record", {}, depends_on=[first])
+    pending(DEAD)
+    work_off(marks)
+    work_off(None, "q", "other")
+    return last.id
+
+
+def replayed(marks: Marks) -> str:
+    (job,) = claim("default", 1, "q")
+    settle([_dead(job)], "q")
+    pending(DEAD)
+    work_off(marks)
+    replay([job.id]).raise_if_left()
+    return job.id
+
+
+def imported(marks: Marks) -> str:
+    return str(JobFactory(**old(86_400)).pk)
+
+
+def of_a_rank_that_is_new(marks: Marks) -> str:
+    return str(JobFactory(priority=9, **old(3600)).pk)
+
+
+def _dead(job: ClaimedJob) -> Outcome:
+    return Outcome(job, JobStatus.DEAD, AttemptOutcome.FAILED, reason=DeadLetterReason.RETRIES_EXHAUSTED, error="no")
+
+
+@pytest.mark.parametrize("way", [released, retried_late, woken, replayed, imported, of_a_rank_that_is_new])
+def test_what_becomes_ready_below_the_mark_is_found_within_a_second(way: Callable[[Marks], str]) -> None:
+    """By a process that claims all the time."""
+    marks = Marks()
+    with old_snapshot():
+        behind(marks)
+        JobFactory()
+        wanted = way(marks)
+        began = time.monotonic()
+        found: list[str] = []
+        while wanted not in found:
+            found += work_off(marks)
+            assert time.monotonic() - began < 1
+            assert marks.of("default").pace.is_behind
+
+
+def test_a_late_commit_below_the_mark_is_found_within_a_second() -> None:
+    marks = Marks()
+    late = JobFactory.build(id="late")
+    with old_snapshot():
+        with uncommitted(late):
+            behind(marks)
+        began = time.monotonic()
+        while late.pk not in work_off(marks):
+            assert time.monotonic() - began < 1
+
+
+def test_a_higher_priority_comes_first_though_it_lies_below_the_mark(clock: Clock) -> None:
+    marks = Marks()
+    with old_snapshot():
+        behind(marks, priority=5)
+        behind(marks, priority=7)
+        pending(3, priority=5)
+        for priority in (6, 7, 9):  # between two marks, at one, and before the first
+            job = JobFactory(priority=priority)
+            clock.now -= 10  # no time for a look from the beginning
+            assert [one.id for one in claim("default", 1, "p", marks)] == [job.pk]
+
+
+def test_a_process_passes_over_what_others_have_claimed(clock: Clock, looks: list[ClaimLook]) -> None:
+    marks, other = Marks(), Marks()
+    with old_snapshot():
+        behind(marks)
+        pending(3 * DEAD, **old(1))
+        work_off(other, "q")
+        assert claim("default", BATCH, "p", marks) == []
+        assert looks[-1].read_in_vain >= 3 * DEAD
+        assert claim("default", BATCH, "p", marks) == []
+        assert looks[-1].read_in_vain < FEW
+
+
+def test_what_lies_at_the_mark_does_not_wait_for_a_look(clock: Clock) -> None:
+    marks = Marks()
+    with old_snapshot():
+        behind(marks)
+        job, late = JobFactory(), JobFactory(**old(3600))
+        clock.now += 1
+        assert [one.id for one in claim("default", 1, "p", marks)] == [job.pk]
+        JobFactory()
+        assert [one.id for one in claim("default", 1, "p", marks)] == [late.pk], "the look is put off once"
+
+
+def test_what_a_short_claim_may_have_missed_is_owed_a_look(clock: Clock) -> None:
+    marks = Marks()
+    with old_snapshot():
+        assert marks.seconds_owed(None) is None
+        behind(marks)
+        clock.now += 1
+        claim("default", 1, "p", marks)
+        assert marks.seconds_owed(None) is None, "the look has just been"
+        claim("default", 1, "p", marks)
+        assert 0 < (marks.seconds_owed(None) or 0) < 0.85
+        assert marks.seconds_owed(["other"]) is None
+        assert marks.seconds_owed(["default"]) is not None
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    moves=st.lists(
+        st.one_of(
+            st.tuples(st.just("submit"), st.integers(1, 40), st.sampled_from([1, 5, 9])),
+            st.tuples(st.just("submit late"), st.integers(1, 5), st.sampled_from([1, 5, 9])),
+            st.tuples(st.sampled_from(["claim", "hold"]), st.integers(1, 60), st.sampled_from(["p", "q"])),
+            st.tuples(st.just("release"), st.just(0), st.just("")),
+            st.tuples(st.just("pass"), st.integers(1, 9), st.just("")),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_comes_is_claimed_once_a_second_has_passed(clock: Clock, moves: list[tuple[str, int, Any]]) -> None:
+    Job.objects.all().delete()
+    marks = {"p": Marks(), "q": Marks()}
+    held: list[ClaimedJob] = []
+    with old_snapshot():
+        behind(marks["p"])
+        for move, number, how in moves:
+            if move == "submit":
+                pending(number, priority=how)
+            elif move == "submit late":
+                pending(number, priority=how, **old(10 * number))
+            elif move == "release":
+                release(held)
+                held.clear()
+            elif move == "pass":
+                clock.now += number / 10
+            else:
+                jobs = claim("default", number, how, marks[how])
+                assert jobs == sorted(jobs, key=lambda job: (job.rank, job.available_at, job.id))
+                if move == "hold":
+                    held += jobs
+                else:
+                    assert not settle([Outcome.completed(job) for job in jobs], how)
+        clock.now += 1
+        while work_off(marks["p"]):
+            pass
+        assert not Job.objects.ready().exists()
+
+
+def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_late() -> None:
+    marks = {name: Marks() for name in "pqr"}
+    producers = ((0.002, 5), (0.03, 7), (0.5, 5), (0.8, 1))
+    ended: list[bool] = []
+    committed: dict[str, float] = {}
+    claimed: dict[str, float] = {}
+
+    def work(name: str) -> None:
+        while len(ended) < len(producers) or Job.objects.ready().exists():
+            jobs = claim("default", 5, name, marks[name])
+            now = time.monotonic()
+            for job in jobs:
+                assert job.id not in claimed
+                claimed[job.id] = now
+            settle([Outcome.completed(job) for job in jobs], name)
+
+    def produce(lateness: float, priority: int) -> None:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            job = JobFactory.build(id=new_id(), priority=priority)
+            time.sleep(lateness)
+            job.save(force_insert=True)
+            committed[job.pk] = time.monotonic()
+        ended.append(True)
+
+    with old_snapshot():
+        behind(marks["p"])
+        work_off(None)
+        run_in_threads(
+            [
+                *(partial(work, name) for name in marks),
+                *(partial(produce, *one) for one in producers),
+            ]
+        )
+    assert committed.keys() <= claimed.keys()
+    waits = sorted(claimed[job_id] - committed[job_id] for job_id in committed)
+    assert waits[-1] < 1.2, waits[-5:]  # a second, and what the machine takes for a claim
+
+
+# What else walks the indexes.
+
+
+def test_a_queue_that_is_behind_is_left_out_of_the_search_for_work() -> None:
+    for queue in ("a", "default", "m", "z"):
+        pending(2, queue=queue)
+    assert sorted(queues_with_work()) == ["a", "default", "m", "z"]
+    assert queues_with_work(["default", "m"]) == ["a", "z"]
+    assert sorted(queues_with_work(["b", "y"])) == ["a", "default", "m", "z"]
+    assert queues_with_work(["a", "default", "m", "z"]) == []
+
+
+def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, looks: list[PromotionLook]) -> None:
+    marks = Marks()
+    with old_snapshot():
+        for _ in range(3):
+            pending(DEAD, status="scheduled", scheduled_at=timezone.now())
+            while promote(100, marks):
+                pass
+        assert marks.promotion.pace.is_behind
+
+        def reads_little() -> bool:
+            clock.now -= 10
+            JobFactory(status="scheduled", scheduled_at=timezone.now())
+            assert (look_ahead("p", marks.promotion.start).due or 0) < 0
+            assert len(promote(100, marks)) == 1
+            return looks[-1].read_in_vain < 10
+
+        wait_until(reads_little, 20, "the moment to pass that is read again")
+        JobFactory(status="scheduled", scheduled_at=timezone.now() - timedelta(hours=1))
+        assert look_ahead("p", marks.promotion.start).due is None
+        assert promote(100, marks) == []
+        clock.now += 1000
+        assert marks.promotion.start is None
+        assert len(promote(100, marks)) == 1
+        assert looks[-1].read_in_vain >= 2 * DEAD, "a look from the beginning reads all"
