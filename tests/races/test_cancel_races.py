@@ -14,7 +14,7 @@ from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle
-from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
+from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, WorkerProcess
 from django_jobs.models.job import TERMINAL
 from tests.support.databases import Database
 from tests.support.invariants import check_invariants
@@ -27,7 +27,7 @@ class Race:
     """Jobs, the claims that were made of them, and threads that move them all until each is finished."""
 
     def __init__(self, jobs: int) -> None:
-        self.ids = [job.pk for job in submit_many([NewJob("catalogue.report", max_retries=2) for _ in range(jobs)])]
+        self.ids = [job.pk for job in submit_many([NewJob("catalogue.changes", max_retries=2) for _ in range(jobs)])]
         self.claims: list[ClaimedJob] = []
         self.moves: Counter[str] = Counter()
         self._numbers = itertools.count()
@@ -54,12 +54,13 @@ class Race:
             self.moves["settled"] += len(jobs) - len(lost)
 
     def die(self) -> None:
-        """Claim and die, and be rescued."""
+        """Claim and die, and be rescued as often as it takes: a rescue passes over a job that a cancel has locked just then."""
         while not self.is_over():
             name = f"dying-{next(self._numbers)}"
             leases.register(name, queues=[], threads=1)
             self._claim(name)
-            self.moves["rescued"] += rescue_process(name)
+            while WorkerProcess.objects.filter(pk=name).exists():
+                self.moves["rescued"] += rescue_process(name)
 
     def cancel_some(self) -> None:
         """Cancel jobs in random order, and those that were claimed a moment ago, each of them again and again."""
