@@ -2,11 +2,13 @@
 
 from django_jobs.api import aemit, asubmit, asubmit_many, batch, emit, job, schedule, submit, submit_many
 from django_jobs.exceptions import Cancelled, Fail, Retry, Snooze
+from django_jobs.limit import Limit
 from django_jobs.submission import NewJob
 
 __all__ = [
     "Cancelled",
     "Fail",
+    "Limit",
     "NewJob",
     "Retry",
     "Snooze",

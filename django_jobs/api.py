@@ -22,6 +22,7 @@ from asgiref.sync import sync_to_async
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import make_handler_with_arguments, payload_problems, registry
+from django_jobs.limit import Limit
 from django_jobs.other_queues import refuse_calls
 from django_jobs.scheduling.spec import declare
 from django_jobs.submission import NewJob, SubmitOptions
@@ -51,6 +52,7 @@ class HandlerOptions(TypedDict, total=False):
     isolation: Literal["thread", "process"]
     dead_letter: bool | None
     max_crashes: int | None
+    limit: Limit | None
     every: timedelta | float | None
     cron: str | None
     timezone: str | None
@@ -111,6 +113,7 @@ def job(job_type: Any = None, **options: Any) -> Any:
         takes_context: give the handler the context as its first argument.
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
+        limit: how many of its jobs may run at once, over all processes; see `Limit`.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
     Raises InvalidJob for unknown or wrong options, and when another function holds the job type.
@@ -164,6 +167,7 @@ def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: U
         metadata: a JSON object kept with the job.
         unique_key: while a live job holds this key, that job is returned instead of a new one.
         job_id: an id of your own, at most 64 characters.
+        limit_key: the value by which the limit of its type counts it, in place of what the payload says.
 
     Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
     """
@@ -270,7 +274,8 @@ def schedule(
         name: what the row is called; an operator's pause of it is kept.
         cron: five fields or `@daily` and friends; every: a timedelta or seconds; at: one aware datetime. Exactly one.
         timezone: the zone of a cron expression; the site's by default.
-        options: queue, priority, max_retries, timeout_seconds, metadata, catch_up, grace_seconds, overlap, jitter_seconds.
+        options: queue, priority, max_retries, timeout_seconds, metadata, limit_key, catch_up, grace_seconds, overlap,
+            jitter_seconds.
 
     Raises InvalidJob when something is wrong with it.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.apps import apps
@@ -16,6 +16,7 @@ from django_jobs.conf import NAME, parse, valid_settings
 from django_jobs.db.connections import jobs_alias, jobs_connection
 from django_jobs.db.server import OLDEST, journal_mode, max_connections, missing_migrations, product_and_version
 from django_jobs.handlers import registry
+from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean
 from django_jobs.scheduling.spec import declared
 
@@ -168,6 +169,28 @@ def check_time_zone_data(**kwargs: Any) -> list[CheckMessage]:
     message = f"This host has no time zone data, which declared schedules need: {', '.join(names[:MOST_TYPES])}."
     hint = "Install tzdata: pip install tzdata, or the system's package. Schedules in UTC need none."
     return [Warning(message, hint=hint, id="django_jobs.W011")]
+
+
+@register("django_jobs")
+def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Report E012 for limits of one name that say different things, E013 for one that a type and a queue share."""
+    queues = {name: queue.limit for name, queue in valid_settings().QUEUES.items() if queue.limit and queue.limit.name}
+    types = {handler.job_type: handler.limit for handler in registry if handler.limit and handler.limit.name}
+    for name in sorted({limit.name or "" for limit in (*queues.values(), *types.values())}):
+        of_types = {job_type: limit for job_type, limit in types.items() if limit.name == name}
+        of_queues = {queue: limit for queue, limit in queues.items() if limit.name == name}
+        if len({limit.concurrency for limit in (*of_types.values(), *of_queues.values())}) > 1:
+            message = f"The limits named {name!r} say different numbers: {_owners({**of_types, **of_queues})}."
+            hint = "Limits of one name are one limit: give them one number, or names of their own."
+            yield Error(message, hint=hint, id="django_jobs.E012")
+        if of_types and of_queues:
+            message = f"The limit {name!r} is that of types ({_owners(of_types)}) and of queues ({_owners(of_queues)})."
+            hint = "A job counts once for its type and once for its queue: give the two different names."
+            yield Error(message, hint=hint, id="django_jobs.E013")
+
+
+def _owners(limits: Mapping[str, Limit]) -> str:
+    return ", ".join(f"{owner} {limit.concurrency}" for owner, limit in sorted(limits.items())[:MOST_TYPES])
 
 
 @register("django_jobs")

@@ -13,8 +13,9 @@ from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean, queue_problem
-from django_jobs.rules import RULES, Refused, Rule, flag, integer, number, optional, seconds, short_text
+from django_jobs.rules import RULES, Refused, Rule, flag, integer, limit_or_dict, number, optional, seconds, short_text
 from django_jobs.text import scrub, shown
 
 NAME = "DJANGO_JOBS"
@@ -71,6 +72,7 @@ class QueueSettings:
     max_delay: float | None = _key(None, optional(RULES["max_delay"]))
     timeout_seconds: float | None = _key(None, optional(RULES["timeout_seconds"]))
     dead_letter: bool | None = _key(None, optional(RULES["dead_letter"]))
+    limit: Limit | None = _key(None, optional(limit_or_dict))  # noqa: RUF009  a field, as above
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ def known_queues() -> set[str]:
 
 
 def has_due_work(queues: Iterable[str] | None = None) -> bool:
-    """Say whether there is work: a schedule that is due, or a job that is ready, due or to be taken back from a dead process.
+    """Say whether there is work: a schedule that is due, or a job that is ready, held back, due or to be taken back.
 
     Args:
         queues: of whose jobs; None: of every queue that is not paused.
@@ -75,7 +75,9 @@ def has_due_work(queues: Iterable[str] | None = None) -> bool:
     if queues is not None:
         jobs = jobs.in_queues(queues)
     # In the order in which a job moves: one that moves on between two of these looks is seen by the later one.
-    return _to_rescue(jobs).exists() or jobs.due().exists() or jobs.ready().exists()
+    if _to_rescue(jobs).exists() or jobs.due().exists() or jobs.held_back().exists():
+        return True
+    return jobs.ready().exists() or jobs.held_back().exists()
 
 
 def _to_rescue(jobs: JobQuerySet) -> JobQuerySet:

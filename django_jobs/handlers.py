@@ -10,6 +10,7 @@ from typing import Any
 from django_jobs.arguments import Arguments, arguments_of, check_takes_whole
 from django_jobs.conf import JobsSettings, QueueSettings, get_settings
 from django_jobs.exceptions import HandlerNotFound, InvalidJob
+from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean, job_type_problem
 from django_jobs.retry import RetryPolicy
 from django_jobs.rules import RULES, check_options
@@ -40,6 +41,7 @@ class Handler:
     takes_context: bool = False
     dead_letter: bool | None = None
     max_crashes: int | None = None
+    limit: Limit | None = None
     is_async: bool = False
     arguments: Arguments | None = None
 
@@ -61,6 +63,7 @@ class JobOptions:
     max_crashes: int
     retry_on: tuple[type[BaseException], ...] | None
     fail_on: tuple[type[BaseException], ...]
+    queue_limit: Limit | None = None
 
     def policy(self, max_retries: int) -> RetryPolicy:
         """Return the retry policy of a job that was submitted with `max_retries`."""
@@ -81,6 +84,7 @@ class Registry:
         self._parent = parent
         self._options: dict[tuple[Handler | None, str], JobOptions] = {}
         self._options_settings: JobsSettings | None = None
+        self.version = 0  # counts the changes
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(list(self._handlers.values()))
@@ -98,11 +102,13 @@ class Registry:
     def replace(self, handler: Handler) -> Handler:
         """Add a handler in the place of any other one of its job type."""
         self._handlers[handler.job_type] = handler
+        self.version += 1
         return handler
 
     def forget(self, job_type: str) -> None:
         """Remove the handler of a job type, if there is one."""
-        self._handlers.pop(job_type, None)
+        if self._handlers.pop(job_type, None) is not None:
+            self.version += 1
 
     def find(self, job_type: str) -> Handler | None:
         """Return the handler of a job type, or None."""
@@ -163,6 +169,7 @@ def _job_options(handler: Handler | None, queue_settings: QueueSettings, setting
         max_crashes=first("max_crashes", settings.MAX_CRASHES),
         retry_on=handler.retry_on if handler else None,
         fail_on=handler.fail_on if handler else (),
+        queue_limit=queue_settings.limit,
     )
 
 

@@ -14,10 +14,12 @@ MAX_ID = 64
 MAX_UNIQUE_KEY = 200
 MAX_STEP = 200
 MAX_EVENT = 200  # an event's name, and its key
+MAX_LIMIT_KEY = 200
 MAX_SCHEDULE = 200  # as long as a job type: a schedule may be named after its job
 # "<" and ">" for the `<locals>` in the default name of a handler that is defined in a function.
 _JOB_TYPE = re.compile(r"[\w.:/<>-]+", re.ASCII)
 _QUEUE = re.compile(r"[\w.:-]+", re.ASCII)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -39,6 +41,24 @@ def id_problem(value: object) -> str | None:
 def unique_key_problem(value: object) -> str | None:
     """Return what is wrong with a unique key: at most 200 characters, no surrounding blanks, all printable."""
     return _text_problem(value, "unique_key", MAX_UNIQUE_KEY)
+
+
+def limit_key_problem(value: object) -> str | None:
+    """Return what is wrong with the value of a limit's key: 1 to 200 characters, all of them storable."""
+    if not isinstance(value, str):
+        return f"limit_key {shown(value)}: give a string, not {type(value).__name__}"
+    if not value:
+        return "limit_key '': it must not be empty"
+    if len(value) > MAX_LIMIT_KEY:
+        return f"limit_key {shown(value)}: it has {len(value)} characters; at most {MAX_LIMIT_KEY} are allowed"
+    if _UNSTORABLE.search(value):
+        return f"limit_key {shown(value)}: it has characters that no database stores"
+    return None
+
+
+def limit_name_problem(value: object) -> str | None:
+    """Return what is wrong with a limit's name: as for a job type."""
+    return _name_problem(value, "name", MAX_JOB_TYPE, _JOB_TYPE, "_ - . : /")
 
 
 def schedule_name_problem(value: object) -> str | None:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.names import did_you_mean, id_problem, queue_problem, unique_key_problem
+from django_jobs.limit import Limit, limit_of
+from django_jobs.names import did_you_mean, id_problem, limit_key_problem, queue_problem, unique_key_problem
 from django_jobs.numbers import LONGEST_SECONDS, MAX_RETRIES_ALLOWED, is_integer, is_number, seconds_of
 from django_jobs.other_queues import called_here
 from django_jobs.text import shown
@@ -173,6 +174,20 @@ def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
     return types
 
 
+def _limit(value: Any) -> Limit:
+    if not isinstance(value, Limit):
+        raise Refused("one Limit(…), such as Limit(concurrency=2)")
+    return value
+
+
+def limit_or_dict(value: Any) -> Limit:
+    """Allow a Limit, or a dict of its keywords, for settings that are kept as JSON."""
+    try:
+        return limit_of(value)
+    except InvalidJob as error:
+        raise Refused("a Limit, or a dict of its keywords", f" {error}.") from None
+
+
 def _moment(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise Refused("a datetime with a time zone, such as django.utils.timezone.now()")
@@ -210,9 +225,11 @@ RULES: Mapping[str, Rule] = {
     "atomic": flag,
     "takes_context": flag,
     "isolation": one_of("thread", "process"),
+    "limit": _limit,
     # Of a job.
     "job_id": _name(id_problem),
     "unique_key": _name(unique_key_problem),
+    "limit_key": _name(limit_key_problem),
     "scheduled_at": _moment,
     "delay": _delay,
     "on_dependency_failure": one_of("fail", "run"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Func, IntegerField, Min
+from django.db.models import Count, Func, IntegerField, Min, Q
 
 from django_jobs.db.dialects import dialect
-from django_jobs.models import GoneProcess, Job, JobStatus, Queue, WorkerProcess
+from django_jobs.lifecycle.active_limits import declared_limits
+from django_jobs.limit import name_of_scope, value_of_scope
+from django_jobs.models import GoneProcess, Job, JobStatus, Limit, LimitSlot, Queue, WorkerProcess
 
 WINDOW = 100_000
 SAMPLE = 2_000
@@ -207,3 +209,43 @@ def usual_runs(floor: Floor) -> dict[str, float]:
             by_type.setdefault(one.job_type, []).append(one.run)
     usual = {name: percentile(runs, 95) for name, runs in by_type.items() if len(runs) >= ENOUGH}
     return {name: longest for name, longest in usual.items() if longest is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitStats:
+    """A limit, or one value of its key. `concurrency` of None: any number; `set_at`: when an operator set it."""
+
+    name: str
+    key: str | None
+    concurrency: int | None
+    running: int
+    waiting: int
+    set_at: datetime | None = None
+
+
+def limit_stats() -> list[LimitStats]:
+    """Return each limit without a key, and each value of a key under which jobs run or are held back."""
+    code = declared_limits()
+    rows = Limit.objects.in_bulk()
+    keyed = {name for name, limit in code.items() if limit.key is not None}
+    keyed |= {row.pk for row in rows.values() if row.key}
+    scopes: dict[str, tuple[int, int]] = dict.fromkeys({*code, *rows} - keyed, (0, 0))
+    running = Count("pk", filter=Q(waits=False, job__status=JobStatus.RUNNING))
+    waiting = Count("pk", filter=Q(waits=True))
+    for scope, runs, waits in LimitSlot.objects.values_list("scope").annotate(running=running, waiting=waiting):
+        if runs or waits:
+            scopes[scope] = (runs, waits)
+    return [_limit_of(scope, *numbers, code, rows) for scope, numbers in sorted(scopes.items())]
+
+
+def _limit_of(scope: str, running: int, waiting: int, code: Mapping[str, Any], rows: Mapping[str, Limit]) -> LimitStats:
+    name = name_of_scope(scope)
+    row, limit = rows.get(name), code.get(name)
+    return LimitStats(
+        name=name,
+        key=value_of_scope(scope),
+        concurrency=row.concurrency_now if row else limit.concurrency if limit else None,
+        running=running,
+        waiting=waiting,
+        set_at=row.set_at if row else None,
+    )

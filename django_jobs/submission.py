@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry
+from django_jobs.limit import Limit
 from django_jobs.names import id_problem, job_type_problem
 from django_jobs.numbers import from_unix, rank_of
 from django_jobs.payloads import encode_payload
@@ -33,6 +34,7 @@ class SubmitOptions(TypedDict, total=False):
     job_id: str | None
     queue: str | None
     on_dependency_failure: Literal["fail", "run"] | None
+    limit_key: str | None
 
 
 class NewJob:
@@ -72,6 +74,7 @@ class Submission:
     job_id: str | None = None
     queue: str | None = None
     on_dependency_failure: str = "fail"
+    limit_key: str | None = None
 
 
 def check_submission(job_type: Any, payload: Any, options: Mapping[str, Any]) -> Submission:
@@ -134,6 +137,16 @@ OPTION_RULES: Mapping[str, Rule] = {
 OPTIONS = tuple(SubmitOptions.__annotations__)
 
 
+class LimitKeys(NamedTuple):
+    """The values of the keys of a job's limits: that of its type, and that of its queue."""
+
+    limit_key: str | None = None
+    queue_limit_key: str | None = None
+
+
+NO_KEYS = LimitKeys()
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A checked submission with every default filled in, for any number of jobs that differ only in their payload."""
@@ -143,11 +156,33 @@ class Template:
     rank: int
     max_retries: int
     timeout_seconds: float | None
+    limit: Limit | None = None
+    queue_limit: Limit | None = None
 
     def scheduled_at(self, now: datetime | None) -> datetime | None:
         """Return the requested time; a delay counts from `now`."""
         delay = self.submission.delay
         return self.submission.scheduled_at if delay is None or now is None else now + delay
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a limit may hold its jobs."""
+        return self.limit is not None or self.queue_limit is not None or self.submission.limit_key is not None
+
+    def limit_keys(self, payload: Mapping[str, Any] | None) -> LimitKeys:
+        """Return the values of the keys of limits for a job with this payload; raise InvalidJob with every problem."""
+        if not self.is_limited:
+            return NO_KEYS
+        problems: list[str] = []
+        values = []
+        for limit, given in ((self.limit, self.submission.limit_key), (self.queue_limit, None)):
+            try:
+                values.append(given or (limit.value_of(payload or {}) if limit else None))
+            except InvalidJob as error:
+                problems += error.problems
+        if problems:
+            raise InvalidJob(*problems)
+        return LimitKeys(*values)
 
 
 def resolve(
@@ -158,7 +193,14 @@ def resolve(
     Args:
         handler: that of the job type among `handlers`; None when it has none there.
         rank: the stored order, -100 to 100, for callers with finer priorities than 1 to 10.
+
+    Raises InvalidJob for a limit_key of a type that has no limit.
     """
+    if submission.limit_key is not None and handler is not None and handler.limit is None:
+        raise InvalidJob(
+            f"limit_key={submission.limit_key!r}: it needs a limit on the type {submission.job_type!r};"
+            " declare @job(limit=Limit(…))"
+        )
     queue = submission.queue or (handler.queue if handler else None) or DEFAULT_QUEUE
     options = handlers.job_options(handler, queue)
     if rank is None:
@@ -169,6 +211,8 @@ def resolve(
         rank,
         options.max_retries if submission.max_retries is None else submission.max_retries,
         options.timeout_seconds if submission.timeout_seconds is None else submission.timeout_seconds,
+        handler.limit if handler else None,
+        options.queue_limit,
     )
 
 

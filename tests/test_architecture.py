@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 # From the ground up; a module belongs to the longest name that it begins with. Imports point down, or stay on a floor.
 FLOORS = (
     (
-        "arguments", "conf", "exceptions", "handlers", "retry", "rules", "payloads", "compat", "ids", "names", "numbers", "text",
-        "other_queues",
+        "arguments", "conf", "exceptions", "handlers", "limit", "retry", "rules", "payloads", "compat", "ids", "names", "numbers",
+        "text", "other_queues",
         "submission", "propagation", "masking", "scheduling.cron", "scheduling.spec",
     ),
     ("db",),

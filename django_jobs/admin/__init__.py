@@ -3,6 +3,7 @@
 from .batches import BatchAdmin
 from .dead_letters import DeadLetterAdmin
 from .jobs import JobAdmin
+from .limits import LimitAdmin
 from .overview import OverviewAdmin
 from .queues import QueueAdmin
 from .schedules import ScheduleAdmin
@@ -13,6 +14,7 @@ __all__ = [
     "DeadLetterAdmin",
     "GoneProcessAdmin",
     "JobAdmin",
+    "LimitAdmin",
     "OverviewAdmin",
     "QueueAdmin",
     "ScheduleAdmin",

@@ -191,7 +191,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), read_at=DbNow())
-        return rows.defer(*HEAVY)  # type: ignore[no-any-return]
+        return rows.prefetch_related("slots").defer(*HEAVY)  # type: ignore[no-any-return]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -277,6 +277,8 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             count = obj.pending_dependencies
             text = ngettext("waits for %(count)s dependency", "waits for %(count)s dependencies", count)
             return text % {"count": count}
+        if obj.held_back_by:
+            return _("held back by %(limit)s") % {"limit": obj.held_back_by}
         if obj.status == JobStatus.SCHEDULED:
             if _is_open_ended(obj, obj.read_at):
                 return _("waits for an event")
@@ -339,6 +341,8 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             (_("Worker process"), self._worker(job.worker_id)),
             (_("Crashes"), job.crash_count or None),
             (_("Unique key"), job.unique_key),
+            (_("Limit key"), job.limit_key),
+            (_("Held back by"), job.held_back_by),
             (_("Schedule"), others(tick.schedule.name, "schedule") if tick else None),
             (_("Due"), _due(job, now)),
         ]

@@ -3,8 +3,8 @@
 A transaction that stays open (a report, a backup, a forgotten shell) keeps each entry that a claim took out of the index of ready
 jobs, and the next claim reads all of these before it comes to a job; so does a promotion in the index of scheduled ones. Where
 that is so, they begin at a mark: where the last one ended, or a moment ago. What may become ready below it (a late commit, a
-release, a restored job) is found by looks from the beginning, a second apart at the most. Where it is not so, each of them looks
-from the beginning.
+release, a restored job, one that a limit lets in) is found by looks from the beginning, a second apart at the most. Where it is
+not so, each of them looks from the beginning.
 
 A mark is a guess in memory and decides nothing: a wrong one makes a job wait for the next look from the beginning.
 """
@@ -12,7 +12,7 @@ A mark is a guess in memory and decides nothing: a wrong one makes a job wait fo
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -116,6 +116,14 @@ class ClaimMark:
             elif rank == look.last.rank:
                 places[rank] = min(look.last, end)
         self._places = places  # anew, because another thread may be at its claim
+
+    def step_back(self, jobs: Iterable[tuple[int, Any, str]]) -> None:
+        """Begin before jobs that were claimed and put back, given as (rank, available_at, id)."""
+        places = dict(self._places)
+        for job in jobs:
+            if (rank := job[0]) in places:
+                places[rank] = min(places[rank], Place(*job))
+        self._places = places
 
     @property
     def seconds_owed(self) -> float | None:

@@ -13,10 +13,12 @@ from django_jobs import conf
 from django_jobs.db.connections import in_transaction
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
+from django_jobs.lifecycle.active_limits import declare_queue
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune
+from django_jobs.lifecycle.slots import may_run
 from django_jobs.lifecycle.submit import submit
 from django_jobs.lifecycle.transition import move_to
 from django_jobs.models import Job, JobStatus
@@ -72,7 +74,7 @@ class JobQueue:
 
     Args:
         name: the queue's name; two objects of one name share its jobs, but not their handlers.
-        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter.
+        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter, limit.
 
     Raises InvalidJob for a bad name or configuration.
     """
@@ -83,6 +85,8 @@ class JobQueue:
         self.name = name
         self.config = parse_config(name, config)
         self.handlers = QueueHandlers(name, self.config)
+        if self.config.limit is not None:
+            declare_queue(name, self.config.limit)
         self._inline_workers = threading.local()
 
     def __repr__(self) -> str:
@@ -97,7 +101,12 @@ class JobQueue:
     # Submitting.
 
     def register_handler(self, job_type: str, function: Callable[..., Any], **options: Any) -> None:
-        """Let this queue run jobs of a type with a function, in place of any other; the options are those of `@job`."""
+        """Let this queue run jobs of a type with a function, in place of any other; the options are those of `@job`.
+
+        A limit is the queue's here, not the handler's: `JobQueue(name, limit=Limit(…))`.
+        """
+        if options.get("limit") is not None:
+            raise InvalidJob(f"limit: a handler of one queue object has none; give JobQueue({self.name!r}, limit=…)")
         self.handlers.replace(make_handler(function, job_type, options))
 
     def enqueue(self, job: Job | str, payload: Mapping[str, Any] | None = None, **options: Any) -> str:
@@ -132,6 +141,7 @@ class JobQueue:
             raise InvalidJob(f"job {job.id!r} is {job.status} and not new; import_jobs() takes jobs in any state")
         options = {
             "queue": self.name,
+            "limit_key": job.__dict__.get("_limit_key"),
             "on_dependency_failure": job.__dict__.get("_on_dependency_failure"),
             **{name: getattr(job, name) for name in OF_JOB},
         }
@@ -157,7 +167,8 @@ class JobQueue:
 
     def peek(self) -> Job | None:
         """Return the job that `dequeue` would claim, or None; it is not claimed."""
-        return self._ready().order_by("rank", "available_at", "id").first()
+        ready = self._ready().filter(pending_limits=0).order_by("rank", "available_at", "id")
+        return next((job for job in ready.iterator() if may_run(job)), None)
 
     def process_next(self) -> str | None:
         """Run the next ready job now, to its end, and return its id; None when none is ready.
@@ -217,7 +228,7 @@ class JobQueue:
         return self.jobs().live().count()
 
     def ready_count(self) -> int:
-        """Return the number of jobs that a worker would take now."""
+        """Return the number of jobs that are due, those that a limit holds back included."""
         return self._ready().count()
 
     def _ready(self) -> JobQuerySet:

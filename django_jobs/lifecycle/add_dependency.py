@@ -12,6 +12,7 @@ from django_jobs.models import DependencyState, Job, JobDependency
 from django_jobs.models.job import WAITING
 from django_jobs.names import id_problem
 
+from . import slots
 from .batches import settle_members
 from .dependencies import Edge, state_of, store
 
@@ -36,8 +37,11 @@ def add_dependency(job_id: str, depends_on: str, on_failure: str = "fail") -> No
     if JobDependency.objects.filter(job_id=job_id, depends_on_id=depends_on).exists():
         raise InvalidJob(f"job {job_id!r} depends on {depends_on!r} already")
     edge = Edge(depends_on, on_failure, state_of(statuses[depends_on], on_failure))
-    if edge.state == DependencyState.OPEN:
-        Job.objects.filter(pk=job_id).update(pending_dependencies=F("pending_dependencies") + 1)
+    if edge.state != DependencyState.SATISFIED:
+        job = Job.objects.filter(pk=job_id)
+        slots.leave(job)
+        more = int(edge.state == DependencyState.OPEN)
+        job.update(pending_dependencies=F("pending_dependencies") + more, pending_limits=0)
     settle_members(store({job_id: [edge]}))
 
 

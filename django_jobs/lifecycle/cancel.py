@@ -15,6 +15,7 @@ from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, 
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import WAITING
 
+from . import slots
 from .batches import finish_ended, settle_members
 from .cascade import CASCADE_SECONDS, cascade_for
 from .dependents import settle_dependents
@@ -43,6 +44,7 @@ def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str]]:
     running = [job for job in jobs.values() if job.status == JobStatus.RUNNING]
     Job.objects.filter(pk__in=[job.pk for job in running], cancel_requested_at=None).update(cancel_requested_at=DbNow())
     waiting = {job.pk: job.batch_id for job in jobs.values() if job.status in WAITING}
+    slots.leave(jobs[pk] for pk in waiting)
     settle_members(_cancel_waiting(waiting))
     done = [*waiting, *(job.pk for job in running)]
     moved = Moved.of(ids, jobs, done, " already; only a job that is not finished can be cancelled")
@@ -59,7 +61,12 @@ def _cancel_waiting(batch_of: Mapping[str, str | None]) -> list[Ended]:
         return []
     ids = sorted(batch_of)
     Job.objects.filter(pk__in=ids).update(
-        status=JobStatus.CANCELLED, fence=F("fence") + 1, finished_at=DbNow(), updated_at=DbNow(), unique_lock=None
+        status=JobStatus.CANCELLED,
+        fence=F("fence") + 1,
+        finished_at=DbNow(),
+        updated_at=DbNow(),
+        unique_lock=None,
+        pending_limits=0,
     )
     failed = settle_dependents(ids)
     for job_id in ids:

@@ -14,6 +14,7 @@ from django_jobs.models.job import WAITING
 from django_jobs.names import queue_problem
 from django_jobs.numbers import is_integer, rank_of
 
+from . import slots
 from .moved import Moved, chunks, lock_jobs
 
 
@@ -39,7 +40,8 @@ def change(ids: Iterable[str], *, priority: int | None = None, queue: str | None
 def _change(ids: Sequence[str], changes: dict[str, Any]) -> Moved:
     jobs = lock_jobs(ids)
     done = [job.pk for job in jobs.values() if job.status in WAITING]
-    Job.objects.filter(pk__in=done).update(**changes, updated_at=DbNow())
+    slots.leave(jobs[pk] for pk in done)  # a job that is held back asks anew, in its new order or queue
+    Job.objects.filter(pk__in=done).update(**changes, pending_limits=0, updated_at=DbNow())
     if done and "queue" in changes:
         notify_work(changes["queue"])
     return Moved.of(ids, jobs, done, "; only a waiting job can be changed")

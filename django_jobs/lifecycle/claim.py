@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -13,6 +15,12 @@ from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.payloads import decode, encode_result
+
+from . import slots
+from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_watched, watch
+
+MOST_ROUNDS = 20  # of claims that find nothing but jobs to be held back; a worker looks again soon
+ROUND = 500  # jobs that each of them but the first looks at
 
 
 class ClaimedJob(NamedTuple):
@@ -35,6 +43,7 @@ class ClaimedJob(NamedTuple):
     available_at: Any
     created_at: Any = None
     batch_id: str | None = None
+    is_limited: bool = False  # whether it may have slots, which its end gives on
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -64,30 +73,97 @@ class ClaimedJob(NamedTuple):
             job.available_at,
             job.created_at,
             job.batch_id,
+            active_limits() is not NO_LIMITS,
         )
 
 
-@retried
 def claim(queue: str, limit: int, process_id: str, marks: Marks | None = None) -> list[ClaimedJob]:
     """Take up to `limit` ready jobs of a queue for a worker process, in claim order.
 
     The claim is committed when this returns. Nothing is claimed from a paused queue, or by a process without a live lease.
-    With the process's `marks` it passes over what an old snapshot keeps of jobs that are done.
+    Jobs that a limit does not let run now are held back, and others taken in their place. With the process's `marks` it passes
+    over what an old snapshot keeps of jobs that are done.
     """
+    limits = active_limits()
+    if limits is NO_LIMITS:
+        return _claim(queue, limit, process_id, marks)
+    if not is_watched(queue):
+        return _claim_unwatched(queue, limit, process_id, limits, marks)
+    for number in range(MOST_ROUNDS):
+        looked_at = max(limit, ROUND) if number else limit
+        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks)
+        if jobs or not found:
+            return jobs
+    return []
+
+
+@retried
+def _claim(queue: str, limit: int, process_id: str, marks: Marks | None) -> list[ClaimedJob]:
+    return _taken(queue, limit, process_id, marks)
+
+
+def _taken(queue: str, limit: int, process_id: str, marks: Marks | None) -> list[ClaimedJob]:
     speaker = dialect()
     if marks is None or not speaker.counts_reads:
         rows = speaker.claim(queue, limit, process_id)
     else:
         rows = marks.of(queue).claim(speaker, queue, limit, process_id)
-    return [ClaimedJob._make(row) for row in rows]
+    return list(starmap(ClaimedJob, rows))
+
+
+@transactional
+def _claim_within_limits(
+    queue: str, limit: int, looked_at: int, process_id: str, limits: ActiveLimits, marks: Marks | None
+) -> tuple[bool, list[ClaimedJob]]:
+    """Return whether there was a ready job, and up to `limit` jobs that may run, out of the first ready ones."""
+    jobs = _taken(queue, looked_at, process_id, marks)
+    admitted = _admitted(jobs, process_id, limits)
+    if left := admitted[limit:]:
+        slots.put_back([job.id for job in left])
+        if marks is not None:
+            marks.of(queue).step_back((job.rank, job.available_at, job.id) for job in left)
+    return bool(jobs), admitted[:limit]
+
+
+def _claim_unwatched(
+    queue: str, limit: int, process_id: str, limits: ActiveLimits, marks: Marks | None
+) -> list[ClaimedJob]:
+    """Claim from a queue where no limited job is expected, as without limits: no transaction around one statement.
+
+    When there is one after all, its claim has committed before it is held back, once; the queue is watched from then on.
+    """
+    jobs = _claim(queue, limit, process_id, marks)
+    if limits.types.keys().isdisjoint([job.job_type for job in jobs]):
+        return jobs
+    watch(queue)
+    return transactional(_admitted)(jobs, process_id, limits)
+
+
+def _admitted(jobs: Sequence[ClaimedJob], process_id: str, limits: ActiveLimits) -> list[ClaimedJob]:
+    """Return those of the claimed jobs that may run; the others are held back."""
+    limited = [job for job in jobs if limits.hold(job.job_type, job.queue)]
+    if not limited:
+        return list(jobs)
+    left_out = {job.id for job in limited}
+    admitted = slots.admit(limited, limits, process_id)
+    return [
+        job._replace(is_limited=True) if job.id in admitted else job
+        for job in jobs
+        if job.id in admitted or job.id not in left_out
+    ]
 
 
 @transactional
 def claim_job(job_id: str, process_id: str) -> ClaimedJob:
-    """Take one particular job; raise JobNotFound, and InvalidJob when it is not ready."""
+    """Take one particular job; raise JobNotFound, and InvalidJob when it is not ready, or a limit holds it back."""
     ready = Job.objects.filter(pk=job_id, status=JobStatus.PENDING, pending_dependencies=0)
     claimed = ready.update(
-        status=JobStatus.RUNNING, fence=F("fence") + 1, worker_id=process_id, started_at=DbNow(), updated_at=DbNow()
+        status=JobStatus.RUNNING,
+        fence=F("fence") + 1,
+        worker_id=process_id,
+        started_at=DbNow(),
+        updated_at=DbNow(),
+        pending_limits=0,
     )
     job = Job.objects.filter(pk=job_id).first()
     if job is None:
@@ -95,7 +171,11 @@ def claim_job(job_id: str, process_id: str) -> ClaimedJob:
     if not claimed:
         waits = f" and waits for {job.pending_dependencies} jobs" if job.pending_dependencies else ""
         raise InvalidJob(f"job {job_id!r} is {job.status}{waits}; only a ready job can be claimed")
-    return ClaimedJob.of(job)
+    claimed_job, limits = ClaimedJob.of(job), active_limits()
+    if limits.hold(job.job_type, job.queue) and not slots.admit([claimed_job], limits, process_id, overtakes=True):
+        limit = Job.objects.get(pk=job_id).held_back_by
+        raise InvalidJob(f"job {job_id!r} is held back by the limit {limit!r}; it can be claimed when a slot is free")
+    return claimed_job
 
 
 def held_claim(job_id: str, fence: int, process_id: str) -> ClaimedJob | None:

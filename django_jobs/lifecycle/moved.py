@@ -54,4 +54,4 @@ def in_chunks(values: Sequence[K], size: int) -> Iterator[Sequence[K]]:
 def lock_jobs(ids: Sequence[str]) -> dict[str, Job]:
     """Lock jobs in the one order that all moves use, and return those that exist, as they are now."""
     rows = Job.objects.filter(pk__in=ids).order_by("pk").select_for_update()
-    return {job.pk: job for job in rows.only("pk", "status", "queue", "worker_id", "batch_id")}
+    return {job.pk: job for job in rows.only("pk", "status", "queue", "worker_id", "batch_id", "pending_limits")}

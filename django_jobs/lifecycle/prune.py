@@ -9,7 +9,17 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import jobs_alias
 from django_jobs.db.transactions import database_now, transactional
-from django_jobs.models import Attempt, Batch, BatchMember, BatchStatus, DeadLetter, Job, JobDependency, ScheduleTick
+from django_jobs.models import (
+    Attempt,
+    Batch,
+    BatchMember,
+    BatchStatus,
+    DeadLetter,
+    Job,
+    JobDependency,
+    LimitSlot,
+    ScheduleTick,
+)
 from django_jobs.models.job import LIVE, TERMINAL
 
 from .events import prune_events
@@ -66,6 +76,7 @@ def _delete(ids: list[str]) -> int:
     ScheduleTick.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     if batch_ids:
         BatchMember.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
+    LimitSlot.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     Job.objects.filter(pk__in=locked)._raw_delete(jobs_alias())
     _delete_emptied(batch_ids)
     return len(locked)

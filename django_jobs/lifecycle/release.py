@@ -15,6 +15,8 @@ from django_jobs.db.transactions import lock_wait, transactional
 from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
 
+from . import slots
+from .active_limits import NO_LIMITS, active_limits
 from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob
@@ -80,12 +82,16 @@ def _release(jobs: Sequence[Held]) -> int:
     for job in jobs:
         by_fence.setdefault(job.fence, []).append(job.id)
     released = 0
+    freed: list[str] = []
     for fence, ids in sorted(by_fence.items()):
         held = Job.objects.filter(pk__in=ids, fence=fence, status=JobStatus.RUNNING)
+        if active_limits() is not NO_LIMITS:
+            freed += held.order_by("pk").select_for_update().values_list("pk", flat=True)
         released += held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
     settle_members(cancel_as_requested([job.id for job in jobs]))
     for queue in {job.queue for job in jobs}:
         notify_work(queue)
+    slots.give_on(freed)
     return released
 
 

@@ -15,6 +15,7 @@ from django_jobs.handlers import registry
 from django_jobs.models import Ending, Job, JobStatus, WorkerProcess
 from django_jobs.models.fields import DbNow
 
+from . import slots
 from .claim import ClaimedJob
 from .farewell import how_it_fell_silent, say_farewell
 from .settle import Outcome, settle_ended
@@ -64,7 +65,9 @@ def _take_back(which: Q) -> int:
         .select_for_update(skip_locked=True, of=())
     )
     by_worker = sorted(jobs, key=_worker)
-    return sum(settle_crashes(list(held), worker_id) for worker_id, held in groupby(by_worker, key=_worker))
+    rescued = sum(settle_crashes(list(held), worker_id) for worker_id, held in groupby(by_worker, key=_worker))
+    slots.give_on([job.pk for job in by_worker])
+    return rescued
 
 
 def _worker(job: Job) -> str:

@@ -24,6 +24,7 @@ from django_jobs.payloads import decode
 from django_jobs.retry import decide
 from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
+from . import slots
 from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob, held_claim
@@ -374,6 +375,9 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
         ended += moved
     if ended:
         settle_members(ended)
+    limited = [outcome.job.id for outcome in outcomes if outcome.job.is_limited]
+    if limited:
+        slots.give_on(set(limited) - lost)
     return lost
 
 

@@ -24,9 +24,19 @@ from django_jobs.models import Job, JobStatus
 from django_jobs.models.job import LIVE
 from django_jobs.payloads import decode, encode_payload
 from django_jobs.propagation import with_trace
-from django_jobs.submission import EMPTY, NewJob, Submission, Template, check_submission, resolve
+from django_jobs.submission import (
+    EMPTY,
+    NO_KEYS,
+    LimitKeys,
+    NewJob,
+    Submission,
+    Template,
+    check_submission,
+    resolve,
+)
 
-from . import dependencies, members
+from . import dependencies, members, slots
+from .active_limits import active_limits
 from .moved import in_chunks
 
 logger = logging.getLogger("django_jobs")
@@ -34,7 +44,12 @@ logger = logging.getLogger("django_jobs")
 MAX_CLASHES = 20
 LOOKUP_CHUNK = 1000
 _OF_ONE_JOB = ("job_id", "unique_key", "depends_on")
-_ID, _PAYLOAD, _STATUS, _OPEN_EDGES = map(INSERT_COLUMNS.index, ("id", "payload", "status", "pending_dependencies"))
+_ID, _JOB_TYPE, _QUEUE, _PAYLOAD, _RANK, _STATUS = map(
+    INSERT_COLUMNS.index, ("id", "job_type", "queue", "payload", "rank", "status")
+)
+_AVAILABLE_AT, _OPEN_EDGES, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _PENDING_LIMITS = map(
+    INSERT_COLUMNS.index, ("available_at", "pending_dependencies", "limit_key", "queue_limit_key", "pending_limits")
+)
 # Every column of a job that nobody has claimed yet; those whose default is made anew for each job are always filled in.
 _UNTOUCHED = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
 _warned: set[str] = set()
@@ -196,6 +211,9 @@ class _Shared:
             given.unique_key,
             0,
             self.batch_id,
+            None,
+            None,
+            0,
         ]
 
 
@@ -206,6 +224,7 @@ class _Draft:
     shared: _Shared
     id: str
     payload: str
+    limit_keys: LimitKeys = NO_KEYS
     open_edges: int = 0
 
     @property
@@ -222,12 +241,14 @@ class _Draft:
         """Return a draft that differs in its payload alone; raise InvalidJob for what is wrong with that."""
         encoded = EMPTY if payload is None else encode_payload(payload)
         _refuse_misfit(self.shared.arguments, payload)
-        return _Draft(self.shared, new_id(), encoded)
+        return _Draft(self.shared, new_id(), encoded, self.template.limit_keys(payload))
 
     def values(self, now: datetime | None) -> list[Any]:
         """Return INSERT_COLUMNS; without `now` the database fills in its own clock and the job is pending at once."""
         values = self.shared.values(now).copy()
         values[_ID], values[_PAYLOAD], values[_OPEN_EDGES] = self.id, self.payload, self.open_edges
+        if self.limit_keys is not NO_KEYS:
+            values[_LIMIT_KEY], values[_QUEUE_LIMIT_KEY] = self.limit_keys
         return values
 
     def as_job(self, values: Sequence[Any], created_at: datetime, now: datetime | None = None) -> Job:
@@ -260,6 +281,8 @@ class _Draft:
             "pending_dependencies": self.open_edges,
             "batch_id": self.shared.batch_id,
         }
+        if self.limit_keys is not NO_KEYS:
+            job.__dict__.update(self.limit_keys._asdict(), pending_limits=values[_PENDING_LIMITS])
         return job
 
 
@@ -292,7 +315,8 @@ def _draft(
     arguments = None if handler is None or any_payload else handler.arguments
     _refuse_misfit(arguments, payload)
     template = resolve(with_trace(submission), handler, handlers, rank=rank)
-    return _Draft(_Shared(template, arguments), submission.job_id or new_id(), submission.payload)
+    keys = template.limit_keys(payload)
+    return _Draft(_Shared(template, arguments), submission.job_id or new_id(), submission.payload, keys)
 
 
 def _refuse_misfit(arguments: Arguments | None, payload: Any) -> None:
@@ -405,9 +429,12 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
         members.join(batch_id)
     now = database_now()
     rows = [draft.values(now) for draft in fresh]
+    held = _hold_back(fresh, rows) if any(draft.template.is_limited for draft in fresh) else []
     plain = [row for draft, row in zip(fresh, rows, strict=True) if draft.submission.unique_key is None]
     if plain:
         dialect().insert_jobs(plain)
+    if held:
+        slots.insert_slots(held)
     for draft, row in zip(fresh, rows, strict=True):
         if draft.submission.unique_key is not None and dialect().insert_job(row) is None:
             raise _KeyTaken
@@ -420,6 +447,36 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
     if batch_id is not None:
         members.add(batch_id, [jobs[draft.id] for draft in fresh])
     return [jobs[stand_ins.get(draft.id, draft.id)] for draft in drafts]
+
+
+def _hold_back(drafts: Sequence[_Draft], rows: Sequence[list[Any]]) -> list[tuple[str, str, bool, str, int, Any]]:
+    """Hold back those of a batch, in their rows, that cannot run beside the others; return their slots."""
+    limits = active_limits()
+    ready = {
+        draft.id: row
+        for draft, row in zip(drafts, rows, strict=True)
+        if draft.template.is_limited
+        and draft.submission.unique_key is None
+        and row[_STATUS] == JobStatus.PENDING
+        and not draft.submission.depends_on  # it may fail at once by a dependency that ended badly
+    }
+    scopes = (
+        (
+            job_id,
+            row[_QUEUE],
+            row[_RANK],
+            limits.scopes(row[_JOB_TYPE], row[_QUEUE], row[_LIMIT_KEY], row[_QUEUE_LIMIT_KEY]),
+        )
+        for job_id, row in ready.items()
+    )
+    held = slots.held_at_submit(scopes)
+    for job_id in held:
+        ready[job_id][_PENDING_LIMITS] = 1
+    return [
+        (job_id, scope, True, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT])
+        for job_id, scope in held.items()
+        for row in [ready[job_id]]
+    ]
 
 
 def _stand_ins(drafts: Sequence[_Draft]) -> tuple[dict[str, Job], dict[str, str]]:

@@ -7,6 +7,7 @@ from .dependency import DependencyState, JobDependency, OnFailure
 from .event import Event
 from .gone_process import Ending, GoneProcess
 from .job import Job, JobStatus
+from .limit import Limit, LimitLock, LimitSlot
 from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
@@ -29,6 +30,9 @@ __all__ = [
     "JobDependency",
     "JobStatus",
     "JobStep",
+    "Limit",
+    "LimitLock",
+    "LimitSlot",
     "MemberState",
     "OnFailure",
     "Overview",

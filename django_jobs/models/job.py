@@ -59,7 +59,14 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def ready(self) -> JobQuerySet:
         """Keep the jobs that a worker would take now, in the order it would take them."""
-        return self.filter(status=JobStatus.PENDING, pending_dependencies=0).order_by("rank", "available_at", "id")
+        return self.filter(status=JobStatus.PENDING, pending_dependencies=0, pending_limits=0).order_by(
+            "rank", "available_at", "id"
+        )
+
+    def held_back(self) -> JobQuerySet:
+        """Keep the jobs that a limit holds back."""
+        # By their slots: jobs that no limit holds are not looked at.
+        return self.filter(slots__waits=True, pending_limits=1)
 
     def due(self) -> JobQuerySet:
         """Keep the scheduled jobs whose time has come by the database's clock."""
@@ -169,6 +176,11 @@ class Job(models.Model):
         db_index=False,
         db_constraint=False,
     )
+    # The values of the keys of its type's and its queue's limit, as asked at the submit.
+    limit_key = ExactCharField(_("limit key"), max_length=200, null=True, blank=True)
+    queue_limit_key = ExactCharField(_("limit key of the queue"), max_length=200, null=True, blank=True)
+    # 1 while a limit holds the job back, else 0; its LimitSlot says which one.
+    pending_limits = models.SmallIntegerField(_("limits that hold it back"), default=0)
 
     objects = JobsManager.from_queryset(JobQuerySet)()
 
@@ -198,6 +210,10 @@ class Job(models.Model):
                 name="django_jobs_job_unique_lock",
                 condition=Q(unique_lock__isnull=True) | Q(status__in=sorted(LIVE)),
             ),
+            models.CheckConstraint(
+                name="django_jobs_job_held_back",
+                condition=Q(pending_limits=0) | Q(pending_limits=1, status="pending", pending_dependencies=0),
+            ),
         )
         # Each further index costs the hot path about 13 %. Scheduled jobs stay out of the first one: kept in it, many of them
         # made a claim cost 2.9 times as much. Where no index can be partial, `status` keeps them apart.
@@ -205,8 +221,8 @@ class Job(models.Model):
             HotIndex(
                 name="django_jobs_job_ready",
                 fields=["queue", "rank", "available_at", "id"],
-                where=Q(status="pending", pending_dependencies=0),
-                full_fields=["queue", "status", "pending_dependencies", "rank", "available_at", "id"],
+                where=Q(status="pending", pending_dependencies=0, pending_limits=0),
+                full_fields=["queue", "status", "pending_dependencies", "pending_limits", "rank", "available_at", "id"],
             ),
             HotIndex(
                 name="django_jobs_job_due",
@@ -245,6 +261,13 @@ class Job(models.Model):
         return priority_of(self.rank)
 
     @property
+    def held_back_by(self) -> str | None:
+        """The limit that holds the job back, with the value of its key, such as "type:mail.send acme"; None when none does."""
+        if not self.pending_limits:
+            return None
+        return next((slot.scope for slot in self.slots.all() if slot.waits), None)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the job ended, well or badly."""
         return self.status in TERMINAL
@@ -269,6 +292,7 @@ class Job(models.Model):
         """
         given = check_submission(job_type, payload, with_moments(options))
         template = resolve(given, registry.find(job_type), registry)
+        keys = template.limit_keys(payload)
         now = timezone.now()
         scheduled_at = template.scheduled_at(now)
         waits = scheduled_at is not None and scheduled_at > now
@@ -289,9 +313,12 @@ class Job(models.Model):
             unique_key=given.unique_key,
             unique_lock=given.unique_key,
             pending_dependencies=len(given.depends_on),
+            limit_key=keys.limit_key,
+            queue_limit_key=keys.queue_limit_key,
         )
         job.__dict__["_depends_on"] = given.depends_on
         job.__dict__["_on_dependency_failure"] = given.on_dependency_failure
+        job.__dict__["_limit_key"] = given.limit_key
         return job
 
     @classmethod

@@ -20,7 +20,7 @@ from django_jobs import signals
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus, WorkerProcess
-from django_jobs.stats import queue_stats
+from django_jobs.stats import limit_stats, queue_stats
 
 from .health import lag
 
@@ -63,6 +63,7 @@ class JobsCollector(Collector):
         """Yield gauges of the state of the tables. One statement reads all jobs: their counts belong to one moment."""
         yield from _jobs()
         yield from _queues()
+        yield from _limits()
         workers = WorkerProcess.objects.alive().values_list("threads", flat=True)
         yield _gauge("workers_alive", "Worker processes with a live lease.", len(workers))
         yield _gauge("worker_threads", "Threads of the worker processes alive.", sum(workers))
@@ -84,18 +85,39 @@ def _jobs() -> Iterator[Metric]:
     jobs = GaugeMetricFamily("django_jobs_jobs", "Jobs on record.", labels=["queue", "status"])
     ready = GaugeMetricFamily("django_jobs_ready_jobs", "Jobs that a worker would take now.", labels=["queue"])
     waiting = GaugeMetricFamily("django_jobs_waiting_jobs", "Jobs that wait for other jobs.", labels=["queue"])
+    held_back = GaugeMetricFamily("django_jobs_held_back_jobs", "Jobs that a limit holds back.", labels=["queue"])
     counts: dict[str, dict[str, tuple[int, int]]] = {}
+    held_counts: dict[str, int] = {}
     rows = Job.objects.order_by().values_list("queue", "status")
-    waits = Count("pk", filter=Q(pending_dependencies__gt=0))
-    for queue, status, number, waiting_number in rows.annotate(number=Count("pk"), waits=waits):
+    waits, holds = Count("pk", filter=Q(pending_dependencies__gt=0)), Count("pk", filter=Q(pending_limits=1))
+    for queue, status, number, waiting_number, held in rows.annotate(number=Count("pk"), waits=waits, holds=holds):
         counts.setdefault(queue, {})[status] = (number, waiting_number)
+        held_counts[queue] = held_counts.get(queue, 0) + held
     for queue, by_status in sorted(counts.items()):
         for status in JobStatus.values:
             jobs.add_metric([queue, status], by_status.get(status, (0, 0))[0])
-        pending, held = by_status.get(JobStatus.PENDING, (0, 0))
-        ready.add_metric([queue], pending - held)
-        waiting.add_metric([queue], held + by_status.get(JobStatus.SCHEDULED, (0, 0))[1])
-    yield from (jobs, ready, waiting)
+        pending, waiting_number = by_status.get(JobStatus.PENDING, (0, 0))
+        ready.add_metric([queue], pending - waiting_number - held_counts[queue])
+        waiting.add_metric([queue], waiting_number + by_status.get(JobStatus.SCHEDULED, (0, 0))[1])
+        held_back.add_metric([queue], held_counts[queue])
+    yield from (jobs, ready, waiting, held_back)
+
+
+def _limits() -> Iterator[Metric]:
+    """Yield what limits allow and what they hold: one value for each limit, however many values its key has."""
+    most = GaugeMetricFamily("django_jobs_limit_concurrency", "Jobs of a limit that may run at once.", labels=["limit"])
+    running = GaugeMetricFamily("django_jobs_limit_running", "Jobs that run under a limit.", labels=["limit"])
+    waiting = GaugeMetricFamily("django_jobs_limit_held_back", "Jobs that a limit holds back.", labels=["limit"])
+    sums: dict[str, tuple[int | None, int, int]] = {}
+    for one in limit_stats():
+        _, ran, waited = sums.get(one.name, (None, 0, 0))
+        sums[one.name] = (one.concurrency, ran + one.running, waited + one.waiting)
+    for name, (concurrency, ran, waited) in sums.items():
+        if concurrency is not None:
+            most.add_metric([name], concurrency)
+        running.add_metric([name], ran)
+        waiting.add_metric([name], waited)
+    yield from (most, running, waiting)
 
 
 def _queues() -> Iterator[Metric]:

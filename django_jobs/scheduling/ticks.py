@@ -146,6 +146,7 @@ def _new_job(row: Schedule, moment: datetime) -> NewJob:
         "priority": row.priority,
         "max_retries": row.max_retries,
         "timeout_seconds": row.timeout_seconds,
+        "limit_key": row.limit_key,
         "metadata": {**row.metadata, "schedule": row.name, "tick": moment.isoformat()},
     }
     if row.jitter_seconds:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import iscoroutinefunction
 from typing import Any
 
 from django_jobs.compat import InvalidTask, TaskResult
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import check_handler_options
+from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean
 from django_jobs.submission import check_submission
 
 # What belongs to one enqueue, so that `using()` may change it.
-SUBMIT_OPTIONS = ("max_retries", "timeout_seconds", "unique_key", "depends_on", "on_dependency_failure", "metadata")
+SUBMIT_OPTIONS = (
+    "max_retries",
+    "timeout_seconds",
+    "unique_key",
+    "depends_on",
+    "on_dependency_failure",
+    "metadata",
+    "limit_key",
+)
 # What belongs to the handler, and so to every run of the task.
 RUN_OPTIONS = (
     "base_delay",
@@ -25,10 +35,16 @@ RUN_OPTIONS = (
     "isolation",
     "dead_letter",
     "max_crashes",
+    "limit",
 )
 TASK_OPTIONS = (*SUBMIT_OPTIONS, *RUN_OPTIONS)
-# What a backend's OPTIONS may give as defaults; a unique key or dependencies for all tasks would make no sense.
-BACKEND_OPTIONS = ("max_retries", "timeout_seconds", "on_dependency_failure", *RUN_OPTIONS)
+# What a backend's OPTIONS may give as defaults; a unique key, dependencies or a limit for all tasks would make no sense.
+BACKEND_OPTIONS = (
+    "max_retries",
+    "timeout_seconds",
+    "on_dependency_failure",
+    *(name for name in RUN_OPTIONS if name != "limit"),
+)
 
 
 class TaskRefused(InvalidTask, InvalidJob):
@@ -59,6 +75,18 @@ def run_options(task: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a task's handler, as `@job` takes them."""
     names = ("max_retries", "timeout_seconds", *RUN_OPTIONS)
     return {name: value for name in names if (value := option(task, name, defaults)) is not None}
+
+
+def limit_of_task(limit: Limit) -> Limit:
+    """Return the limit of a task's jobs: a key by name is looked up among the keyword arguments of the task."""
+    if not isinstance(limit.key, str):
+        return limit
+
+    def value(payload: dict[str, Any]) -> str | None:
+        return limit.value_of(payload["kwargs"])
+
+    value.__qualname__ = limit.key
+    return replace(limit, key=value)
 
 
 def submit_options(

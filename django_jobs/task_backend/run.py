@@ -24,7 +24,7 @@ from django_jobs.compat import (
 from django_jobs.exceptions import Fail
 from django_jobs.handlers import make_handler, registry
 
-from .options import RUN_OPTIONS, TaskRefused, run_options, task_refused
+from .options import RUN_OPTIONS, TaskRefused, limit_of_task, run_options, task_refused
 from .task import TaskHandler
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def register(task: AnyTask, alias: str, defaults: Mapping[str, Any]) -> None:
         raise TaskRefused(f"{task.module_path!r} is a job already; a function is either a job or a task")
     kind = AsyncRunner if iscoroutinefunction(task.func) else Runner
     options: dict[str, Any] = {"takes_context": True, "queue": task.queue_name, **run_options(task, defaults)}
+    if "limit" in options:
+        options["limit"] = limit_of_task(options["limit"])
     runner = kind(task, alias, defaults)
     with task_refused():
         registry.register(make_handler(runner, task.module_path, options))

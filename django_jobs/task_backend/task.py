@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from django_jobs.compat import Task, task_backends
 from django_jobs.handlers import registry
+from django_jobs.limit import Limit
 
 from .options import RUN_OPTIONS, SUBMIT_OPTIONS, TASK_OPTIONS, TaskRefused, as_ids, check_options, refuse_unknown
 
@@ -37,6 +38,7 @@ class JobsTask(BaseTask):
 
     unique_key: a string, or a function of the task's arguments that returns one.
     depends_on: task results, jobs or ids.
+    limit: its `key` is the name of a keyword argument.
     The other options are those of `@job` and `submit()`.
     """
 
@@ -46,6 +48,7 @@ class JobsTask(BaseTask):
     depends_on: Any = ()
     on_dependency_failure: str | None = None
     metadata: dict[str, Any] | None = field(default=None, hash=False)
+    limit_key: str | None = None
     base_delay: float | None = None
     max_delay: float | None = None
     retry_on: Exceptions | None = None
@@ -54,6 +57,7 @@ class JobsTask(BaseTask):
     isolation: str | None = None
     dead_letter: bool | None = None
     max_crashes: int | None = None
+    limit: Limit | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depends_on", as_ids(self.depends_on))

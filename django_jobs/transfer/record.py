@@ -61,6 +61,7 @@ COLUMNS = (
     "id", "job_type", "queue", "payload", "rank", "scheduled_at", "created_at", "max_retries", "retry_count", "timeout_seconds",
     "status", "result", "error", "metadata", "available_at", "updated_at", "started_at", "finished_at", "cancel_requested_at",
     "unique_key", "fence", "crash_count", "worker_id", "progress", "progress_message",
+    "limit_key", "queue_limit_key",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def to_dict(
         job_id, job_type, queue, payload, rank, scheduled_at, created_at, max_retries, retry_count, timeout_seconds,
         status, result, error, metadata, available_at, updated_at, started_at, finished_at, cancel_requested_at,
         unique_key, fence, crash_count, worker_id, progress, progress_message,
+        limit_key, queue_limit_key,
     ) = job  # fmt: skip
     written_steps = {"steps": [_written(step, _STEP) for step in steps]} if steps else {}
     written_edges = [_written(edge, _EDGE) for edge in sorted(edges, key=_dependency_id)] if edges else []
@@ -113,6 +115,8 @@ def to_dict(
             "progress": progress,
             "progress_message": progress_message,
             "batch": batch,
+            "limit_key": limit_key,
+            "queue_limit_key": queue_limit_key,
             "dependencies": written_edges,
             "attempts": [_written(attempt, _ATTEMPT) for attempt in attempts],
             "dead_letters": [_written(dead_letter, _DEAD_LETTER) for dead_letter in dead_letters],
@@ -150,6 +154,8 @@ _EXTRA: dict[str, Check] = {
     "worker_id": nullable(text(128)),
     "progress": nullable(by(number(0, 1))),
     "progress_message": text(200),
+    "limit_key": nullable(by(RULES["limit_key"])),
+    "queue_limit_key": nullable(by(RULES["limit_key"])),
 }
 _EDGE: dict[str, Check] = {
     "depends_on": text(64),

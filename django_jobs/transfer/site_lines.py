@@ -20,7 +20,7 @@ from django_jobs.models import Queue, Schedule, ScheduleTick
 from django_jobs.models.schedule import CatchUp, Overlap, ScheduleKind
 from django_jobs.names import job_type_problem, queue_problem, schedule_name_problem
 from django_jobs.payloads import canonical
-from django_jobs.rules import flag, integer, number, one_of
+from django_jobs.rules import RULES, flag, integer, number, one_of
 from django_jobs.scheduling.store import ScheduleState, is_untouched, restore_schedules
 from django_jobs.shell import SHELL
 from django_jobs.submission import unix_moment
@@ -56,6 +56,7 @@ _SCHEDULE: dict[str, Check] = {
     "max_retries": nullable(_number),
     "timeout_seconds": nullable(_seconds),
     "metadata": json_object,
+    "limit_key": nullable(by(RULES["limit_key"])),
     "catch_up": by(one_of(*CatchUp.values)),
     "grace_seconds": nullable(_seconds),
     "overlap": by(one_of(*Overlap.values)),

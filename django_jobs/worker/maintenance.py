@@ -13,10 +13,12 @@ from django_jobs.due import look_ahead
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.events import deliver, prune_events
 from django_jobs.lifecycle.farewell import forget_gone
+from django_jobs.lifecycle.limits import write_declared
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import revive_all
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
+from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep
 from django_jobs.models import WorkerProcess
 from django_jobs.scheduling.store import sync_declared
 from django_jobs.scheduling.ticks import tick
@@ -31,6 +33,7 @@ logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
 TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
+LIMITS_SECONDS = 4.0  # a changed limit holds within five
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
 
@@ -46,7 +49,8 @@ class Maintenance(Loop):
         super().__init__("maintenance", state)
         self._liveness = liveness
         self._max_rss = max_rss
-        self._synced = False
+        self._synced = self._limits_written = False
+        self._swept_to = ""
         self._cascades_requested = self._cascades_done = 0
         lease = get_settings().LEASE_SECONDS
         self._chores: dict[Callable[[], float], float] = {
@@ -55,6 +59,7 @@ class Maintenance(Loop):
             self.tick: 0.0,
             self.rescue: lease / BEATS_PER_LEASE,
             self.cascade: lease / BEATS_PER_LEASE,
+            self.look_at_limits: 0.0,
             self.prune: PRUNE_SECONDS / 2,
         }
         self._due = {chore: time.monotonic() + delay for chore, delay in self._chores.items()}
@@ -163,6 +168,14 @@ class Maintenance(Loop):
         revive_all()
         self._cascades_done = requested
         return 0.0 if self.owes_cascade else get_settings().LEASE_SECONDS
+
+    def look_at_limits(self) -> float:
+        """Let in whom no limit holds back any more; the first time, write the limits that the code declares."""
+        if not self._limits_written:
+            write_declared()
+            self._limits_written = True
+        self._swept_to = sweep(self._swept_to, SCOPES_PER_SWEEP)
+        return LIMITS_SECONDS
 
     def prune(self) -> float:
         """Delete a little of what is past its retention."""

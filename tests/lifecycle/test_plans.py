@@ -10,16 +10,17 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 import django_jobs
-from django_jobs import NewJob
+from django_jobs import Limit, NewJob, job, submit_many
 from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import Place, Stretch
 from django_jobs.due import queues_with_work
+from django_jobs.handlers import registry
 from django_jobs.ids import new_id
-from django_jobs.lifecycle import leases
+from django_jobs.lifecycle import active_limits, leases
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.settle import Outcome, settle
-from django_jobs.models import Job
+from django_jobs.models import Job, LimitSlot
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
 
@@ -152,6 +153,35 @@ def test_a_claim_takes_one_or_two_statements() -> None:
     with recorded() as statements:
         claim("q1", 7, "p")
     assert len(statements) == (2 if connection.vendor == "mysql" else 1)
+
+
+def test_a_limit_costs_jobs_that_it_does_not_hold_no_statement_and_no_row() -> None:
+    def moves() -> list[str]:
+        with recorded() as statements:
+            settle([Outcome.completed(one) for one in claim("q1", 7, "p")], "p")
+        return [sql for sql, _ in statements if "pg_notify" not in sql]  # at most one in a while
+
+    before = moves()
+    job("limited.elsewhere", queue="elsewhere", limit=Limit(concurrency=1))(lambda payload: None)
+    try:
+        active_limits.active_limits()  # the numbers are read every few seconds
+        assert moves() == before
+        assert not LimitSlot.objects.exists()
+    finally:
+        registry.forget("limited.elsewhere")
+
+
+def test_jobs_that_are_held_back_are_not_in_the_way_of_a_claim() -> None:
+    job("limited.many", queue="q1", limit=Limit(concurrency=1))(lambda payload: None)
+    try:
+        submit_many([NewJob("limited.many", {}, priority=9) for _ in range(1_000)])
+        with recorded() as statements:
+            assert len(claim("q1", 7, "p")) == 7
+        sql, params = next((sql, params) for sql, params in statements if "SKIP LOCKED" in sql or "RETURNING" in sql)
+        assert "django_jobs_job_ready" in plan_of(sql, params)
+        assert Job.objects.held_back().count() == 999
+    finally:
+        registry.forget("limited.many")
 
 
 @pytest.mark.databases("postgresql", "mariadb")

@@ -43,6 +43,8 @@ def _left_over() -> Iterator[str]:
         ("is still running", Job.objects.filter(status="running")),
         ("is ready and was not run", Job.objects.ready()),
         ("is due and was not run", Job.objects.due()),
+        ("is held back and was not run", Job.objects.held_back()),
+        ("has a slot and is finished", Job.objects.finished().filter(slots__isnull=False)),
     ):
         yield from (f"job {job.id} {kind}" for job in jobs)
 
@@ -61,9 +63,8 @@ def _rows() -> Iterator[str]:
 def _effects() -> Iterator[str]:
     """Compare the starts that the handlers of `tests.support.effects` wrote down with what the jobs' rows say."""
     fences: dict[str, list[int]] = {}
-    starts_of_handlers = Effect.objects.exclude(kind__startswith="step").order_by(
-        "id"
-    )  # a workflow's steps are no starts
+    # A workflow's steps are no starts, and neither is an end.
+    starts_of_handlers = Effect.objects.exclude(kind__startswith="step").exclude(kind="end").order_by("id")
     for job_id, fence in starts_of_handlers.values_list("job_id", "fence"):
         fences.setdefault(job_id, []).append(fence)
     jobs = Job.objects.filter(job_type__startswith="effects.").annotate(tries=Count("attempts"))

@@ -37,7 +37,8 @@ def dump_rows(limit: int = 200) -> str:
         return f"(the rows cannot be read: {error})"
     lines = [
         f"job {job.id} {job.job_type} {job.status} fence={job.fence} retry_count={job.retry_count} "
-        f"pending_dependencies={job.pending_dependencies} worker_id={job.worker_id} error={job.error!r:.200}"
+        f"pending_dependencies={job.pending_dependencies} pending_limits={job.pending_limits} worker_id={job.worker_id} "
+        f"error={job.error!r:.200}"
         for job in jobs[:limit]
     ]
     lines += [

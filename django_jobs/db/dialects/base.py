@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +20,11 @@ QUEUE = "django_jobs_queue"
 BATCH = "django_jobs_batch"
 MEMBER = "django_jobs_batchmember"
 STEP = "django_jobs_jobstep"
-READY = "status = 'pending' AND pending_dependencies = 0"
+SLOT = "django_jobs_limitslot"
+READY = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 0"
 RANK_LIMITS = (-101, 101)  # before the first rank, and after the last one
+# So few that they fit into PostgreSQL's table of locks however many scopes there are; two scopes may share one.
+LIMIT_LOCKS = 512
 MOST_COUNTED = 10_000
 COUNTS_PER_STATEMENT = 100
 KEEPALIVES = 3
@@ -59,7 +63,11 @@ INSERT_COLUMNS = (
     "unique_lock",
     "pending_dependencies",
     "batch_id",
+    "limit_key",
+    "queue_limit_key",
+    "pending_limits",
 )
+SLOT_COLUMNS = ("job_id", "scope", "waits", "queue", "rank", "available_at")
 
 
 FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
@@ -102,6 +110,29 @@ _COUNT_READY = (
     "SELECT %s AS place, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM"
     f" {JOB} WHERE queue = %s AND {READY} LIMIT %s) AS capped) AS number"
 )
+
+_LIMIT_KEYS = f"SELECT id, limit_key, queue_limit_key FROM {JOB} WHERE status = 'running' AND worker_id = %s AND id IN"
+_SLOTS_TAKEN = (
+    "SELECT slot.scope, slot.queue, COUNT(CASE WHEN job.status = 'running' THEN 1 END),"
+    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END)"
+    f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id WHERE slot.waits = FALSE AND slot.scope IN"
+)
+QUEUES_OF_WAITERS = (
+    f"(SELECT MIN(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE),"
+    f" (SELECT MAX(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE)"
+)
+FIRST_THAT_WAIT = (
+    f"SELECT {{number}}slot.rank AS in_order, slot.{{moment}} AS since, slot.job_id"
+    f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id"
+    " WHERE slot.scope = {scope} AND slot.waits = TRUE AND slot.queue = {queue} AND job.pending_limits = 1"
+    " ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT {most}"
+)
+_READY_AHEAD = (
+    f"SELECT job.id, job.job_type, job.limit_key, job.queue_limit_key, job.rank AS in_order, job.{{moment}} AS since"
+    f" FROM {JOB} AS job WHERE job.queue = %s AND {READY} AND {{ahead}} ORDER BY job.rank, job.available_at, job.id LIMIT %s"
+)
+_NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE AND queue > %s"
+_NEXT_WAITED_FOR = f"SELECT MIN(scope) FROM {SLOT} WHERE waits = TRUE AND scope > %s"
 
 EndedRow = tuple[str, int, str, float, int, int, str | None]
 AttemptRow = tuple[str, int, str, float, str, str, str, str, str]
@@ -205,6 +236,8 @@ class Dialect(ABC):
     counts_reads: ClassVar[bool] = False  # whether `claim_from` and `promote_from` are there
     by_primary_key: ClassVar[str] = ""
     by_members: ClassVar[str] = ""
+    moment: ClassVar[str] = "available_at"  # as a claim returns it
+    union_part: ClassVar[str] = "SELECT * FROM ({part}) AS part"
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
@@ -303,6 +336,102 @@ class Dialect(ABC):
             f"SELECT id FROM {JOB} WHERE id IN ({_marks(ids)}) ORDER BY id {self.write_lock} SKIP LOCKED", ids
         )
         return {row[0] for row in free}
+
+    # What limits need: the slots of scopes, most of it for many scopes in one statement. Whoever writes a job's slots has
+    # locked its row.
+
+    def limit_keys(self, ids: Sequence[str], process_id: str) -> list[tuple[str, str | None, str | None]]:
+        """Lock those of the jobs that a process runs, and return (id, limit_key, queue_limit_key) of each."""
+        return self.read(f"{_LIMIT_KEYS} ({_marks(ids)}) {self.write_lock}", (process_id, *ids))
+
+    @abstractmethod
+    def lock_scopes(self, scopes: Iterable[str]) -> None:
+        """Lock scopes until the transaction ends, in one order for all: who has one decides who gets its slots."""
+
+    def slots_of(self, ids: Sequence[str]) -> list[tuple[str, str, bool]]:
+        """Return (job id, scope, waits) of the jobs' slots."""
+        rows = self.read(f"SELECT job_id, scope, waits FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
+        return [(job_id, scope, bool(waits)) for job_id, scope, waits in rows]
+
+    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int]]:
+        """Return (scope, queue, jobs that run, jobs that were let in and are ready) of scopes that have such jobs."""
+        return self.read(f"{_SLOTS_TAKEN} ({_marks(scopes)}) GROUP BY slot.scope, slot.queue", scopes)
+
+    def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, str | None]]:
+        """Return for each scope the first and the last queue, by name, in which a job waits for a slot of it."""
+        part = f"SELECT {{number}} AS number, {QUEUES_OF_WAITERS.format(scope='%s')}"
+        statement = " UNION ALL ".join(part.format(number=number) for number in range(len(scopes)))
+        rows = self.read(statement, [value for scope in scopes for value in (scope, scope)])
+        return [(first, last) for _, first, last in sorted(rows, key=lambda row: int(row[0]))]
+
+    def next_queue_of_waiters(self, scope: str, queue: str) -> str | None:
+        """Return the next queue behind one in which a job waits for a slot of a scope."""
+        next_queue: str | None = self.read(_NEXT_QUEUE, (scope, queue))[0][0]
+        return next_queue
+
+    def next_waited_for(self, scope: str) -> str | None:
+        """Return the next scope behind one in which jobs wait for a slot."""
+        next_scope: str | None = self.read(_NEXT_WAITED_FOR, (scope,))[0][0]
+        return next_scope
+
+    def first_that_wait(self, wanted: Sequence[tuple[str, str, int]]) -> list[tuple[Any, ...]]:
+        """Return (number in `wanted`, rank, available_at, id) of the first jobs that wait for slots, in no order.
+
+        Args:
+            wanted: scope, queue and how many of them.
+        """
+        given = {"scope": "%s", "queue": "%s", "most": "%s", "moment": self.moment}
+        parts = (FIRST_THAT_WAIT.format(number=f"{number} AS number, ", **given) for number in range(len(wanted)))
+        statement = " UNION ALL ".join(self.union_part.format(part=part) for part in parts)
+        return self.read(statement, [value for one in wanted for value in one])
+
+    def ready_ahead(self, queue: str, order: tuple[int, Any, str], limit: int) -> list[tuple[Any, ...]]:
+        """Return (id, job_type, limit_key, queue_limit_key, rank, available_at) of ready jobs before a place in a queue's order.
+
+        A claim that is open shows here as well: what it has taken is ready for all others until it commits.
+        """
+        if not self.write_lock:
+            return []
+        rank, available_at, job_id = order
+        before: dict[str, tuple[Any, ...]] = {
+            "job.rank < %s": (rank,),
+            "job.rank = %s AND job.available_at < %s": (rank, available_at),
+            "job.rank = %s AND job.available_at = %s AND job.id < %s": (rank, available_at, job_id),
+        }
+        parts = (f"({_READY_AHEAD.format(ahead=ahead, moment=self.moment)})" for ahead in before)
+        return self.read(
+            " UNION ALL ".join(parts), [value for values in before.values() for value in (queue, *values, limit)]
+        )
+
+    def let_in(self, ids: Sequence[str]) -> int:
+        """Make jobs ready that wait for a slot, as far as nobody else has locked them; return how many."""
+        free = sorted(self.lock_free_jobs(ids))
+        number = 0
+        if free:
+            with self.connection.cursor() as cursor:
+                # What was read before the lock may be old by now.
+                waiting = f"WHERE id IN ({_marks(free)}) AND pending_limits = 1"
+                cursor.execute(f"UPDATE {JOB} SET pending_limits = 0, updated_at = {self.now} {waiting}", free)
+                number = int(cursor.rowcount)
+                cursor.execute(f"UPDATE {SLOT} SET waits = FALSE WHERE job_id IN ({_marks(free)})", free)
+        return number
+
+    def undo_claim(self, ids: Sequence[str], pending_limits: int) -> None:
+        """Make claimed jobs, which nobody has seen yet, pending again, as ready ones (0) or held back (1)."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {JOB} SET status = 'pending', pending_limits = %s, started_at = NULL,"
+                f" worker_id = CASE WHEN retry_count > 0 THEN worker_id END WHERE id IN ({_marks(ids)})",
+                (pending_limits, *ids),
+            )
+
+    def delete_slots(self, ids: Sequence[str]) -> set[str]:
+        """Delete the slots of jobs and return the scopes that they were in."""
+        scopes = {scope for _, scope, _ in self.slots_of(ids)}
+        if scopes:
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"DELETE FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
+        return scopes
 
     def close_edges(self, keys: Sequence[int], state: str) -> None:
         """Set the state of edges given by primary key."""
@@ -419,6 +548,11 @@ class Dialect(ABC):
     @abstractmethod
     def prepare_worker(self, lease: float) -> None:
         """Set up a connection that belongs to a worker: isolation and waiting as our moves and the lease (seconds) want."""
+
+
+def lock_numbers(scopes: Iterable[str]) -> list[int]:
+    """Return the numbers of the locks of scopes, in the order in which they are taken."""
+    return sorted({zlib.crc32(scope.encode()) % LIMIT_LOCKS for scope in scopes})
 
 
 def _marks(values: Sequence[Any]) -> str:

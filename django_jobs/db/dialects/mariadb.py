@@ -11,7 +11,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar, cast
@@ -36,10 +36,12 @@ from .base import (
     EndedRow,
     StepRow,
     connect_timeout,
+    lock_numbers,
     silence,
 )
 
 NOW = "UTC_TIMESTAMP(6)"
+LIMIT_LOCK = "django_jobs_limitlock"
 ROWS_PER_INSERT = 500
 NO_SUCH_THREAD = 1094
 DUPLICATE_KEY = 1062
@@ -50,7 +52,7 @@ PACKET_CHARACTERS = 1_000_000
 # The index gives the order: a filesort would lock every row that it reads.
 _PICK = f"""
 SELECT {", ".join(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (django_jobs_job_ready)
-WHERE queue = %s AND status = 'pending' AND pending_dependencies = 0 AND {LIVE_PROCESS.format(now=NOW)}
+WHERE queue = %s AND {READY} AND {LIVE_PROCESS.format(now=NOW)}
 ORDER BY `rank`, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
 
 # By primary key even in a tiny table: a scan would wait for the locks of rows that are none of ours.
@@ -67,7 +69,7 @@ SET {COMPLETED.format(job="job", now=NOW).replace("fence =", "job.fence =")}, jo
 _QUEUES_WITH_WORK = f"SELECT DISTINCT queue FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE {READY}"
 _OLDEST_READY = f"""
 SELECT queue, MIN(available_at) FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE {READY}
-GROUP BY queue, status, pending_dependencies, `rank`"""
+GROUP BY queue, status, pending_dependencies, pending_limits, `rank`"""
 
 _DUE = f"{NOW} + INTERVAL ROUND(ended.delay * 1000000) MICROSECOND"
 _END = f"""
@@ -113,6 +115,7 @@ class MariaDB(Dialect):
     # A scan of a tiny table would wait for rows that are none of ours.
     by_primary_key = "FORCE INDEX (PRIMARY)"
     by_members = "FORCE INDEX (django_jobs_members)"
+    union_part = "({part})"  # as a table of its own each took 1 ms
 
     def insert_job(self, row: Sequence[Any]) -> datetime | None:
         statement = f"INSERT INTO {JOB} ({_COLUMNS}) VALUES ({self._values()})"
@@ -247,6 +250,15 @@ class MariaDB(Dialect):
 
     def oldest_ready(self) -> list[tuple[str, datetime]]:
         return [(queue, self.to_datetime(oldest)) for queue, oldest in self.read(_OLDEST_READY)]
+
+    def lock_scopes(self, scopes: Iterable[str]) -> None:
+        """Lock rows that stand for them: locks with names would outlast the transaction."""
+        locks = lock_numbers(scopes)
+        statement = f"SELECT id FROM {LIMIT_LOCK} WHERE id IN ({', '.join(['%s'] * len(locks))}) ORDER BY id FOR UPDATE"
+        while missing := sorted({*locks} - {row[0] for row in self.read(statement, locks)}):
+            with self.connection.cursor() as cursor:
+                rows = ", ".join(["(%s)"] * len(missing))
+                cursor.execute(f"INSERT IGNORE INTO {LIMIT_LOCK} (id) VALUES {rows}", missing)
 
     def end_sessions(self, process_id: str) -> int:
         """End the sessions that hold a lock with the process's name."""

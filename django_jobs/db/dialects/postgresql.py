@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from .base import (
     CLAIMED_COLUMNS,
     COMPLETED,
     ENDED,
+    FIRST_THAT_WAIT,
     FIXED_COLUMNS,
     INSERT_COLUMNS,
     INSERT_STEP,
@@ -20,7 +21,9 @@ from .base import (
     KEEPALIVES,
     LIVE_PROCESS,
     OPEN_EDGES,
+    QUEUES_OF_WAITERS,
     READY,
+    SLOT,
     AttemptRow,
     ClaimLook,
     Dialect,
@@ -30,10 +33,12 @@ from .base import (
     StepRow,
     Stretch,
     connect_timeout,
+    lock_numbers,
     silence,
 )
 
 NOW = "STATEMENT_TIMESTAMP()"
+LOCK_SPACE = 1_785_688_691  # the first key of our advisory locks, "jobs" in ASCII
 
 _TYPES = {
     "payload": "jsonb",
@@ -44,6 +49,7 @@ _TYPES = {
     "max_retries": "integer",
     "timeout_seconds": "double precision",
     "pending_dependencies": "integer",
+    "pending_limits": "smallint",
 }
 
 # Text sorts as the times do, and is not parsed for jobs whose handler never asks.
@@ -148,6 +154,7 @@ class PostgreSQL(Dialect):
 
     now = NOW
     counts_reads = True
+    moment = "available_at::text"
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
         """Give a column that has one value throughout as that value, and the others as arrays."""
@@ -233,6 +240,45 @@ class PostgreSQL(Dialect):
         due = [row for row in found if row[0] is not None]
         last = max((row[1] for row in due), default=None)
         return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment)
+
+    def lock_scopes(self, scopes: Iterable[str]) -> None:
+        # The function locks one after the other, in the order of the array.
+        self.read(
+            f"SELECT count(pg_advisory_xact_lock({LOCK_SPACE}, id)) FROM unnest(%s::int[]) AS given(id)",
+            (array(lock_numbers(scopes)),),
+        )
+
+    # One plan for all scopes: to plan a part for each took 0.6 ms a scope.
+
+    def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, str | None]]:
+        queues = QUEUES_OF_WAITERS.format(scope="given.scope")
+        given = "unnest(%s::text[]) WITH ORDINALITY AS given(scope, number)"
+        return [
+            (row[0], row[1]) for row in self.read(f"SELECT {queues} FROM {given} ORDER BY number", (array(scopes),))
+        ]
+
+    def first_that_wait(self, wanted: Sequence[tuple[str, str, int]]) -> list[tuple[Any, ...]]:
+        given = {"scope": "given.scope", "queue": "given.queue", "most": "given.most", "moment": self.moment}
+        part = FIRST_THAT_WAIT.format(number="", **given)
+        return self.read(
+            "SELECT given.number - 1, part.* FROM unnest(%s::text[], %s::text[], %s::int[])"
+            f" WITH ORDINALITY AS given(scope, queue, most, number), LATERAL ({part}) AS part",
+            [array(column) for column in zip(*wanted, strict=True)],
+        )
+
+    def let_in(self, ids: Sequence[str]) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"WITH free AS (UPDATE {JOB} SET pending_limits = 0, updated_at = {NOW} WHERE id = ANY(ARRAY("
+                f"SELECT id FROM {JOB} WHERE id = ANY(%s::text[]) AND pending_limits = 1 FOR UPDATE SKIP LOCKED)) RETURNING id)"
+                f" UPDATE {SLOT} SET waits = FALSE WHERE job_id IN (SELECT id FROM free)",
+                (array(ids),),
+            )
+            return int(cursor.rowcount)
+
+    def delete_slots(self, ids: Sequence[str]) -> set[str]:
+        rows = self.read(f"DELETE FROM {SLOT} WHERE job_id = ANY(%s::text[]) RETURNING scope", (array(ids),))
+        return {row[0] for row in rows}
 
     def end_sessions(self, process_id: str) -> int:
         ended = self.read(

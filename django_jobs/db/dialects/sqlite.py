@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .base import (
@@ -17,6 +17,7 @@ from .base import (
     INSERT_STEP,
     JOB,
     LIVE_PROCESS,
+    READY,
     AttemptRow,
     Dialect,
     EndedRow,
@@ -30,7 +31,7 @@ _CLAIM = f"""
 UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
 WHERE id IN (
     SELECT id FROM {JOB}
-    WHERE status = 'pending' AND pending_dependencies = 0 AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
+    WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
     ORDER BY rank, available_at, id LIMIT %s)
 RETURNING {", ".join(CLAIMED_COLUMNS)}"""
 
@@ -112,6 +113,9 @@ class SQLite(Dialect):
 
     def promote(self, limit: int) -> list[str]:
         return [row[0] for row in self.read(_PROMOTE, (limit,))]
+
+    def lock_scopes(self, scopes: Iterable[str]) -> None:
+        """Do nothing: who writes has the database for itself."""
 
     def version_of_data(self) -> int | None:
         """Ask SQLite, which looks into shared memory for it (https://sqlite.org/pragma.html#pragma_data_version)."""

@@ -26,6 +26,7 @@ from django_jobs.management.jobs import (
     graph,
     health,
     jobs,
+    limits,
     maintenance,
     queues,
     schedules,
@@ -55,7 +56,7 @@ class Command(BaseCommand):
         parser.formatter_class = HelpFormatter  # not by create_parser(): django-configurations has one without keywords
         verbs = Verbs(parser)
         groups = (
-            submit, jobs, graph, batches, events, queues, dead_letters, schedules, transfer, adopt, maintenance, health,
+            submit, jobs, graph, batches, events, queues, limits, dead_letters, schedules, transfer, adopt, maintenance, health,
         )  # fmt: skip
         for group in groups:
             group.add(verbs)

@@ -52,6 +52,7 @@ def add(verbs: Verbs) -> None:
         "--depends-on", action="append", metavar="ID", help="a job that must complete first (repeatable)"
     )
     parser.add_argument("--unique-key", metavar="KEY", help="while a live job holds it, print that job's id instead")
+    parser.add_argument("--limit-key", metavar="KEY", help="the value by which its type's limit counts it")
     parser = verbs.add(
         "wait", wait_for, "wait until a job is finished; exit code 0 when it completed", "wait job-1 --timeout 60"
     )

@@ -14,7 +14,7 @@ from asgiref.sync import sync_to_async
 
 from django_jobs import Fail, Retry, Snooze, job
 
-from . import hostile, workflows  # noqa: F401  their handlers are jobs of this app, too
+from . import hostile, limited, workflows  # noqa: F401  their handlers are jobs of this app, too
 from .models import Effect, leave_effect
 
 
@@ -109,3 +109,7 @@ def kill_self(context: Any, payload: dict[str, Any]) -> None:
     """SIGKILL the process that runs it."""
     _leave(context, payload)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "JOBS_TEST_LIMITS" in os.environ:  # for the workers of one test
+    limited.declare()

@@ -1,0 +1,354 @@
+"""Slots: which claimed jobs a limit lets run, which it holds back, and who is let in when a slot becomes free.
+
+A running job has a slot in each of its scopes: its row says that it runs, and its LimitSlot rows say where that counts. A claim
+decides under the lock of the scopes; a job that gets no slot is held back, out of the index that claims read. Whatever ends a run
+lets the first one that waits in again, under the same lock and in the same transaction, and a claim decides anew. So where a slot
+is free and jobs wait, the first one of each queue has been let in: no slot is reserved for a queue that nobody serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from django_jobs.db.dialects import dialect
+from django_jobs.db.dialects.base import SLOT, SLOT_COLUMNS
+from django_jobs.db.notify import notify_work
+from django_jobs.db.transactions import after_commit, transactional
+from django_jobs.limit import MOST_AT_ONCE, name_of_scope
+from django_jobs.models import Job, JobStatus, LimitSlot
+
+from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_removed
+
+MOST_COMPARED = 200  # with more free slots than this, who is first does not matter
+MOST_AHEAD = 1_000
+STEP = 500
+SCOPES_PER_STATEMENT = 50
+SCOPES_PER_SWEEP = 1_000
+T = TypeVar("T")
+
+
+class Claimed(Protocol):
+    """What is asked of a claimed job: a ClaimedJob."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def job_type(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def available_at(self) -> Any: ...
+
+
+class Slot(NamedTuple):
+    """What a LimitSlot says of a job: it runs, or may, or waits in a scope."""
+
+    scope: str
+    waits: bool
+
+
+# --- who gets a slot
+
+
+def admit(jobs: Sequence[Claimed], limits: ActiveLimits, process_id: str, *, overtakes: bool = False) -> set[str]:
+    """Give slots to jobs of one queue that a process has claimed, in claim order; hold the others back.
+
+    Args:
+        jobs: claimed jobs that a limit may hold.
+        overtakes: whether they go before others that wait in the same queue and come first in claim order.
+
+    Returns the ids of those that may run. What is not the process's any more is left as it is.
+    """
+    keys = {
+        job_id: (key, queue_key)
+        for job_id, key, queue_key in dialect().limit_keys([job.id for job in jobs], process_id)
+    }
+    ours = [job for job in jobs if job.id in keys]
+    wanted = {job.id: limits.scopes(job.job_type, job.queue, *keys[job.id]) for job in ours}
+    scopes = _Scopes(limits, (scope for scopes in wanted.values() for scope in scopes))
+    there = _slots_of([*wanted])  # under the lock: what is read before it may be old on MariaDB
+    scopes.hand_back(slot for slots in there.values() for slot in slots)
+    if ours and not overtakes:
+        scopes.see_who_comes_first(ours[-1])
+    slots: dict[str, set[Slot]] = {}
+    held: list[str] = []
+    for job in ours:
+        full = scopes.take(job, wanted[job.id])
+        slots[job.id] = {Slot(scope, False) for scope in wanted[job.id]} if full is None else {Slot(full, True)}
+        if full is not None:
+            held.append(job.id)
+    _write_slots(ours, there, slots)
+    if held:
+        dialect().undo_claim(held, pending_limits=1)
+    scopes.let_in()
+    return keys.keys() - set(held)
+
+
+def put_back(ids: Sequence[str]) -> None:
+    """Make jobs ready again that the open transaction has claimed and admitted."""
+    if ids:
+        dialect().undo_claim(ids, pending_limits=0)
+        dialect().delete_slots(ids)
+
+
+def _slots_of(ids: Sequence[str]) -> dict[str, set[Slot]]:
+    """Return the slots of jobs that have some: those that were let in."""
+    found: dict[str, set[Slot]] = {}
+    for job_id, scope, waits in dialect().slots_of(ids) if ids else ():
+        found.setdefault(job_id, set()).add(Slot(scope, waits))
+    return found
+
+
+def _write_slots(jobs: Iterable[Claimed], there: Mapping[str, set[Slot]], wanted: Mapping[str, set[Slot]]) -> None:
+    """Write the slots of jobs, whose rows the caller has locked, where they are other ones than are there."""
+    changed = [job for job in jobs if there.get(job.id, set()) != wanted[job.id]]
+    if old := [job.id for job in changed if job.id in there]:
+        dialect().delete_slots(old)
+    insert_slots((job.id, *slot, job.queue, job.rank, job.available_at) for job in changed for slot in wanted[job.id])
+
+
+def insert_slots(rows: Iterable[tuple[str, str, bool, str, int, Any]]) -> None:
+    """Write slots, given as SLOT_COLUMNS."""
+    values = [(job_id, scope, int(waits), *rest, _text(available)) for job_id, scope, waits, *rest, available in rows]
+    if values:
+        dialect().insert_rows(SLOT, SLOT_COLUMNS, values)
+
+
+def _text(moment: datetime | str) -> str:
+    """Return a time as `insert_rows` takes it: text, in UTC, without its zone."""
+    if isinstance(moment, str):
+        return moment
+    return str(moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None))
+
+
+def may_run(job: Job) -> bool:
+    """Say whether there are slots for a waiting job now, as far as that can be said without a lock."""
+    limits = active_limits()
+    scopes = limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key)
+    running = _running(scopes)
+    return all(running.get(scope, 0) < (limits.concurrency(scope) or 0) for scope in scopes)
+
+
+def _running(scopes: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for scope, _, running, _ in dialect().slots_taken(scopes) if scopes else ():
+        found[scope] = found.get(scope, 0) + running
+    return found
+
+
+class _Scopes:
+    """Scopes whose limits are known, locked until the transaction ends: how many slots of each are free, and who waits."""
+
+    def __init__(self, limits: ActiveLimits, scopes: Iterable[str]) -> None:
+        most = {scope: number for scope in sorted(set(scopes)) if (number := limits.concurrency(scope)) is not None}
+        self._free: dict[str, int] = most
+        self._let_in: dict[tuple[str, str], int] = {}  # by scope and queue
+        self._waiters: dict[str, tuple[str, str]] = {}  # the first and the last queue where somebody waits
+        self._ahead: dict[str, list[tuple[Any, ...]]] = {}
+        self._limits = limits
+        if most:
+            dialect().lock_scopes(most)
+        for chunk in _chunks([*most]):
+            for scope, queue, running, let_in in dialect().slots_taken(chunk):
+                self._free[scope] -= running
+                self._let_in[scope, queue] = let_in
+            for scope, (first, last) in zip(chunk, dialect().queues_of_waiters(chunk), strict=True):
+                if first is not None and last is not None:
+                    self._waiters[scope] = (first, last)
+
+    def hand_back(self, slots: Iterable[Slot]) -> None:
+        """Count slots as free that were counted as taken: those with which jobs were let in that are claimed only now."""
+        for slot in slots:
+            if not slot.waits and slot.scope in self._free:
+                self._free[slot.scope] += 1
+
+    def see_who_comes_first(self, last: Claimed) -> None:
+        """See which jobs come before the claimed ones, up to this one: they wait for a slot, or another claim has taken them."""
+        contested = {scope: free for scope, free in self._free.items() if 0 < free <= MOST_COMPARED}
+        if not contested:
+            return
+        self._ahead = {
+            scope: jobs
+            for (scope, _), jobs in _first_that_wait(
+                [(scope, last.queue, free) for scope, free in contested.items() if scope in self._waiters]
+            ).items()
+        }
+        order = (last.rank, last.available_at, last.id)
+        for job_id, job_type, key, queue_key, *since in dialect().ready_ahead(last.queue, order, MOST_AHEAD):
+            for scope in self._limits.scopes(job_type, last.queue, key, queue_key):
+                if scope in contested:
+                    self._ahead.setdefault(scope, []).append((*since, job_id))
+
+    def take(self, job: Claimed, scopes: Sequence[str]) -> str | None:
+        """Take a slot in each scope, or in none: then return the one that is full, or where others come first."""
+        for scope in scopes:
+            if not self._has_room(scope, job):
+                return scope
+        for scope in scopes:
+            self._free[scope] -= 1
+        return None
+
+    def _has_room(self, scope: str, job: Claimed) -> bool:
+        order = (job.rank, job.available_at, job.id)
+        ahead = sum(other < order for other in self._ahead.get(scope, ()))
+        return ahead < self._free[scope]
+
+    def let_in(self) -> None:
+        """Let those in who are first where slots are free: as many in each queue as there are slots."""
+        wanted = [
+            (scope, queue, number)
+            for scope in self._waiters
+            if self._free[scope] > 0
+            for queue in self._queues_of_waiters(scope)
+            if (number := min(self._free[scope], STEP) - self._let_in.get((scope, queue), 0)) > 0
+        ]
+        found = _first_that_wait(wanted)
+        if ids := sorted({row[-1] for rows in found.values() for row in rows}):
+            dialect().let_in(ids)
+        for queue in {queue for (_, queue), rows in found.items() if rows}:
+            notify_work(queue)
+
+    def _queues_of_waiters(self, scope: str) -> Iterator[str]:
+        queue: str | None
+        queue, last = self._waiters[scope]
+        while queue is not None:
+            yield queue
+            queue = None if queue >= last else dialect().next_queue_of_waiters(scope, queue)
+
+
+def _first_that_wait(wanted: Sequence[tuple[str, str, int]]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
+    """Return (rank, available_at, id) of the first waiting jobs by scope and queue; `wanted` also says how many of each."""
+    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    for chunk in _chunks(wanted):
+        for number, *order in dialect().first_that_wait(chunk):
+            scope, queue, _ = chunk[number]
+            found.setdefault((scope, queue), []).append(tuple(order))
+    return found
+
+
+def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), SCOPES_PER_STATEMENT):
+        yield values[start : start + SCOPES_PER_STATEMENT]
+
+
+def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str]]]) -> dict[str, str]:
+    """Return which ready jobs of a batch are held back from the start, each with the scope: those behind as many as may run.
+
+    Given are id, queue, rank and scopes. The first ones of each scope and queue are not, so that nobody waits beside a free slot;
+    to claim a hundred thousand others only to hold them back would take half a minute. A job of two scopes is not, either.
+    """
+    limits = active_limits()
+    by_scope: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for job_id, queue, rank, scopes in jobs:
+        if len(scopes) == 1:
+            by_scope.setdefault((scopes[0], queue), []).append((rank, job_id))
+    return {
+        job_id: scope
+        for (scope, _), some in by_scope.items()
+        for _, job_id in sorted(some)[limits.concurrency(scope) or 0 :]
+    }
+
+
+# --- who is next
+
+
+def give_on(ids: Collection[str]) -> None:
+    """Delete the slots of jobs that do not run any more, and let in who is next.
+
+    Call it last in the transaction that has locked and moved the jobs: it locks their scopes until the end.
+    """
+    scopes = dialect().delete_slots([*ids]) if ids else ()
+    if scopes:
+        _let_in(scopes)
+
+
+@transactional
+def _let_in(scopes: Iterable[str]) -> None:
+    _Scopes(active_limits(), scopes).let_in()
+
+
+def leave(jobs: Iterable[Job]) -> None:
+    """Take jobs, which wait and whose rows the caller has locked, out of their scopes; others are let in after the commit.
+
+    The caller sets their `pending_limits` to 0.
+    """
+    is_limited = active_limits() is not NO_LIMITS
+    if ids := [job.pk for job in jobs if is_limited or job.pending_limits]:
+        scopes = dialect().delete_slots(ids)
+        if scopes:
+            after_commit(lambda: _let_in(scopes))
+
+
+# --- the safety net
+
+
+def sweep(after: str = "", most: int | None = None) -> str:
+    """Let in who waits in a scope without a reason, scope by scope; return the last one that was looked at, "" at the end.
+
+    What settles, rescues, releases and cancels lets others in by itself. This is for rows that were deleted, and for limits
+    that were raised or removed.
+    """
+    scopes: list[str] = []
+    scope = dialect().next_waited_for(after)
+    while scope is not None and (most is None or len(scopes) < most):
+        scopes.append(scope)
+        scope = dialect().next_waited_for(scope)
+    for chunk in _chunks(scopes):
+        _sweep(chunk)
+    return scopes[-1] if scope is not None else ""
+
+
+def _sweep(scopes: Sequence[str]) -> None:
+    limits = active_limits()
+    known: list[str] = []
+    for scope in scopes:
+        most = limits.concurrency(scope)
+        if most == MOST_AT_ONCE or (most is None and is_removed(name_of_scope(scope))):
+            while _free(scope):
+                pass
+        elif most is not None:
+            known.append(scope)
+    if known:
+        _let_in(known)
+
+
+@transactional
+def _free(scope: str) -> int:
+    """Make some jobs ready that wait in a scope whose limit was removed or lifted; return how many there were."""
+    waiting = Job.objects.filter(slots__scope=scope, slots__waits=True, pending_limits=1)
+    queues = dict(waiting.values_list("pk", "queue")[:STEP])
+    freed = dialect().let_in(sorted(queues)) if queues else 0
+    for queue in set(queues.values()):
+        notify_work(queue)
+    return freed
+
+
+def count_running() -> None:
+    """Give slots to jobs that processes without these limits have claimed and run now; a sweep lets others in after them.
+
+    A limit with a key does not hold them: nobody asked for their key.
+    """
+    limits = active_limits()
+    running = Job.objects.filter(status=JobStatus.RUNNING)
+    for column, of in (("job_type", limits.types), ("queue", limits.queues)):
+        for owner, limit in of.items():
+            if not limit.keyed and limit.concurrency is not None:
+                uncounted = running.filter(**{column: owner}).exclude(slots__scope=limit.name)
+                LimitSlot.objects.bulk_create(
+                    (
+                        LimitSlot(
+                            job=job,
+                            scope=limit.name,
+                            waits=False,
+                            queue=job.queue,
+                            rank=job.rank,
+                            available_at=job.available_at,
+                        )
+                        for job in uncounted.only("queue", "rank", "available_at")
+                    ),
+                    ignore_conflicts=True,
+                )

@@ -1,0 +1,141 @@
+"""Limits: how many jobs may run at once, as the code or the settings say it; no database here.
+
+A scope is one limit for one value of its key: "type:mail.send", "queue:imports 7", "name:bank acme".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from django_jobs.exceptions import InvalidJob
+from django_jobs.names import did_you_mean, limit_key_problem, limit_name_problem
+from django_jobs.numbers import is_integer
+from django_jobs.text import describe_exception, shown
+
+MOST_AT_ONCE = 1_000_000
+KeyOf = str | Callable[[dict[str, Any]], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """At most so many jobs at once, over all processes and hosts.
+
+    Args:
+        concurrency: how many jobs may run at once, at least 1.
+        key: count them apart for each value of this key of the payload, or of what this function makes of the payload when
+            the job is submitted. A job whose value is None is not limited.
+        name: limits of one name are one limit, whatever types have them; by default each type and queue has its own.
+
+    Raises InvalidJob, a ValueError, with every problem.
+    """
+
+    concurrency: int | None = None
+    key: KeyOf | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.concurrency is None:
+            problems.append("Limit: it needs concurrency, the number of jobs that may run at once")
+        elif not is_integer(self.concurrency, 1, MOST_AT_ONCE):
+            hint = "; to stop a queue, pause it" if self.concurrency == 0 else ""
+            problems.append(
+                f"Limit: concurrency={shown(self.concurrency)}: give an integer from 1 to {MOST_AT_ONCE}{hint}"
+            )
+        if self.key is not None and (problem := _key_problem(self.key)):
+            problems.append(f"Limit: key={shown(self.key)}: {problem}")
+        if self.name is not None and (problem := limit_name_problem(self.name)):
+            problems.append(f"Limit: {problem}")
+        if problems:
+            raise InvalidJob(*problems)
+
+    @property
+    def key_text(self) -> str:
+        """The key as an operator reads it: a payload's key, a function's name, or nothing."""
+        if self.key is None or isinstance(self.key, str):
+            return self.key or ""
+        return f"{getattr(self.key, '__qualname__', type(self.key).__name__)}()"
+
+    def full_name(self, owner: str) -> str:
+        """Return the name under which it is kept: its own, or its owner's, such as "type:mail.send" or "queue:mail"."""
+        return f"name:{self.name}" if self.name else owner
+
+    def value_of(self, payload: Mapping[str, Any], option: str = "limit") -> str | None:
+        """Return the value of the key in a payload, as text; None for a limit without key, and for a job that is not limited.
+
+        Raises InvalidJob when the payload has no such key, or a value that cannot be one, or when the function fails.
+        """
+        if self.key is None:
+            return None
+        if isinstance(self.key, str):
+            if self.key not in payload:
+                hint = did_you_mean(self.key, payload) or " Give null where the job is not to be limited."
+                raise InvalidJob(f"{option}: the payload has no key {self.key!r}, by which jobs are counted.{hint}")
+            value: object = payload[self.key]
+        else:
+            try:
+                value = self.key(dict(payload))
+            except InvalidJob:
+                raise
+            except Exception as error:
+                raise InvalidJob(f"{option}: {self.key_text} failed: {describe_exception(error)}") from error
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            words = "give a string or an integer, or None for a job that is not limited"
+            raise InvalidJob(f"{option}: {self.key_text} is {shown(value)}: {words}")
+        if problem := limit_key_problem(str(value)):
+            raise InvalidJob(f"{option}: {self.key_text}: {problem}")
+        return str(value)
+
+
+def _key_problem(key: object) -> str | None:
+    if isinstance(key, str):
+        return None if key else "give the name of a key of the payload; this one is empty"
+    if not callable(key):
+        return "give the name of a key of the payload, or a function of the payload"
+    if inspect.iscoroutinefunction(key) or inspect.iscoroutinefunction(getattr(key, "__call__", None)):  # noqa: B004
+        return "give a plain function: it is called at submit, and nobody would await an async def"
+    return None
+
+
+def limit_of(value: Any) -> Limit:
+    """Return a limit given as one, or as a dict of its keywords; raise InvalidJob for anything else."""
+    if isinstance(value, Limit):
+        return value
+    known = [field.name for field in fields(Limit)]
+    if not isinstance(value, Mapping):
+        raise InvalidJob(f"give Limit(…), or a dict with {', '.join(known)}, not {shown(value)}")
+    if unknown := [name for name in value if name not in known]:
+        raise InvalidJob(*(f"Limit has no {shown(name)}.{did_you_mean(name, known)}" for name in unknown))
+    return Limit(**value)
+
+
+def type_owner(job_type: str) -> str:
+    """Return the name of a type's own limit."""
+    return f"type:{job_type}"
+
+
+def queue_owner(queue: str) -> str:
+    """Return the name of a queue's own limit."""
+    return f"queue:{queue}"
+
+
+def scope_of(name: str, value: str | None, *, keyed: bool) -> str | None:
+    """Return a scope by the name of its limit and the value of the key; None for a job that the limit does not hold."""
+    if value is None:
+        return None if keyed else name
+    return f"{name} {value}"
+
+
+def name_of_scope(scope: str) -> str:
+    """Return the name of a scope's limit."""
+    return scope.partition(" ")[0]
+
+
+def value_of_scope(scope: str) -> str | None:
+    """Return the value of a scope's key, or None."""
+    return scope.partition(" ")[2] or None

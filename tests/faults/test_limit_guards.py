@@ -1,0 +1,139 @@
+"""Each lock and each look of limits is needed: a check holds with it, and fails once it is taken out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from django_jobs import Limit, job, submit
+from django_jobs.db.dialects import dialect
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import active_limits, leases, slots
+from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.rescue import rescue_process
+from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.models import Job, WorkerProcess
+
+from .test_guards import _meanwhile
+
+pytestmark = pytest.mark.django_db(transaction=True)
+NAME = "limited.guarded"
+SERVERS = ("postgresql", "mariadb")
+EVERYWHERE = (*SERVERS, "sqlite")
+
+
+@pytest.fixture(autouse=True)
+def declared() -> Iterator[None]:
+    job(NAME, limit=Limit(concurrency=1))(lambda payload: None)
+    yield
+    registry.forget(NAME)
+    active_limits.forget_queues()
+
+
+def begin(*ids: str) -> None:
+    for name in ("one", "two"):
+        leases.register(name, queues=[], threads=1)
+    for job_id in ids:
+        submit(NAME, {}, job_id=job_id)
+
+
+def claimed() -> ClaimedJob:
+    (only,) = claim("default", 5, "one")
+    return only
+
+
+def running() -> list[str]:
+    return sorted(Job.objects.filter(status="running").values_list("pk", flat=True))
+
+
+def two_claims_take_one_slot() -> None:
+    begin("a")
+    submit(NAME, {}, job_id="b", queue="other")
+    first, second = _meanwhile(lambda: claim("default", 1, "one"), lambda: claim("other", 1, "two"))
+    assert len(first) + len(second) == 1, running()
+
+
+def a_settle_gives_its_slot_on_to_the_first_that_waits() -> None:
+    begin("a", "b", "c")
+    settle([Outcome.completed(claimed())], "one")
+    assert [one.id for one in claim("default", 5, "two")] == ["b"]
+
+
+def a_rescue_gives_slots_on() -> None:
+    begin("a", "b")
+    claimed()
+    rescue_process("one")
+    assert [one.id for one in claim("default", 5, "two")] == ["b"]
+
+
+def a_job_that_arrives_late_does_not_overtake() -> None:
+    begin("a", "b")
+    claimed()
+    Job.objects.filter(pk="a").delete()  # nobody was told
+    submit(NAME, {}, job_id="c")
+    assert [one.id for one in claim("default", 5, "two")] == ["b"]
+
+
+def a_cancelled_job_gives_its_turn_on() -> None:
+    begin("a", "b", "c")
+    settle([Outcome.completed(claimed())], "one")
+    cancel(["b"])
+    assert [one.id for one in claim("default", 5, "two")] == ["c"]
+
+
+def what_a_deleted_run_leaves_is_found() -> None:
+    begin("a", "b")
+    claimed()
+    Job.objects.filter(pk="a").delete()
+    slots.sweep()
+    assert [one.id for one in claim("default", 5, "two")] == ["b"]
+
+
+def without_lock_of_scopes() -> AbstractContextManager[Any]:
+    return mock.patch.object(type(dialect()), "lock_scopes", return_value=None)
+
+
+def without_giving_on() -> AbstractContextManager[Any]:
+    return mock.patch.object(slots, "give_on", return_value=None)
+
+
+def without_leaving() -> AbstractContextManager[Any]:
+    return mock.patch.object(slots, "leave", return_value=None)
+
+
+def without_turns() -> AbstractContextManager[Any]:
+    return mock.patch.object(slots._Scopes, "see_who_comes_first", return_value=None)
+
+
+def without_sweep() -> AbstractContextManager[Any]:
+    return mock.patch.object(slots, "_sweep", return_value=None)
+
+
+GUARDS: list[tuple[Callable[[], AbstractContextManager[Any]], Callable[[], None], tuple[str, ...]]] = [
+    (without_lock_of_scopes, two_claims_take_one_slot, SERVERS),
+    (without_giving_on, a_settle_gives_its_slot_on_to_the_first_that_waits, EVERYWHERE),
+    (without_giving_on, a_rescue_gives_slots_on, EVERYWHERE),
+    (without_turns, a_job_that_arrives_late_does_not_overtake, EVERYWHERE),
+    (without_leaving, a_cancelled_job_gives_its_turn_on, EVERYWHERE),
+    (without_sweep, what_a_deleted_run_leaves_is_found, EVERYWHERE),
+]
+
+
+def _cases() -> Iterator[Any]:
+    for taken_out, check, vendors in GUARDS:
+        marks = [pytest.mark.databases(*vendors)]
+        yield pytest.param(taken_out, check, marks=marks, id=f"{taken_out.__name__}-{check.__name__}")
+
+
+@pytest.mark.parametrize(("taken_out", "check"), [*_cases()])
+def test_the_check_holds_and_fails_without_its_guard(
+    taken_out: Callable[[], AbstractContextManager[Any]], check: Callable[[], None]
+) -> None:
+    check()
+    Job.objects.all().delete()
+    WorkerProcess.objects.all().delete()
+    with taken_out(), pytest.raises(AssertionError):
+        check()

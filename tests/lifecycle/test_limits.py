@@ -1,0 +1,450 @@
+"""Concurrency limits by their moves: who gets a slot, who is held back, and who comes next when a slot is free."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import django_jobs
+from django_jobs import Limit, NewJob, job, submit, submit_many
+from django_jobs.db.dialects.base import Place, StepRow
+from django_jobs.db.marks import ClaimMark
+from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import active_limits, leases, limits, slots, steps
+from django_jobs.lifecycle.cancel import cancel
+from django_jobs.lifecycle.change import change
+from django_jobs.lifecycle.claim import ClaimedJob, claim, claim_job
+from django_jobs.lifecycle.release import release
+from django_jobs.lifecycle.replay import replay
+from django_jobs.lifecycle.rescue import rescue_process
+from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
+from django_jobs.models import Limit as LimitRow
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def process() -> str:
+    leases.register("p", queues=[], threads=1)
+    return "p"
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Leave no handler and no number behind."""
+    yield
+    for handler in list(registry):
+        if handler.job_type.startswith("limited."):
+            registry.forget(handler.job_type)
+    active_limits.forget_queues()
+
+
+def limited(name: str = "limited.job", /, **limit: Any) -> str:
+    """Declare a type with a limit."""
+
+    @job(name, limit=Limit(**limit), base_delay=0)
+    def handler(payload: dict[str, Any]) -> None: ...
+
+    return name
+
+
+def ids(jobs: list[ClaimedJob]) -> list[str]:
+    return [one.id for one in jobs]
+
+
+def slots_taken() -> list[str]:
+    running = LimitSlot.objects.filter(waits=False, job__status="running")
+    return sorted(running.values_list("scope", flat=True))
+
+
+def done(*jobs: ClaimedJob) -> None:
+    assert settle([Outcome.completed(one) for one in jobs], "p") == set()
+
+
+def failed(one: ClaimedJob, status: JobStatus = JobStatus.SCHEDULED) -> Outcome:
+    reason = DeadLetterReason.RETRIES_EXHAUSTED if status == JobStatus.DEAD else None
+    return Outcome(one, status, AttemptOutcome.FAILED, reason=reason, error="as told", delay=60)
+
+
+def test_no_more_run_than_the_limit_says_and_a_settle_gives_the_slot_to_the_first_that_waits() -> None:
+    name = limited(concurrency=2)
+    for number in range(5):
+        submit(name, {}, job_id=f"j{number}", priority=9 if number == 4 else 5)
+    first = claim("default", 10, "p")
+    assert ids(first) == ["j4", "j0"]
+    assert claim("default", 10, "p") == []
+    assert sorted(Job.objects.held_back().values_list("pk", flat=True)) == ["j1", "j2", "j3"]
+    done(first[0])
+    assert ids(claim("default", 10, "p")) == ["j1"]
+    assert Job.objects.get(pk="j2").held_back_by == "type:limited.job"
+    assert Job.objects.get(pk="j2").status == "pending"
+    assert Job.objects.get(pk="j2").worker_id is None
+
+
+def test_each_value_of_the_key_has_slots_of_its_own() -> None:
+    name = limited(concurrency=1, key="account")
+    for number in range(6):
+        submit(name, {"account": number % 2}, job_id=f"j{number}")
+    submit(name, {"account": None}, job_id="z-free")
+    first = claim("default", 10, "p")
+    assert ids(first) == ["j0", "j1", "z-free"]
+    assert [one.is_limited for one in first] == [True, True, True]
+    assert slots_taken() == ["type:limited.job 0", "type:limited.job 1"]
+    done(*first)
+    assert ids(claim("default", 10, "p")) == ["j2", "j3"]
+
+
+def test_a_limit_key_stands_in_for_the_value_of_the_key() -> None:
+    name = limited(concurrency=1, key="account")
+    submit(name, {"account": 7}, job_id="a")
+    submit(name, {"account": 8}, job_id="b", limit_key="7")
+    assert Job.objects.get(pk="b").limit_key == "7"
+    assert ids(claim("default", 10, "p")) == ["a"]
+
+
+def test_types_that_name_their_limit_alike_share_its_slots() -> None:
+    one, two = limited("limited.one", concurrency=1, name="bank"), limited("limited.two", concurrency=1, name="bank")
+    submit(one, {}, job_id="a")
+    submit(two, {}, job_id="b")
+    (first,) = claim("default", 10, "p")
+    done(first)
+    assert ids(claim("default", 10, "p")) == ["b"]
+
+
+def test_a_queue_has_a_limit_of_its_own_and_both_hold(settings: Any) -> None:
+    settings.DJANGO_JOBS = {"QUEUES": {"default": {"limit": {"concurrency": 2}}}}
+    name = limited(concurrency=1)
+    other = limited("limited.other", concurrency=5)
+    for number in range(3):
+        submit(name, {}, job_id=f"a{number}")
+    for number in range(3):
+        submit(other, {}, job_id=f"b{number}")
+    first = claim("default", 10, "p")
+    assert ids(first) == ["a0", "b0"]
+    assert {row.pk: row.held_back_by for row in Job.objects.held_back()} == {
+        "a1": "type:limited.job",
+        "a2": "type:limited.job",
+        "b1": "queue:default",
+        "b2": "queue:default",
+    }
+    done(first[0])
+    second = claim("default", 10, "p")
+    assert len(second) == 1, "one slot of the queue is free"
+    done(*second, first[1])
+    running = Job.objects.filter(status="running").count()
+    assert running + len(claim("default", 10, "p")) == 2
+
+
+def test_whatever_ends_a_run_gives_its_slot_on() -> None:
+    name = limited(concurrency=1)
+    for number in range(7):
+        submit(name, {}, job_id=f"j{number}")
+
+    def next_one() -> ClaimedJob:
+        (only,) = claim("default", 10, "p")
+        return only
+
+    settle([failed(next_one())], "p")
+    settle([failed(dead := next_one(), JobStatus.DEAD)], "p")
+    settle([Outcome.snoozed(next_one(), 60, "later")], "p")
+    released = next_one()
+    assert release([released]) == 1
+    assert next_one().id == released.id, "it comes first again"
+    cancel([released.id])
+    settle([Outcome.cancelled(released._replace(fence=released.fence + 2), "asked")], "p")
+    assert rescue_process("p") == 0
+    leases.register("p", queues=[], threads=1)
+    crashed = next_one()
+    assert rescue_process("p") == 1
+    leases.register("p", queues=[], threads=1)
+    assert next_one().id == "j5"
+    assert replay([dead.id]).done == [dead.id]
+    assert claim("default", 10, "p") == []
+    assert crashed.id == "j4"
+
+
+def test_a_cancelled_job_that_was_let_in_gives_its_turn_on() -> None:
+    name = limited(concurrency=1)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    (first,) = claim("default", 10, "p")
+    done(first)
+    cancel(["j1"])
+    assert ids(claim("default", 10, "p")) == ["j2"]
+
+
+def test_a_job_that_gets_a_dependency_waits_for_no_slot() -> None:
+    name = limited(concurrency=1)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    (first,) = claim("default", 10, "p")
+    submit("catalogue.report", {"scan_id": 1}, job_id="other", queue="elsewhere")
+    Job.objects.get(pk="j1").add_dependency("other")
+    done(first)
+    (next_one,) = claim("default", 10, "p")
+    assert next_one.id == "j2"
+    done(*claim("elsewhere", 1, "p"))
+    done(next_one)
+    assert ids(claim("default", 10, "p")) == ["j1"]
+
+
+def test_a_job_that_moves_to_another_queue_asks_there_and_leaves_its_turn() -> None:
+    name = limited(concurrency=1)
+    for number in range(4):
+        submit(name, {}, job_id=f"j{number}")
+    (first,) = claim("default", 10, "p")
+    change(["j1"], queue="other")
+    done(first)
+    change(["j2"], queue="other")
+    assert ids(claim("default", 10, "p")) == ["j3"]
+    assert claim("other", 10, "p") == []
+    assert {row.queue for row in Job.objects.held_back()} == {"other"}
+
+
+def test_slots_are_given_to_whichever_queue_asks_and_none_is_reserved_in_a_paused_one() -> None:
+    from django_jobs.lifecycle.queues import pause, resume
+
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="first", queue="a")
+    (first,) = claim("a", 1, "p")
+    for queue in ("a", "b", "c"):
+        submit(name, {}, job_id=f"in-{queue}", queue=queue)
+        assert claim(queue, 1, "p") == []
+    pause("a")
+    done(first)
+    assert claim("a", 1, "p") == []
+    (second,) = claim("c", 1, "p")
+    assert claim("b", 1, "p") == []
+    resume("a")
+    done(second)
+    assert ids(claim("b", 1, "p")) == ["in-b"]
+
+
+def test_a_particular_job_is_claimed_only_when_a_slot_is_free() -> None:
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="a")
+    submit(name, {}, job_id="b")
+    first = claim_job("b", "p")
+    with pytest.raises(InvalidJob, match=r"held back by the limit 'type:limited.job'"):
+        claim_job("a", "p")
+    done(first)
+    assert claim_job("a", "p").is_limited
+    assert slots_taken() == ["type:limited.job"]
+
+
+def test_of_a_batch_only_those_are_ready_that_may_run() -> None:
+    name = limited(concurrency=2, key="account")
+    new = [
+        NewJob(name, {"account": number % 2}, job_id=f"j{number}", priority=9 if number == 9 else 5)
+        for number in range(10)
+    ]
+    held = {one.pk: one.pending_limits for one in submit_many(new)}
+    assert {pk for pk, is_held in held.items() if not is_held} == {"j0", "j1", "j2", "j9"}
+    assert held == dict(Job.objects.values_list("pk", "pending_limits"))
+    order = []
+    while taken := claim("default", 10, "p"):
+        order += ids(taken)
+        done(*taken)
+    assert order == ["j9", "j0", "j1", "j2", "j3", "j4", "j5", "j6", "j7", "j8"]
+
+
+def test_jobs_that_are_held_back_do_not_hide_others() -> None:
+    name = limited(concurrency=1)
+    for number in range(150):
+        submit(name, {}, job_id=f"j{number:03}")
+    submit("catalogue.report", {"scan_id": 1}, job_id="other")
+    assert ids(claim("default", 1, "p")) == ["j000"]
+    assert ids(claim("default", 1, "p")) == ["other"]
+    assert Job.objects.held_back().count() == 149
+
+
+def test_an_operator_raises_and_lowers_a_limit_until_it_is_reset() -> None:
+    name = limited(concurrency=1)
+    for number in range(6):
+        submit(name, {}, job_id=f"j{number}")
+    first = claim("default", 10, "p")
+    limits.set_limit("type:limited.job", concurrency=3)
+    first += claim("default", 10, "p")
+    assert ids(first) == ["j0", "j1", "j2"]
+    limits.set_limit("type:limited.job", concurrency=2)
+    done(first[0])
+    assert claim("default", 10, "p") == [], "two still run"
+    limits.reset_limit("type:limited.job")
+    done(first[1])
+    assert claim("default", 10, "p") == []
+    limits.set_limit("type:limited.job", concurrency=None)
+    assert ids(claim("default", 10, "p")) == ["j3", "j4", "j5"]
+    with pytest.raises(InvalidJob, match=r"there is no limit 'type:limited.jbo'. Did you mean 'type:limited.job'"):
+        limits.set_limit("type:limited.jbo", concurrency=1)
+
+
+def test_a_sweep_lets_in_whom_a_deleted_row_or_a_removed_limit_has_left_behind() -> None:
+    name = limited(concurrency=1)
+    for number in range(4):
+        submit(name, {}, job_id=f"j{number}")
+    claim("default", 10, "p")
+    Job.objects.get(pk="j0").delete()
+    slots.sweep()
+    assert ids(claim("default", 10, "p")) == ["j1"]
+    registry.forget(name)
+    job(name)(lambda payload: None)
+    slots.sweep()
+    assert ids(claim("default", 10, "p")) == ["j2", "j3"]
+
+
+def test_jobs_that_ran_when_a_limit_was_declared_count() -> None:
+    name = "limited.job"
+    job(name)(lambda payload: None)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    first = claim("default", 2, "p")
+    registry.forget(name)
+    limited(concurrency=2)
+    limits.write_declared()
+    assert claim("default", 10, "p") == []
+    done(*first)
+    slots.sweep()
+    assert ids(claim("default", 10, "p")) == ["j2"]
+
+
+def test_rows_of_limits_follow_the_code(settings: Any) -> None:
+    limited(concurrency=1, key="account")
+    settings.DJANGO_JOBS = {"QUEUES": {"mail": {"limit": {"concurrency": 4}}}}
+    limits.write_declared()
+    assert [*LimitRow.objects.values_list("name", "key", "concurrency")] == [
+        ("queue:mail", "", 4),
+        ("type:limited.job", "account", 1),
+    ]
+    limits.set_limit("queue:mail", concurrency=9)
+    settings.DJANGO_JOBS = {}
+    limited(concurrency=2, key="account")
+    registry.forget("limited.job")
+    limited(concurrency=2, key="account")
+    limits.write_declared()
+    assert LimitRow.objects.get(pk="type:limited.job").concurrency == 2
+    row = LimitRow.objects.get(pk="queue:mail")
+    assert (row.declared, row.concurrency_now) == (False, 9), "what an operator said is kept for when it comes back"
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ({}, "limit: the payload has no key 'account'"),
+        ({"account": 1.5}, "limit: account is 1.5: give a string or an integer"),
+        ({"account": True}, "limit: account is True"),
+        ({"account": ""}, "must not be empty"),
+        ({"account": "x" * 201}, "at most 200"),
+    ],
+)
+def test_a_payload_without_a_fit_key_is_refused(payload: dict[str, Any], problem: str) -> None:
+    name = limited(concurrency=1, key="account")
+    with pytest.raises(InvalidJob, match=problem):
+        submit(name, payload)
+    with pytest.raises(InvalidJob, match=f"item 1: {problem}" if problem.startswith("limit") else "item 1"):
+        submit_many([NewJob(name, {"account": 1}), NewJob(name, payload)])
+    assert not Job.objects.exists()
+
+
+def test_a_key_function_is_asked_once_and_its_failure_refuses_the_submit() -> None:
+    asked = []
+
+    def account(payload: dict[str, Any]) -> object:
+        asked.append(payload)
+        return payload["user"]["account"]
+
+    name = limited(concurrency=1, key=account)
+    submit(name, {"user": {"account": 3}}, job_id="a")
+    assert (len(asked), Job.objects.get(pk="a").limit_key) == (1, "3")
+    with pytest.raises(InvalidJob, match=r"account\(\) failed: KeyError"):
+        submit(name, {})
+
+
+def test_a_limit_key_needs_a_limit() -> None:
+    with pytest.raises(InvalidJob, match=r"it needs a limit on the type 'catalogue.report'"):
+        submit("catalogue.report", {"scan_id": 1}, limit_key="7")
+
+
+def test_a_batch_that_is_cancelled_holds_no_slot_and_one_that_is_replayed_asks_anew() -> None:
+    name = limited(concurrency=1)
+    with django_jobs.batch() as batch:
+        batch.submit_many([NewJob(name, {}, job_id=f"m{number}") for number in range(3)])
+    submit(name, {}, job_id="z")
+    (first,) = claim("default", 10, "p")
+    assert first.id == "m0"
+    assert claim("default", 10, "p") == []
+    assert batch.cancel() == 3
+    assert slots_taken() == ["type:limited.job"], "it runs until its handler has ended"
+    settle([Outcome.cancelled(first, "asked")], "p")
+    batch.refresh_from_db()
+    assert batch.status == "cancelled"
+    assert not LimitSlot.objects.filter(job__status="cancelled").exists()
+    (last,) = claim("default", 10, "p")
+    assert last.id == "z"
+    assert batch.replay() == 3
+    assert claim("default", 10, "p") == []
+    done(last)
+    assert ids(claim("default", 10, "p")) == ["m0"]
+
+
+def test_a_job_that_waits_for_an_event_holds_no_slot_and_asks_for_one_when_it_is_woken() -> None:
+    name = limited(concurrency=1)
+    for number in range(2):
+        submit(name, {}, job_id=f"j{number}")
+    (first,) = claim("default", 10, "p")
+    step = steps.record(first.id, first.fence, StepRow(1, "go", "event", has_ended=False, event_name="go"))
+    assert step is not None
+    assert claim("default", 10, "p") == []
+    settle([Outcome.waiting(first, 60, (step,), "waits")], "p")
+    (second,) = claim("default", 10, "p")
+    assert second.id == "j1"
+    django_jobs.emit("go")
+    assert Job.objects.get(pk="j0").status == "pending"
+    assert claim("default", 10, "p") == []
+    assert Job.objects.get(pk="j0").held_back_by == "type:limited.job"
+    done(second)
+    assert ids(claim("default", 10, "p")) == ["j0"]
+
+
+def test_an_event_that_comes_before_the_end_of_the_run_lets_the_job_ask_anew() -> None:
+    name = limited(concurrency=1)
+    for number in range(2):
+        submit(name, {}, job_id=f"j{number}")
+    (first,) = claim("default", 10, "p")
+    step = steps.record(first.id, first.fence, StepRow(1, "go", "event", has_ended=False, event_name="go"))
+    assert step is not None
+    assert claim("default", 10, "p") == []
+    django_jobs.emit("go")
+    settle([Outcome.waiting(first, 60, (step,), "waits")], "p")
+    assert Job.objects.get(pk="j0").status == "pending"
+    assert ids(claim("default", 10, "p")) == ["j1"], "the woken one is due after it"
+    assert Job.objects.get(pk="j0").held_back_by == "type:limited.job"
+
+
+def test_a_callback_that_its_limit_would_refuse_is_refused_with_the_batch() -> None:
+    name = limited(concurrency=1, key="account")
+    with (
+        pytest.raises(InvalidJob, match="on_finish: limit: the payload has no key 'account'"),
+        django_jobs.batch(on_finish=NewJob(name, {})),
+    ):
+        pass
+    with django_jobs.batch(on_finish=NewJob(name, {"account": 7})):
+        pass
+    assert Job.objects.get(job_type=name).limit_key == "7"
+
+
+def test_a_job_of_many_that_fails_at_once_by_its_dependency_is_not_held_back() -> None:
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="bad")
+    cancel(["bad"])
+    submit_many([NewJob(name, {}, job_id=f"j{number}", depends_on=["bad"]) for number in range(3)])
+    assert set(Job.objects.filter(pk__startswith="j").values_list("status", "pending_limits")) == {("failed", 0)}
+    assert not LimitSlot.objects.exists()
+
+
+def test_a_claim_that_puts_jobs_back_begins_before_them_the_next_time() -> None:
+    mark = ClaimMark()
+    mark._places = {-5: Place(-5, "2026-02-01", "b"), 0: Place(0, "2026-03-01", "")}
+    mark.step_back([(-5, "2026-01-01", "a"), (-5, "2026-01-02", "c"), (3, "2026-01-01", "d")])
+    assert mark._places == {-5: Place(-5, "2026-01-01", "a"), 0: Place(0, "2026-03-01", "")}

@@ -1,0 +1,26 @@
+"""Handlers with limits, 1 to 5 of each key at once. They write down when they begin and when they end."""
+
+import time
+from typing import Any
+
+from django_jobs import Limit, job
+
+from .models import leave_effect
+
+MOST = 5
+
+
+TYPES = [f"effects.limited_{number}" for number in range(1, MOST + 1)]
+
+
+def run(context: Any, payload: dict[str, Any]) -> None:
+    """Take `seconds`."""
+    leave_effect(context.job_id, context.fence, "start")
+    time.sleep(payload["seconds"])
+    leave_effect(context.job_id, context.fence, "end")
+
+
+def declare() -> None:
+    """Register the handlers; only where a test needs them, for with a limit in the code every claim asks."""
+    for number, job_type in enumerate(TYPES, 1):
+        job(job_type, takes_context=True, limit=Limit(concurrency=number, key="key"))(run)
