@@ -136,7 +136,7 @@ class PrivatePostgres(PrivateServer):
         """Write an empty data directory."""
         authentication = ("-U", "postgres", "-A", "trust")
         self._run(
-            _program("initdb"), "-D", str(self.data), *authentication, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"
+            program("initdb"), "-D", str(self.data), *authentication, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"
         )
 
     def command(self) -> list[str]:
@@ -147,7 +147,7 @@ class PrivatePostgres(PrivateServer):
             "shared_buffers": "64MB", "fsync": "off", "full_page_writes": "off", "synchronous_commit": "on",
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [_program("postgres"), "-D", str(self.data), *options]
+        return [program("postgres"), "-D", str(self.data), *options]
 
 
 class PrivateMariaDB(PrivateServer):
@@ -178,12 +178,12 @@ class PrivateMariaDB(PrivateServer):
     def install(self) -> None:
         """Make the server's own tables, and an account root without a password."""
         options = ("--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db")
-        self._run(_program("mariadb-install-db"), *options, f"--datadir={self.data}", f"--tmpdir={self.temporary}")
+        self._run(program("mariadb-install-db"), *options, f"--datadir={self.data}", f"--tmpdir={self.temporary}")
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
         return [
-            _program(self.program), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
+            program(self.program), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
             f"--tmpdir={self.temporary}", "--bind-address=127.0.0.1", f"--socket={self.data}/socket",
             f"--pid-file={self.data}/pid", "--character-set-server=utf8mb4", "--skip-log-bin", "--max-connections=300",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
@@ -198,13 +198,14 @@ class PrivateMySQL(PrivateMariaDB):
     def install(self) -> None:
         """Make the server's own tables, and an account root without a password."""
         options = ("--no-defaults", "--initialize-insecure", f"--tmpdir={self.temporary}")
-        self._run(_program(self.program), *options, f"--datadir={self.data}")
+        self._run(program(self.program), *options, f"--datadir={self.data}")
 
 
 _PROGRAMS = os.environ.get("JOBS_TEST_PROGRAMS", "")
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Return the path of a program of the installed servers, of the newest PostgreSQL among several."""
     versions = Path("/usr/lib/postgresql").glob("*/bin") if Path("/usr/lib/postgresql").exists() else ()
     newest_first = sorted(versions, key=lambda path: [int(n) for n in path.parent.name.split(".")], reverse=True)
     places = [_PROGRAMS, *map(str, newest_first), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec"]
