@@ -21,13 +21,15 @@ from .proc import children, is_alive
 class PrivateServer:
     """A server that is a child process of this one; a context manager that starts it and removes all trace of it.
 
+    It asks nobody on this machine, and on its networks, for a password.
     What a client saw committed survives `kill`: commits reach the operating system at once, though not the disk.
     """
 
     account: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
 
-    def __init__(self) -> None:
+    def __init__(self, *, addresses: str = "127.0.0.1") -> None:
+        self.addresses = addresses  # that it listens at; "*": all
         self.port = _free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="private_server_"))
         self.directory.chmod(0o755)
@@ -138,12 +140,14 @@ class PrivatePostgres(PrivateServer):
         self._run(
             program("initdb"), "-D", str(self.data), *authentication, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"
         )
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write("host all all samenet trust\n")
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # of a killed one, whose number may be another's by now
         settings = {
-            "port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 200,
+            "port": self.port, "listen_addresses": self.addresses, "unix_socket_directories": "", "max_connections": 200,
             "shared_buffers": "64MB", "fsync": "off", "full_page_writes": "off", "synchronous_commit": "on",
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -184,7 +188,7 @@ class PrivateMariaDB(PrivateServer):
         """Return the command that runs the server in the foreground."""
         return [
             program(self.program), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
-            f"--tmpdir={self.temporary}", "--bind-address=127.0.0.1", f"--socket={self.data}/socket",
+            f"--tmpdir={self.temporary}", f"--bind-address={self.addresses}", f"--socket={self.data}/socket",
             f"--pid-file={self.data}/pid", "--character-set-server=utf8mb4", "--skip-log-bin", "--max-connections=300",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
         ]  # fmt: skip
