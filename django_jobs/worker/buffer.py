@@ -25,6 +25,9 @@ GATHER_SECONDS = 0.01  # how long outcomes wait for others
 PATIENCE_SECONDS = 0.1  # how long a role may take, and jobs may wait while none starts
 LONGEST_WAIT_SECONDS = 0.5  # how long a job may wait here at all
 SLOW_SECONDS = 1.0  # a slower job counts as one of that long
+QUICK_SECONDS = 0.0002  # jobs that take less, on average, wait for nothing: a query takes longer
+QUICK_THREADS = 2  # the best number for them: while one waits for the database, the other runs jobs; more take turns
+BLOCKED_SECONDS = 0.01  # a run that takes longer than threads wait for the interpreter is no quick one
 POSTPONE_SECONDS = 1.0  # until postponed outcomes are settled again
 
 
@@ -62,6 +65,7 @@ class JobBuffer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._slots: set[Slot] = set()
+        self._resting: set[Slot] = set()
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()  # with the time of its claim
         self._handed_back: list[ClaimedJob] = []
         self._outcomes: list[Outcome] = []
@@ -70,7 +74,8 @@ class JobBuffer:
         self._claimer, self._settler = Role(), Role()
         self._is_dry = True
         self._ahead = 0
-        self._seconds_per_job = AHEAD_SECONDS / 4
+        self._seconds_per_job = self._steady_seconds = AHEAD_SECONDS / 4
+        self._blocked = 0
         self._last_taken = self._first_outcome = self._postponed_until = 0.0
 
     def join(self, slot: Slot) -> None:
@@ -81,13 +86,56 @@ class JobBuffer:
     def leave(self, slot: Slot) -> bool:
         """Remove a thread's slot; return whether it was the last one."""
         with self._lock:
-            self._slots.discard(slot)
+            self._forget(slot)
             return not self._slots
+
+    def _forget(self, slot: Slot) -> None:
+        self._slots.discard(slot)
+        self._resting.discard(slot)
 
     def slots(self) -> list[Slot]:
         """Return the slots of the threads that are to be trusted."""
         with self._lock:
             return list(self._slots)
+
+    # How many threads run jobs: all of them, or two while jobs are so quick that more would only take turns.
+
+    def begin_rest(self, slot: Slot) -> None:
+        """Note that a thread has nothing to do here."""
+        with self._lock:
+            if slot in self._slots:
+                self._resting.add(slot)
+
+    def end_rest(self, slot: Slot) -> None:
+        """Note that a thread looks for something to do."""
+        with self._lock:
+            self._resting.discard(slot)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the jobs of late took so little time, on average, that they wait for nothing."""
+        return self._steady_seconds < QUICK_SECONDS
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a thread that is here had better rest; costs no lock, for it is asked after each job."""
+        return self._steady_seconds < QUICK_SECONDS and self._active > QUICK_THREADS
+
+    @property
+    def wants_thread(self) -> bool:
+        """Whether a thread that rests had better run the jobs that wait here, too."""
+        return bool(self._waiting) and (self._steady_seconds >= QUICK_SECONDS or self._active < QUICK_THREADS)
+
+    @property
+    def _active(self) -> int:
+        return len(self._slots) - len(self._resting) - self._blocked
+
+    def count_blocked(self) -> bool:
+        """Leave threads out of account that a slow job keeps, from now on; return whether quick jobs want another one instead."""
+        since = time.monotonic() - BLOCKED_SECONDS
+        with self._lock:
+            self._blocked = sum(slot.run is not None and slot.run.started < since for slot in self._slots)
+            return self.is_quick and self.wants_thread
 
     # Claiming.
 
@@ -167,7 +215,9 @@ class JobBuffer:
 
         Leave out the time that a settle takes: small batches would make a slow database slower.
         """
-        self._seconds_per_job += (min(seconds, SLOW_SECONDS) - self._seconds_per_job) / 16
+        seconds = min(seconds, SLOW_SECONDS)
+        self._seconds_per_job += (seconds - self._seconds_per_job) / 16
+        self._steady_seconds += (seconds - self._steady_seconds) / 64
 
     def hand_over(self, slot: Slot) -> None:
         """Forget the current run: the event loop finishes it."""
@@ -187,7 +237,7 @@ class JobBuffer:
                 return False
             run.abandoned = True
             slot.abandoned = True
-            self._slots.discard(slot)
+            self._forget(slot)
             if outcome is not None:
                 self._keep(outcome)
             return True

@@ -246,7 +246,7 @@ class Poller:
 
     def hand_work(self) -> None:
         """Wake a thread if any rests; costs nothing when none does."""
-        if self._resting:
+        if self._resting and not self._is_woken:
             self.wake()
 
     def wake_all(self) -> None:

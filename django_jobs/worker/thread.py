@@ -34,6 +34,7 @@ from .run import Run
 from .settler import release_buffer
 
 INLINE_SECONDS = 0.002
+CROWDED_REST = 0.02
 
 
 class Worker(threading.Thread):
@@ -141,9 +142,11 @@ class Worker(threading.Thread):
     def _rest(self, seconds: float) -> bool:
         """Rest until there is work, or it is time to look for some; return whether somebody woke this thread."""
         self._is_resting = True
+        self.buffer.begin_rest(self.slot)
         try:
             return self.selector.poller.wait_watching(self._watch, seconds, lambda: self.is_stopping)
         finally:
+            self.buffer.end_rest(self.slot)
             self._is_resting = False
 
     def step(self) -> float:
@@ -156,6 +159,8 @@ class Worker(threading.Thread):
         ran = self._run_jobs()
         if self.slot.abandoned:
             return -1.0
+        if (found or ran or not wanted) and self.buffer.is_crowded:
+            return CROWDED_REST
         if found or ran:
             return 0.0
         if not wanted:
@@ -181,7 +186,8 @@ class Worker(threading.Thread):
             self._state.backoff.over()
             self.selector.poller.found_work()
             self._watch.found_work()
-            self._state.pollers.wake()
+            if not self.buffer.is_quick:  # who runs quick jobs looks again soon
+                self._state.pollers.wake()
         return bool(jobs)
 
     def run_one(self, queue: str) -> str | None:
@@ -217,7 +223,7 @@ class Worker(threading.Thread):
         ran, before = False, time.monotonic()
         while not self.is_stopping and (run := self.buffer.next_run(self.slot)) is not None:
             ran = True
-            if self.buffer.has_waiting:
+            if self.buffer.wants_thread:
                 self.selector.poller.hand_work()
             self._watchdog.wake()
             self._run_one(run)
@@ -226,7 +232,7 @@ class Worker(threading.Thread):
             self._went_on_at = now = time.monotonic()
             self.buffer.took(now - before)
             before = self._settler.settle(self.buffer, now)
-            if self.buffer.is_low:
+            if self.buffer.is_low or self.buffer.is_crowded:
                 break
         self._settler.settle(self.buffer, before)
         if ran:

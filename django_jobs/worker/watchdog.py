@@ -52,6 +52,8 @@ class Watchdog(Loop):
 
     def look_after(self, buffer: JobBuffer) -> bool:
         """Release what waits behind slow jobs, settle what has ended; return whether there is anything to look after."""
+        if buffer.count_blocked():
+            self._state.pollers.wake()
         for slot in buffer.slots():
             if slot.run is not None:
                 self._look_after_run(buffer, slot, slot.run)

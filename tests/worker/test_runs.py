@@ -69,6 +69,21 @@ def test_whatever_a_handler_raises_is_a_normal_failure(bench: Bench, error: Base
     assert dead_letter.fingerprint
 
 
+def test_slow_jobs_among_quick_ones_keep_no_others_waiting_while_a_thread_is_free(bench: Bench) -> None:
+    released = threading.Event()
+    bench.handle("t.quick", lambda payload: None)
+    bench.handle("t.slow", lambda payload: released.wait(30) and None)
+    quick = [bench.submit("t.quick", priority=9) for _ in range(300)]
+    slow = [bench.submit("t.slow") for _ in range(3)]
+    last = bench.submit("t.quick", priority=1)
+    bench.start(threads=4)
+    for job in [*quick[-1:], last]:
+        assert job.wait(20).status == "completed", "the fourth thread runs it"
+    released.set()
+    for job in slow:
+        assert job.wait(20).status == "completed"
+
+
 def test_retries_are_spent_with_backoff_and_then_the_job_is_dead(bench: Bench) -> None:
     bench.handle("t.bad", raiser(ValueError("no")), max_retries=2, base_delay=0.01)
     job = bench.submit("t.bad")
