@@ -111,6 +111,13 @@ def _taken(queue: str, limit: int, process_id: str, marks: Marks | None) -> list
     return list(starmap(ClaimedJob, rows))
 
 
+def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
+    """Take the first ready job of a queue in the transaction that is open and has just freed one; None where there are limits."""
+    if active_limits() is not NO_LIMITS:
+        return None
+    return next(starmap(ClaimedJob, dialect().claim(queue, 1, process_id)), None)
+
+
 @transactional
 def _claim_within_limits(
     queue: str, limit: int, looked_at: int, process_id: str, limits: ActiveLimits, marks: Marks | None

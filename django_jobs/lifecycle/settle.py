@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from django_jobs import signals
 from django_jobs.conf import this_release
 from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_lock_timeout
-from django_jobs.db.notify import notify_finished
+from django_jobs.db.notify import notify_finished, notify_work
 from django_jobs.db.transactions import after_commit, lock_wait, retried, transactional
 from django_jobs.exceptions import Crashed, HandlerNotFound, InvalidJob
 from django_jobs.handlers import JobOptions
@@ -27,7 +27,7 @@ from django_jobs.text import describe_exception, exception_path, fingerprint, fo
 from . import slots
 from .batches import settle_members
 from .cancel import cancel_as_requested
-from .claim import ClaimedJob, held_claim
+from .claim import ClaimedJob, claim_freed, held_claim
 from .dependents import dependents_of, settle_dependents, wake_dependents
 from .members import Ended, held_by_others
 from .steps import put_to_wait
@@ -218,6 +218,27 @@ class Outcome(NamedTuple):
         )
 
 
+class Handover:
+    """The job that a worker thread runs next, out of what its settle freed: claimed in the same transaction.
+
+    So the next link of a chain needs neither a commit nor a notification nor a look of its own.
+
+    Args:
+        takes: says whether the thread runs jobs of a queue now.
+    """
+
+    def __init__(self, takes: Callable[[str], bool]) -> None:
+        self.takes = takes
+        self.job: ClaimedJob | None = None
+
+    def claim(self, freed: Mapping[str, Collection[str]], process_id: str) -> None:
+        """Claim one job of the first queue that the thread takes; forget one of a transaction that was rolled back."""
+        self.job = None
+        queue = next(filter(self.takes, freed), None)
+        if queue is not None:
+            self.job = claim_freed(queue, process_id)
+
+
 def settle(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     """Settle runs in one transaction and return the ids that were lost: somebody else had moved their fence.
 
@@ -233,16 +254,19 @@ def settle(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     return lost
 
 
-def settle_unlocked(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
+def settle_unlocked(outcomes: Sequence[Outcome], process_id: str, handover: Handover | None = None) -> list[Outcome]:
     """Settle the runs whose rows, and whose dependents' rows, nobody else has locked for long; return the others.
 
-    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch.
+    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch. With a
+    `handover`, which is empty after an error, the next job to run is claimed as well.
     """
     locked: list[Outcome] = []
     with lock_wait(LOCK_WAIT_SECONDS):
         try:
-            lost = _settle(outcomes, process_id)
+            lost = _settle(outcomes, process_id, handover)
         except DatabaseError as error:
+            if handover is not None:
+                handover.job = None
             locked, lost = _settle_some(outcomes, process_id, error)
     _after_settle([outcome for outcome in outcomes if outcome not in locked], lost)
     return locked
@@ -357,14 +381,15 @@ def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float) 
     return held is not None
 
 
-def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
+def _settle_here(outcomes: Sequence[Outcome], process_id: str, handover: Handover | None = None) -> set[str]:
     """Settle runs in the transaction that is open; return the ids that were lost."""
     lost: set[str] = set()
+    freed: dict[str, list[str]] = {}
     ended: list[Ended] = []
     completed = [outcome for outcome in outcomes if outcome.is_completed]
     if completed:
         settled = dialect().complete([(*outcome.run, outcome.result_text) for outcome in completed])
-        wake_dependents(sorted(settled))
+        freed = wake_dependents(sorted(settled))
         if len(settled) != len(completed):
             lost = {outcome.job.id for outcome in completed} - settled
         ended = _members(completed, settled)
@@ -378,7 +403,21 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     limited = [outcome.job.id for outcome in outcomes if outcome.job.is_limited]
     if limited:
         slots.give_on(set(limited) - lost)
+    if freed:
+        _hand_over(freed, process_id, handover)
     return lost
+
+
+def _hand_over(freed: Mapping[str, Sequence[str]], process_id: str, handover: Handover | None) -> None:
+    """Claim one of the jobs that were freed, if that is wanted, and notify of the others."""
+    taken = None
+    if handover is not None:
+        handover.claim(freed, process_id)
+        taken = handover.job
+    for queue, ids in freed.items():
+        # What was claimed may be another one, which was there before.
+        if taken is None or ids != [taken.id]:
+            notify_work(queue)
 
 
 _settle = transactional(_settle_here)

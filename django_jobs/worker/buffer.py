@@ -167,6 +167,11 @@ class JobBuffer:
                 self._waiting.append((job, now))
                 self._held[job.id] = job.fence
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the queue had no more than what has run here."""
+        return self._is_dry and not self._waiting
+
     # Running.
 
     @property

@@ -80,6 +80,10 @@ class QueueSelector:
         self._waiting = deque([*(name for name in self._waiting if name in found), *fresh])
         self._discovered_at = time.monotonic()
 
+    def looks_at(self, queue: str) -> bool:
+        """Say whether the thread runs jobs of a queue."""
+        return self._names is None or queue in self._names
+
     def queue_after(self, queue: str) -> str | None:
         """Return the queue to try after one that had nothing for us, or None."""
         if self._single is not None:

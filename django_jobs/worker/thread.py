@@ -18,12 +18,12 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry, unknown_job_type
 from django_jobs.lifecycle import leases, unknown_type
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.settle import Handover, Outcome
 from django_jobs.numbers import is_integer, is_seconds
 from django_jobs.text import shown
 from django_jobs.waiting import handler_threads
 
-from .buffer import JobBuffer, Slot
+from .buffer import PATIENCE_SECONDS, JobBuffer, Slot
 from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
 from .executor import execute
@@ -78,7 +78,7 @@ class Worker(threading.Thread):
         self._cleanup = HandlerCleanup()
         self._watch = CommitWatch()
         self._is_resting = self._has_failed = False
-        self._went_on_at = time.monotonic()
+        self._went_on_at = self._claimed_at = time.monotonic()
         self._sessions = self._cleanup.sessions
 
     def stop(self) -> None:
@@ -170,6 +170,7 @@ class Worker(threading.Thread):
     def _claim(self, wanted: int) -> bool:
         """Claim for all threads of the buffer from the first queue that has something for us; return whether one had."""
         jobs: list[ClaimedJob] = []
+        self._claimed_at = time.monotonic()
         wanted = min(wanted, self._state.jobs_left())
         self._state.begin_claim(self)
         try:
@@ -231,13 +232,33 @@ class Worker(threading.Thread):
                 return True
             self._went_on_at = now = time.monotonic()
             self.buffer.took(now - before)
-            before = self._settler.settle(self.buffer, now)
+            before = self._settle(now)
             if self.buffer.is_low or self.buffer.is_crowded:
                 break
         self._settler.settle(self.buffer, before)
         if ran:
             self._cleanup.after_batch()
         return ran
+
+    def _settle(self, now: float) -> float:
+        """Settle what has ended if it is time to; return the time afterwards. A thread without jobs runs one that it frees."""
+        if not self.buffer.is_spent or not self.is_alive():
+            return self._settler.settle(self.buffer, now)
+        handover = Handover(self._goes_on_with)
+        with self._state.claiming():
+            now = self._settler.settle(self.buffer, now, handover)
+            if handover.job is not None:
+                self.buffer.load([handover.job], is_dry=True)
+        return now
+
+    def _goes_on_with(self, queue: str) -> bool:
+        """Whether to run what a settle frees in a queue: not for long, for another queue or place in it may have its turn."""
+        return (
+            not self.is_stopping
+            and time.monotonic() - self._claimed_at < PATIENCE_SECONDS
+            and self.selector.looks_at(queue)
+            and not self._state.pollers.marks.of(queue).pace.is_behind
+        )
 
     def _run_one(self, run: Run) -> None:
         if settings.DEBUG:

@@ -165,7 +165,10 @@ class MariaDB(Dialect):
                 )
 
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
-        with transaction.atomic(using=self.connection.alias), self.connection.cursor() as cursor:
+        with (
+            transaction.atomic(using=self.connection.alias, savepoint=False),
+            self.connection.cursor() as cursor,
+        ):
             cursor.execute(_PICK, (queue, process_id, queue, limit))
             rows = cursor.fetchall()
             if not rows:
