@@ -119,19 +119,11 @@ def satisfy(edges: Sequence[OpenEdge]) -> dict[str, list[str]]:
 
     Returns the ids of those that become claimable, by queue.
     """
-    counts = Counter(edge.job_id for edge in edges)
-    dependents = locked_in_order(counts)
-    _close(edges, DependencyState.SATISFIED)
-    by_number: dict[int, list[str]] = {}
     freed: dict[str, list[str]] = {}
-    for job_id, queue, status, pending in dependents:
-        number = counts[job_id]
-        by_number.setdefault(number, []).append(job_id)
-        if status == JobStatus.PENDING and pending == number:
+    for chunk in in_chunks(sorted(edges, key=lambda edge: edge.job_id), CHUNK):
+        counts = Counter(edge.job_id for edge in chunk)
+        for job_id, queue in dialect().satisfy([edge.id for edge in chunk], counts):
             freed.setdefault(queue, []).append(job_id)
-    for number, ids in by_number.items():
-        for chunk in in_chunks(ids, CHUNK):
-            dialect().count_down(chunk, number)
     return freed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -312,7 +312,7 @@ class Dialect(ABC):
     def promote(self, limit: int) -> list[str]:
         """Make up to `limit` due jobs pending and return their queues."""
 
-    # What a wake needs (open_edges, lock_jobs, close_edges, count_down) is written by hand as well: the ORM spent more than half
+    # What a wake needs (open_edges, satisfy and what that calls) is written by hand as well: the ORM spent more than half
     # of the thread's time for a link of a chain on composing it.
 
     def open_edges(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -448,6 +448,20 @@ class Dialect(ABC):
                 f" WHERE id IN ({_marks(ids)})",
                 [number, number, *ids],
             )
+
+    def satisfy(self, edges: Sequence[int], counts: Mapping[str, int]) -> list[tuple[str, str]]:
+        """Close edges and take their numbers off the open dependencies of jobs; return (id, queue) of those that became ready.
+
+        The jobs are locked first, in the order of their ids, so that settles that share dependents do not deadlock.
+        """
+        jobs = self.lock_jobs(sorted(counts))
+        self.close_edges(edges, "satisfied")
+        by_number: dict[int, list[str]] = {}
+        for job_id, *_ in jobs:
+            by_number.setdefault(counts[job_id], []).append(job_id)
+        for number, ids in by_number.items():
+            self.count_down(ids, number)
+        return [(one, queue) for one, queue, status, pending in jobs if status == "pending" and pending == counts[one]]
 
     def share_batch(self, batch_id: str) -> tuple[bool, int] | None:
         """Lock a batch against change, as `share_jobs` does, and return (whether it takes members, its depth), if it exists."""

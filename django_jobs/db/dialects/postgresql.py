@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from .base import (
     ATTEMPT_COLUMNS,
     CLAIMED_COLUMNS,
     COMPLETED,
+    DEPENDENCY,
     ENDED,
     FIRST_THAT_WAIT,
     FIXED_COLUMNS,
@@ -123,6 +124,18 @@ SELECT job_id, number, worker_id, {NOW} - seconds * INTERVAL '1 second', {NOW}, 
 FROM unnest(%s::text[], %s::int[], %s::text[], %s::float8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
     AS new(job_id, number, worker_id, seconds, outcome, exception_class, error, traceback, release)"""
 
+# One statement for all: each costs a link of a chain a tenth of its time. An UPDATE that waited for the lock counts from what the
+# row is then. The edges come last, as all parts of a statement that nobody reads.
+_SATISFY = f"""
+WITH locked AS MATERIALIZED (SELECT id FROM {JOB} WHERE id = ANY(%s::text[]) ORDER BY id FOR UPDATE),
+closed AS (UPDATE {DEPENDENCY} SET state = 'satisfied' WHERE id = ANY(%s::bigint[]))
+UPDATE {JOB} AS job SET pending_dependencies = job.pending_dependencies - given.number,
+    available_at = CASE WHEN job.pending_dependencies = given.number AND job.status = 'pending' THEN CLOCK_TIMESTAMP()
+        ELSE job.available_at END
+FROM unnest(%s::text[], %s::int[]) AS given(id, number)
+WHERE job.id = ANY(ARRAY(SELECT id FROM locked)) AND job.id = given.id
+RETURNING job.id, job.queue, job.status = 'pending' AND job.pending_dependencies = 0"""
+
 _STEP = INSERT_STEP.format(
     now=NOW,
     json="%s::jsonb",
@@ -227,6 +240,11 @@ class PostgreSQL(Dialect):
 
     def open_edges(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         return self.read(f"{OPEN_EDGES} = ANY(%s::text[])", (array(ids),))
+
+    def satisfy(self, edges: Sequence[int], counts: Mapping[str, int]) -> list[tuple[str, str]]:
+        ids = array(list(counts))
+        rows = self.read(_SATISFY, (ids, array(edges), ids, array(list(counts.values()))))
+        return [(job_id, queue) for job_id, queue, is_ready in rows if is_ready]
 
     def end_members(self, ids: Sequence[str], state: str) -> int:
         return self._end_members("= ANY(%s::text[])", (state, array(ids)))
