@@ -232,7 +232,12 @@ class Worker(threading.Thread):
                 return True
             self._went_on_at = now = time.monotonic()
             self.buffer.took(now - before)
-            before = self._settle(now)
+            handover = self._handover()
+            try:
+                before = self._settler.settle(self.buffer, now, handover)
+            finally:
+                if handover is not None:
+                    self._take_over(handover)
             if self.buffer.is_low or self.buffer.is_crowded:
                 break
         self._settler.settle(self.buffer, before)
@@ -240,16 +245,17 @@ class Worker(threading.Thread):
             self._cleanup.after_batch()
         return ran
 
-    def _settle(self, now: float) -> float:
-        """Settle what has ended if it is time to; return the time afterwards. A thread without jobs runs one that it frees."""
+    def _handover(self) -> Handover | None:
+        """Say that the settle may claim what it frees: where this thread has no other job to run."""
         if not self.buffer.is_spent or not self.is_alive():
-            return self._settler.settle(self.buffer, now)
-        handover = Handover(self._goes_on_with)
-        with self._state.claiming():
-            now = self._settler.settle(self.buffer, now, handover)
-            if handover.job is not None:
-                self.buffer.load([handover.job], is_dry=True)
-        return now
+            return None
+        self._state.begin_claim(self)
+        return Handover(self._goes_on_with)
+
+    def _take_over(self, handover: Handover) -> None:
+        if handover.job is not None:
+            self.buffer.load([handover.job], is_dry=True)
+        self._state.end_claim(self, found=True)
 
     def _goes_on_with(self, queue: str) -> bool:
         """Whether to run what a settle frees in a queue: not for long, for another queue or place in it may have its turn."""
