@@ -123,6 +123,14 @@ class Fail(Steering):
         super().__init__(reason)
 
 
+class ChildrenFailed(Fail):
+    """A child of `run_children` ended badly; `failed` has the ids of the first of these. Unless it is caught there is no retry."""
+
+    def __init__(self, reason: str = "", failed: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.failed = failed
+
+
 class Cancelled(Steering):
     """Stop because somebody cancelled the job."""
 

@@ -306,7 +306,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "error": cut(job.error, LONGEST_TEXT),
             "timeline": _timeline(job, now),
             "facts": [*self._facts(job, now), *self._batch(job)],
-            "steps": [_step(step, may_see) for step in steps[:MOST_STEPS]],
+            "steps": [self._step(step, may_see) for step in steps[:MOST_STEPS]],
             "more_steps": len(steps) > MOST_STEPS,
             "attempts": [self._attempt(attempt) for attempt in attempts[:MOST_ATTEMPTS]],
             "more_attempts": len(attempts) > MOST_ATTEMPTS,
@@ -392,6 +392,18 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "traceback": cut(attempt.traceback, LONGEST_TEXT),
         }
 
+    def _step(self, step: JobStep, may_see: bool) -> dict[str, Any]:
+        took = (step.ended_at - step.started_at).total_seconds() if step.ended_at else None
+        return {
+            "step": step,
+            "state": {"done": _("done"), "open": _("open"), "waiting": _("waiting"), "timed out": _("timed out"), "failed": _("failed")}[
+                step.state
+            ],
+            "url": self.object_url("batch", step.event_key) if step.kind == StepKind.CHILDREN and step.event_key else "",
+            "took": duration(took) if took is not None else "",
+            "result": pretty(step.result) if may_see and step.result is not None else "",
+        }
+
     def _dead_letters(self, job: Job, now: Any) -> list[dict[str, Any]]:
         return [
             {
@@ -464,15 +476,3 @@ def _due(job: Job, now: Any) -> Any:
     if job.status != JobStatus.SCHEDULED:
         return None
     return _("waits for an event") if _is_open_ended(job, now) else moment(job.available_at, now)
-
-
-def _step(step: JobStep, may_see: bool) -> dict[str, Any]:
-    took = (step.ended_at - step.started_at).total_seconds() if step.ended_at else None
-    return {
-        "step": step,
-        "state": {"done": _("done"), "open": _("open"), "waiting": _("waiting"), "timed out": _("timed out")}[
-            step.state
-        ],
-        "took": duration(took) if took is not None else "",
-        "result": pretty(step.result) if may_see and step.result is not None else "",
-    }

@@ -11,7 +11,7 @@ from django_jobs import signals
 from django_jobs.db.notify import notify_finished, notify_process
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
-from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, MemberState
+from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, JobStep, MemberState, StepKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import WAITING
 
@@ -27,10 +27,11 @@ def cancel(ids: Iterable[str]) -> Moved:
     """Cancel jobs that wait, and ask the workers of those that run; finished ones are left."""
     moved = Moved([], {})
     for chunk in chunks(ids):
-        cancelled, workers = _cancel(chunk)
+        cancelled, workers, scheduled = _cancel(chunk)
         for worker_id in workers:
             notify_process(worker_id)
         moved += cancelled
+        _cancel_children(scheduled)
     if moved.done:
         notify_finished()
         cascade_for(CASCADE_SECONDS)
@@ -38,8 +39,8 @@ def cancel(ids: Iterable[str]) -> Moved:
 
 
 @transactional
-def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str]]:
-    """Cancel a chunk; return what came of it, and the workers of the jobs that run."""
+def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str], list[str]]:
+    """Cancel a chunk; return what came of it, the workers of the jobs that run, and those that were scheduled."""
     jobs = lock_jobs(ids)
     running = [job for job in jobs.values() if job.status == JobStatus.RUNNING]
     Job.objects.filter(pk__in=[job.pk for job in running], cancel_requested_at=None).update(cancel_requested_at=DbNow())
@@ -48,7 +49,18 @@ def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str]]:
     settle_members(_cancel_waiting(waiting))
     done = [*waiting, *(job.pk for job in running)]
     moved = Moved.of(ids, jobs, done, " already; only a job that is not finished can be cancelled")
-    return moved, {job.worker_id or "" for job in running}
+    scheduled = [job.pk for job in jobs.values() if job.status == JobStatus.SCHEDULED]
+    return moved, {job.worker_id or "" for job in running}, scheduled
+
+
+def _cancel_children(ids: Sequence[str]) -> None:
+    """Cancel the children that jobs, which are cancelled now, were waiting for."""
+    if not ids:
+        return
+    waits = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, ended_at=None)
+    for batch_id in list(waits.order_by("pk").values_list("event_key", flat=True)):
+        with suppress(InvalidJob, BatchNotFound):  # they have ended meanwhile
+            cancel_batch(str(batch_id))
 
 
 def _cancel_waiting(batch_of: Mapping[str, str | None]) -> list[Ended]:

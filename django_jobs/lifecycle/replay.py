@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -20,7 +21,17 @@ from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.handlers import payload_problems, registry
-from django_jobs.models import Batch, BatchMember, DeadLetter, DependencyState, Job, JobDependency, JobStatus
+from django_jobs.models import (
+    Batch,
+    BatchMember,
+    DeadLetter,
+    DependencyState,
+    Job,
+    JobDependency,
+    JobStatus,
+    JobStep,
+    StepKind,
+)
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
 from django_jobs.payloads import encode_payload
@@ -65,10 +76,21 @@ def replay(
     """
     moved, way = Moved([], {}), Way(by, dependents, from_start, waits)
     for chunk in chunks(ids):
+        if not from_start:
+            _replay_children(chunk, by)
         moved += _replay(chunk, way)
     if dependents and moved.done:
         revive_all()
     return moved
+
+
+def _replay_children(ids: Sequence[str], by: Any) -> None:
+    """Replay what failed of the children of jobs that go on behind their steps, before they look at them again."""
+    steps = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, event_key__isnull=False)
+    batch_ids = steps.filter(job__status__in=ENDED_BADLY).order_by("pk").values_list("event_key", flat=True)
+    for batch_id in list(batch_ids):
+        with suppress(InvalidJob, BatchNotFound):  # none of them has failed
+            replay_batch(str(batch_id), by=by)
 
 
 @transactional

@@ -133,6 +133,7 @@ class Migration(migrations.Migration):
                 ('cancel_requested_at', models.DateTimeField(blank=True, null=True, verbose_name='cancel requested at')),
                 ('parent', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='children', to='django_jobs.batch', verbose_name='parent')),
                 ('depth', models.PositiveIntegerField(default=0, editable=False, verbose_name='depth')),
+                ('awaited_by', django_jobs.models.fields.ExactCharField(blank=True, max_length=64, null=True, verbose_name='awaited by')),
             ],
             options={
                 'verbose_name': 'batch',
@@ -274,7 +275,7 @@ class Migration(migrations.Migration):
                 ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='django_jobs.job', verbose_name='job')),
                 ('position', models.PositiveIntegerField(verbose_name='position')),
                 ('name', django_jobs.models.fields.ExactCharField(max_length=220, verbose_name='name')),
-                ('kind', django_jobs.models.fields.ExactCharField(choices=[('step', 'step'), ('iterate', 'iterate'), ('sleep', 'sleep'), ('event', 'event')], max_length=10, verbose_name='kind')),
+                ('kind', django_jobs.models.fields.ExactCharField(choices=[('step', 'step'), ('iterate', 'iterate'), ('sleep', 'sleep'), ('event', 'event'), ('children', 'children')], max_length=10, verbose_name='kind')),
                 ('result', django_jobs.models.fields.StrictJSONField(blank=True, null=True, verbose_name='result')),
                 ('started_at', models.DateTimeField(verbose_name='started at')),
                 ('ended_at', models.DateTimeField(blank=True, null=True, verbose_name='ended at')),
@@ -289,7 +290,7 @@ class Migration(migrations.Migration):
                 'ordering': ('job', 'position'),
                 'base_manager_name': 'objects',
                 'indexes': [django_jobs.models.indexes.HotIndex(fields=['event_name', 'event_key'], full_fields=['event_name', 'event_key', 'ended_at'], name='django_jobs_step_waits', where=models.Q(('ended_at', None), ('event_name__isnull', False)))],
-                'constraints': [models.UniqueConstraint(fields=('job', 'position'), name='django_jobs_step_position'), models.CheckConstraint(condition=models.Q(('kind__in', ['step', 'iterate', 'sleep', 'event'])), name='django_jobs_step_kind')],
+                'constraints': [models.UniqueConstraint(fields=('job', 'position'), name='django_jobs_step_position'), models.CheckConstraint(condition=models.Q(('kind__in', ['step', 'iterate', 'sleep', 'event', 'children'])), name='django_jobs_step_kind')],
             },
         ),
         migrations.CreateModel(

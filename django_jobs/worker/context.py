@@ -17,6 +17,7 @@ from django_jobs.handlers import Handler
 from django_jobs.lifecycle import progress
 from django_jobs.models import Batch, StepKind
 from django_jobs.payloads import decode
+from django_jobs.submission import NewJob
 
 from .iterations import AsyncLoop
 from .run import Run
@@ -201,6 +202,19 @@ class Context:
     def aiterate(self, name: str, source: Any, *, key: Any = None, every: float = 1.0) -> AsyncLoop:
         """Do as `iterate`, in a coroutine handler, with `async for`; the source may be an async iterable, too."""
         return AsyncLoop(self._steps, self._steps.place(StepKind.ITERATE, name), source, key, every)
+
+    def run_children(self, new_jobs: Iterable[NewJob], name: str = "children") -> list[Any]:
+        """Submit jobs, wait until all have ended with no thread held, and return their results in the order given.
+
+        They are a batch, made once whatever is killed when, and `context.batch` of each. Raises ChildrenFailed when one of them
+        ended badly, once all have ended; if the handler lets it pass, the job is dead without a retry, and its replay replays
+        the children that failed. What cannot be submitted, or has a `unique_key`, makes the job dead.
+        """
+        return self._steps.run_children(name, new_jobs)
+
+    def arun_children(self, new_jobs: Iterable[NewJob], name: str = "children") -> Coroutine[Any, Any, list[Any]]:
+        """Do as `run_children`, in a coroutine handler."""
+        return self._steps.arun_children(self._steps.place(StepKind.CHILDREN, name), new_jobs)
 
     @property
     def _steps(self) -> Steps:
