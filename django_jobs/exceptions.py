@@ -124,7 +124,7 @@ class Fail(Steering):
 
 
 class ChildrenFailed(Fail):
-    """A child of `run_children` ended badly; `failed` has the ids of the first of these. Unless it is caught there is no retry."""
+    """A child of `run_children` ended badly; `failed` has the ids of the first ones. Unless it is caught there is no retry."""
 
     def __init__(self, reason: str = "", failed: tuple[str, ...] = ()) -> None:
         super().__init__(reason)

@@ -56,6 +56,13 @@ MOST_ATTEMPTS = 50
 MOST_EDGES = 100
 MOST_STEPS = 200
 MOST_LINKS = 12
+STEP_STATES = {
+    "done": gettext_lazy("done"),
+    "open": gettext_lazy("open"),
+    "waiting": gettext_lazy("waiting"),
+    "timed out": gettext_lazy("timed out"),
+    "failed": gettext_lazy("failed"),
+}
 ANY_STATUS = {"status": ""}  # the filter that still shows jobs whose status an operation changed
 
 
@@ -394,12 +401,11 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
 
     def _step(self, step: JobStep, may_see: bool) -> dict[str, Any]:
         took = (step.ended_at - step.started_at).total_seconds() if step.ended_at else None
+        has_children = step.kind == StepKind.CHILDREN and step.event_key
         return {
             "step": step,
-            "state": {"done": _("done"), "open": _("open"), "waiting": _("waiting"), "timed out": _("timed out"), "failed": _("failed")}[
-                step.state
-            ],
-            "url": self.object_url("batch", step.event_key) if step.kind == StepKind.CHILDREN and step.event_key else "",
+            "state": STEP_STATES[step.state],
+            "url": self.object_url("batch", step.event_key) if has_children else "",
             "took": duration(took) if took is not None else "",
             "result": pretty(step.result) if may_see and step.result is not None else "",
         }

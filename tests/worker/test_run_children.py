@@ -85,7 +85,11 @@ def test_later_runs_get_the_results_that_are_on_record() -> None:
     def parent(context: Any, payload: Any) -> Any:
         results = context.run_children(numbers(1, 2))
         context.sleep("a day", timedelta(days=1))
-        return [*results, *context.run_children(numbers(3), name="more"), *context.run_children(numbers(4), name="more")]
+        return [
+            *results,
+            *context.run_children(numbers(3), name="more"),
+            *context.run_children(numbers(4), name="more"),
+        ]
 
     handle(parent)
     job = django_jobs.submit("flow.parent")
