@@ -6,7 +6,7 @@ The metrics of `JobsCollector` are the same in every process, so scrape one proc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -19,12 +19,25 @@ from prometheus_client.registry import Collector
 from django_jobs import signals
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
-from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus, WorkerProcess
+from django_jobs.models import (
+    Attempt,
+    AttemptOutcome,
+    Batch,
+    BatchStatus,
+    DeadLetter,
+    Event,
+    Job,
+    JobStatus,
+    JobStep,
+    StepKind,
+    WorkerProcess,
+)
 from django_jobs.stats import limit_stats, queue_stats
 
 from .health import lag
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+WAITS = (StepKind.SLEEP.value, StepKind.EVENT.value, StepKind.CHILDREN.value)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 # The events of this process. With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
@@ -64,6 +77,7 @@ class JobsCollector(Collector):
         yield from _jobs()
         yield from _queues()
         yield from _limits()
+        yield from _workflows()
         workers = WorkerProcess.objects.alive().values_list("threads", flat=True)
         yield _gauge("workers_alive", "Worker processes with a live lease.", len(workers))
         yield _gauge("worker_threads", "Threads of the worker processes alive.", sum(workers))
@@ -72,13 +86,9 @@ class JobsCollector(Collector):
         yield _gauge("dead_letters_open", "Dead letters that are open.", DeadLetter.objects.open().count())
         yield _gauge("promote_lag_seconds", "How late the next scheduled job is made ready.", lag(seconds_until_due()))
         yield _gauge("schedule_lag_seconds", "How late the next tick of a schedule is.", lag(seconds_until_tick()))
-        attempts = GaugeMetricFamily(
-            "django_jobs_attempts", "Attempts on record that did not complete, by outcome.", labels=["outcome"]
-        )
-        counts = dict(Attempt.objects.order_by().values_list("outcome").annotate(Count("pk")))
-        for outcome in AttemptOutcome.values:
-            attempts.add_metric([outcome], counts.get(outcome, 0))
-        yield attempts
+        attempts = Attempt.objects.order_by().values_list("outcome").annotate(Count("pk"))
+        documentation = "Attempts on record that did not complete, by outcome."
+        yield _counted("attempts", documentation, "outcome", AttemptOutcome.values, attempts)
 
 
 def _jobs() -> Iterator[Metric]:
@@ -118,6 +128,28 @@ def _limits() -> Iterator[Metric]:
         running.add_metric([name], ran)
         waiting.add_metric([name], waited)
     yield from (most, running, waiting)
+
+
+def _workflows() -> Iterator[Metric]:
+    """Yield how batches, steps and waits stand."""
+    batches = Batch.objects.order_by().values_list("status").annotate(Count("pk"))
+    yield _counted("batches", "Batches on record.", "status", BatchStatus.values, batches)
+    steps = JobStep.objects.order_by().values_list("kind")
+    yield _counted("steps", "Steps on record.", "kind", StepKind.values, steps.annotate(Count("pk")))
+    # From the scheduled jobs: a wait of one that was cancelled is over, although its record does not say so.
+    waits = steps.filter(ended_at=None, job__status=JobStatus.SCHEDULED, kind__in=WAITS).annotate(Count("pk"))
+    yield _counted("waits", "Sleeps, and waits for events and children, that go on.", "kind", WAITS, waits)
+    new = Event.objects.undelivered().count()
+    yield _gauge("events_undelivered", "Events that no worker has looked at since their commit.", new)
+
+
+def _counted(name: str, documentation: str, label: str, values: Iterable[str], counts: Any) -> Metric:
+    """Return a gauge with a sample for each value of its label, zeros too; the counts come as pairs."""
+    gauge = GaugeMetricFamily(f"django_jobs_{name}", documentation, labels=[label])
+    numbers = dict(counts)
+    for value in values:
+        gauge.add_metric([value], numbers.get(value, 0))
+    return gauge
 
 
 def _queues() -> Iterator[Metric]:

@@ -17,10 +17,10 @@ import django_jobs
 from django_jobs import NewJob, signals
 from django_jobs.lifecycle.leases import register
 from django_jobs.lifecycle.queues import pause
-from django_jobs.models import Attempt, DeadLetter, Job, JobStatus
+from django_jobs.models import Attempt, DeadLetter, Event, Job, JobStatus
 from django_jobs.monitoring import metrics
 from django_jobs.queue import Scheduler
-from django_jobs.testing import advance_time, drain, make_job
+from django_jobs.testing import advance_time, drain, make_job, run_due
 from tests.support.factories import AttemptFactory
 from tests.support.in_process import running_process
 from tests.support.waiting import wait_until
@@ -181,3 +181,26 @@ def test_processes_that_share_a_directory_are_added_up(tmp_path: Path) -> None:
         samples = scrape()
     assert total(samples, "django_jobs_events_total", "submitted", "mail") == 2
     assert total(samples, "django_jobs_workers_alive") == 0, "the tables are reported besides"
+
+
+def test_batches_steps_and_waits_are_counted() -> None:
+    family = django_jobs.submit("workflows.family", {"n": [1, 2]}, queue="parents")
+    storm = {"sleep": 60, "rows": 1}
+    asleep, cancelled = (django_jobs.submit("workflows.storm", storm, queue="parents") for _ in range(2))
+    django_jobs.emit("workflows.go", key=asleep.pk)
+    run_due(queue="parents")
+    cancelled.refresh_from_db()
+    cancelled.cancel()
+    samples = scrape()
+    assert {kind: samples["django_jobs_waits", (kind,)] for kind in ("sleep", "event", "children")} == {
+        "sleep": 1, "event": 0, "children": 1
+    }  # fmt: skip
+    assert (total(samples, "django_jobs_steps"), samples["django_jobs_steps", ("step",)]) == (7, 4)
+    assert (samples["django_jobs_batches", ("running",)], total(samples, "django_jobs_events_undelivered")) == (1, 0)
+    django_jobs.emit("workflows.go", key="nobody")
+    drain()
+    family.refresh_from_db()
+    samples = scrape()
+    assert (family.result, samples["django_jobs_batches", ("completed",)]) == ([1, 2], 1)
+    assert samples["django_jobs_waits", ("children",)] == 0
+    assert total(samples, "django_jobs_events_undelivered") == Event.objects.filter(delivered_at=None).count()
