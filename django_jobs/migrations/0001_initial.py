@@ -272,7 +272,7 @@ class Migration(migrations.Migration):
             name='JobStep',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='django_jobs.job', verbose_name='job')),
+                ('job', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='django_jobs.job', verbose_name='job')),
                 ('position', models.PositiveIntegerField(verbose_name='position')),
                 ('name', django_jobs.models.fields.ExactCharField(max_length=220, verbose_name='name')),
                 ('kind', django_jobs.models.fields.ExactCharField(choices=[('step', 'step'), ('iterate', 'iterate'), ('sleep', 'sleep'), ('event', 'event'), ('children', 'children')], max_length=10, verbose_name='kind')),

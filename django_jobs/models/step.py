@@ -28,7 +28,15 @@ class JobStep(models.Model):
     A step of kind `step` has a record once it is done; the others have one while they go on, without `ended_at`.
     """
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="steps", db_index=False, verbose_name=_("job"))
+    # Without a constraint in the database: a record reads the job's row anyway, and each prune of a job would look here.
+    job = models.ForeignKey(
+        Job,
+        on_delete=models.CASCADE,
+        related_name="steps",
+        verbose_name=_("job"),
+        db_constraint=False,
+        db_index=False,
+    )
     position = models.PositiveIntegerField(_("position"))
     name = ExactCharField(_("name"), max_length=220)
     kind = ExactCharField(_("kind"), max_length=10, choices=StepKind)

@@ -149,11 +149,11 @@ ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {pref
 {prefix}unique_lock = CASE WHEN ended.status IN ('scheduled', 'pending') THEN {job}.unique_lock END"""
 
 # One statement, which commits by itself, is all that a step costs: the row is written only while the run holds its job, and the
-# lock keeps a rescue from taking the job away between that look and the commit.
+# lock keeps a rescue from taking the job away between that look and the commit. Not by status, as a settle.
 INSERT_STEP = f"""
 INSERT INTO {STEP} (job_id, position, name, kind, result, started_at, ended_at, due_at, event_name, event_key)
 SELECT id, %s, %s, %s, {{json}}, {{began}}, CASE WHEN {{flag}} THEN {{now}} END, CASE WHEN {{flag}} THEN {{due}} END, %s, %s
-FROM {JOB} WHERE id = %s AND fence = %s AND status = 'running' {{lock}}"""
+FROM {JOB} WHERE id = %s AND fence = %s {{lock}}"""
 
 
 class StepRow(NamedTuple):
