@@ -53,6 +53,8 @@ class HandlerOptions(TypedDict, total=False):
     dead_letter: bool | None
     max_crashes: int | None
     limit: Limit | None
+    bulk: int | None
+    bulk_wait: float | None
     every: timedelta | float | None
     cron: str | None
     timezone: str | None
@@ -114,6 +116,9 @@ def job(job_type: Any = None, **options: Any) -> Any:
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
         limit: how many of its jobs may run at once, over all processes; see `Limit`.
+        bulk: call the function with a list of the payloads of up to so many jobs, or of their contexts; it returns None or a list
+            of results, and raises `BulkFailure` when only some of them failed.
+        bulk_wait: how long the first job of a list waits for others, in seconds; 0 takes what is there.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
     Raises InvalidJob for unknown or wrong options, and when another function holds the job type.

@@ -11,6 +11,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.names import did_you_mean
 from django_jobs.text import shown
 
+LIST = "payloads"
 WHOLE = "payload"  # a parameter of this name gets the whole payload
 CONTEXT = "context"
 _MOST_SHOWN = 20  # keys of a payload that has nothing to do with the handler
@@ -130,6 +131,18 @@ def check_takes_whole(function: Callable[..., Any], takes_context: bool) -> None
     raise InvalidJob(
         f"{_shown_call(function, signature)} cannot be called by a worker, which calls {name}({', '.join(arguments)}):"
         f" define it so{hint}"
+    )
+
+
+def check_takes_list(function: Callable[..., Any], takes_context: bool) -> None:
+    """Raise InvalidJob when a function cannot be called with one list, of payloads or of contexts."""
+    signature = _readable_signature(function)
+    if signature is None or _takes(signature, (LIST,)):
+        return
+    what = "contexts" if takes_context else LIST
+    raise InvalidJob(
+        f"{_shown_call(function, signature)} cannot be called by a worker, which calls a bulk handler with one list:"
+        f" define it as {_name_of(function)}({what})"
     )
 
 

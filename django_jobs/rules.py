@@ -20,6 +20,7 @@ from django_jobs.text import shown
 # Returns the value as it is kept. Raises Refused, or InvalidJob with sentences that name the option themselves.
 Rule = Callable[[Any], Any]
 MAX_DELAY = timedelta(days=3660)
+MOST_AT_ONCE = 10_000  # jobs of one call of a bulk handler
 
 
 class Refused(Exception):
@@ -226,6 +227,8 @@ RULES: Mapping[str, Rule] = {
     "takes_context": flag,
     "isolation": one_of("thread", "process"),
     "limit": _limit,
+    "bulk": integer(1, MOST_AT_ONCE),
+    "bulk_wait": seconds(),
     # Of a job.
     "job_id": _name(id_problem),
     "unique_key": _name(unique_key_problem),

@@ -94,6 +94,15 @@ def is_stuck(connection: BaseDatabaseWrapper) -> bool:
     return not connection.get_autocommit()
 
 
+IN_ERROR = 3  # libpq's PQTRANS_INERROR
+
+
+def refuses_all(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a database error has left the open transaction refusing every further statement; asks no server."""
+    in_error = connection.vendor == "postgresql" and connection.connection.info.transaction_status == IN_ERROR
+    return bool(in_error or connection.needs_rollback)
+
+
 def discard_connection() -> None:
     """Throw this thread's connection away, with whatever a handler left in it, so that the next use makes a new one."""
     discard(jobs_connection())

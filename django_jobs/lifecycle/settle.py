@@ -36,6 +36,7 @@ logger = logging.getLogger("django_jobs")
 
 REFUSED = (DataError, IntegrityError)
 LOCK_WAIT_SECONDS = 0.5
+MOST_TOGETHER = 1000  # jobs of a statement, of a list of a bulk handler that is settled in its own transaction
 FAILURES = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT, AttemptOutcome.CRASHED)
 
 
@@ -333,10 +334,11 @@ def _has_attempt(outcome: Outcome, process_id: str) -> bool:
     return attempts.filter(outcome=outcome.attempt).exists()
 
 
-def complete_in_transaction(outcome: Outcome, process_id: str) -> bool:
-    """Complete one job inside the handler's own transaction; return False when its lease was lost."""
-    if _settle_here([outcome], process_id):
-        return False
+def complete_in_transaction(outcomes: Sequence[Outcome], process_id: str) -> bool:
+    """Settle the jobs of a run inside the handler's own transaction; return False when the lease of one was lost."""
+    for start in range(0, len(outcomes), MOST_TOGETHER):
+        if _settle_here(outcomes[start : start + MOST_TOGETHER], process_id):
+            return False
     notify_finished()
     return True
 
@@ -349,12 +351,22 @@ def note_error_after_commit(job: ClaimedJob, error: BaseException) -> None:
 
 
 @transactional
-def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float) -> bool:
-    """Record a run that the database undid and that its process starts again; False when the job is not ours any more."""
-    held = Job.objects.held_under(job.id, job.fence).select_for_update().values_list("pk", flat=True).first()
-    if held is not None:
-        write_attempts([Outcome.released(job, error)._replace(seconds=seconds)], process_id)
-    return held is not None
+def record_undone(jobs: Sequence[ClaimedJob], process_id: str, error: str, seconds: float) -> bool:
+    """Record a run that the database undid and that its process starts again; False when one of its jobs is not ours any more."""
+    rows = Job.objects.filter(pk__in=[job.id for job in jobs], status=JobStatus.RUNNING).order_by("pk")
+    held = dict(rows.select_for_update().values_list("pk", "fence"))
+    is_held = held == {job.id: job.fence for job in jobs}
+    if is_held:
+        write_attempts([Outcome.released(job, error)._replace(seconds=seconds) for job in jobs], process_id)
+    return is_held
+
+
+@retried
+def still_held(jobs: Sequence[ClaimedJob]) -> set[str]:
+    """Return the ids of those jobs that still run under the fence of their claim."""
+    rows = Job.objects.filter(pk__in=[job.id for job in jobs], status=JobStatus.RUNNING)
+    held = set(rows.values_list("pk", "fence"))
+    return {job.id for job in jobs if (job.id, job.fence) in held}
 
 
 def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import TestCase
 
-from django_jobs.db.connections import jobs_connection, open_blocks
+from django_jobs.db.connections import jobs_connection, open_blocks, refuses_all
 from django_jobs.exceptions import (
+    BulkFailure,
     Cancelled,
     HandlerNotFound,
     InvalidJob,
@@ -25,13 +26,13 @@ from django_jobs.exceptions import (
 from django_jobs.handlers import Handler, registry, unknown_job_type
 from django_jobs.lifecycle import progress
 from django_jobs.lifecycle.cascade import cascade_all
-from django_jobs.lifecycle.claim import claim_job, held_claim
+from django_jobs.lifecycle.claim import ClaimedJob, claim_job, held_claim
 from django_jobs.lifecycle.events import deliver
 from django_jobs.lifecycle.promote import PROMOTE_BATCH, promote
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job, Queue
-from django_jobs.worker.executor import execute
-from django_jobs.worker.run import Run
+from django_jobs.worker.bulk import execute_all
+from django_jobs.worker.run import BulkRun, Run
 
 from .assertions import name_of
 from .crash import ProcessDied
@@ -39,7 +40,19 @@ from .factory import worker_process
 
 MOST_RUNS = 1_000
 STEERING = (Retry, Snooze, Cancelled, Waiting, ProcessDied)
-_IN_ERROR = 3  # libpq's PQTRANS_INERROR
+
+
+class Due(NamedTuple):
+    """A job that is ready, in claim order, before it is claimed."""
+
+    job_id: str
+    job_type: str
+    queue: str
+    crash_count: int
+
+    def goes_with(self, first: Due) -> bool:
+        """Whether it may be in the list of another one."""
+        return self[1:3] == first[1:3] and not self.crash_count
 
 
 def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = True) -> list[Job]:
@@ -63,12 +76,15 @@ def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = T
         jobs = jobs.filter(queue=queue)
     if job_type is not None:
         jobs = jobs.filter(job_type=name_of(job_type))
-    ids = list(jobs.values_list("pk", flat=True))
+    due = [Due(*row) for row in jobs.values_list("pk", "job_type", "queue", "crash_count")]
     ran: list[str] = []
     with worker_process() as process_id:
-        for job_id in ids:
+        while due:
+            claimed, due = _claim_next(due, process_id)
+            if not claimed:
+                continue
             with _callbacks_after_commit():
-                error = _run(job_id, process_id, ran)
+                error = _run(claimed, process_id, ran)
             if error is not None and reraise:
                 raise error
     found = Job.objects.in_bulk(ran)
@@ -109,35 +125,68 @@ def _callbacks_after_commit() -> Iterator[None]:
         yield
 
 
-def _run(job_id: str, process_id: str, ran: list[str]) -> BaseException | None:
-    """Run and settle one job; return the exception that a test gets of it, if any."""
+def _claim_next(due: list[Due], process_id: str) -> tuple[list[ClaimedJob], list[Due]]:
+    """Claim the first job, with others for its call when its handler takes a list; return them, and what is left to run."""
+    first = due[0]
+    handler = registry.find(first.job_type)
+    if handler is None or handler.bulk is None or first.crash_count:
+        job = _claim(first.job_id, process_id)
+        return [] if job is None else [job], due[1:]
+    claimed: list[ClaimedJob] = []
+    left: list[Due] = []
+    for one in due:
+        if len(claimed) == handler.bulk or not one.goes_with(first):
+            left.append(one)
+        elif (job := _claim(one.job_id, process_id)) is not None:
+            claimed.append(job)
+        elif claimed:  # a limit may let it in when these have run
+            left.append(one)
+    return claimed, left
+
+
+def _claim(job_id: str, process_id: str) -> ClaimedJob | None:
     try:
-        job = claim_job(job_id, process_id)
-    except (InvalidJob, JobNotFound):  # a job before it cancelled or deleted it
+        return claim_job(job_id, process_id)
+    except (InvalidJob, JobNotFound):  # a job before it cancelled or deleted it, or a limit holds it back
         return None
-    ran.append(job_id)
+
+
+def _run(jobs: list[ClaimedJob], process_id: str, ran: list[str]) -> BaseException | None:
+    """Run and settle a job, or a list of them in one call; return the exception that a test gets of it, if any."""
+    job = jobs[0]
+    ran += [one.id for one in jobs]
     handler = registry.find(job.job_type)
     if handler is None:
         problem = unknown_job_type(job.job_type, registry.job_types())
         settle([Outcome.no_handler(job, problem)], process_id)
         return HandlerNotFound(problem)
     raised: list[BaseException] = []
-    run = Run(job)
+    run = Run(job) if handler.bulk is None else BulkRun(jobs, handler)
     run.blocks_around = open_blocks()
     with _usable_afterwards():
-        outcome = execute(run, _recording(handler, raised), registry, process_id)
+        outcomes = execute_all(run, _recording(handler, raised), registry, process_id)
     if raised and isinstance(raised[0], ProcessDied):
-        held = held_claim(job.id, job.fence, process_id) or job  # with the crashes that its row counts now
-        outcome = Outcome.crashed(held, str(raised[0]), registry.job_options(handler, job.queue))
-    if run.progress is not None:  # an atomic block keeps it in memory
-        progress.report_progress(job.id, job.fence, *run.progress)
-    if outcome.needs_settle:
-        settle([outcome], process_id)
-        if not outcome.is_completed:
-            cascade_all()
-            if not raised and not outcome.waits:
-                return JobsError(outcome.error)
-    return None if not raised or isinstance(raised[0], STEERING) else raised[0]
+        outcomes = [_crashed(one, handler, process_id, str(raised[0])) for one in jobs]
+    for one in run.spread():
+        if one.progress is not None:  # an atomic block keeps it in memory
+            progress.report_progress(one.job.id, one.job.fence, *one.progress)
+    if unsettled := [outcome for outcome in outcomes if outcome.needs_settle]:
+        settle(unsettled, process_id)
+    if bad := [outcome for outcome in unsettled if not outcome.is_completed]:
+        cascade_all()
+        if not raised and not bad[0].waits:
+            return JobsError(bad[0].error)
+    return None if not raised or _only_steers(raised[0]) else raised[0]
+
+
+def _only_steers(error: BaseException) -> bool:
+    named = error.errors if isinstance(error, BulkFailure) and isinstance(error.errors, Mapping) else {0: error}
+    return all(isinstance(one, STEERING) for one in named.values())
+
+
+def _crashed(job: ClaimedJob, handler: Handler, process_id: str, error: str) -> Outcome:
+    held = held_claim(job.id, job.fence, process_id) or job  # with the crashes that its row counts now
+    return Outcome.crashed(held, error, registry.job_options(handler, job.queue))
 
 
 def _recording(handler: Handler, raised: list[BaseException]) -> Handler:
@@ -171,8 +220,7 @@ def _usable_afterwards() -> Iterator[None]:
         return
     savepoint = connection.savepoint() or ""  # in an atomic block it has a name
     yield
-    refuses = connection.vendor == "postgresql" and connection.connection.info.transaction_status == _IN_ERROR
-    if refuses or connection.needs_rollback:
+    if refuses_all(connection):
         connection.needs_rollback = False
         connection.savepoint_rollback(savepoint)
     else:

@@ -4,6 +4,8 @@ One thread at a time claims for all of them, before the buffer is empty, and one
 a job starts on whichever thread is free first, and the number of statements depends on the jobs and not on the threads: with a
 batch of its own for each of 32 threads and jobs of 10 ms, a batch was five jobs. No thread does nothing else: each looks after a
 job whether it is time to claim or to settle, so there is no further thread that can be stuck or has to be stopped.
+
+Jobs of a bulk handler are gathered on lists, which start as one run. No thread waits for a list to fill: others run meanwhile.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from django_jobs.handlers import Registry
+from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome
 
-from .run import Run
+from .run import BulkRun, Run
 
 MAX_BATCH = 512  # jobs of one claim or settle
 AHEAD_SECONDS = 0.05  # a claim takes what the threads run in that time
@@ -25,6 +28,7 @@ GATHER_SECONDS = 0.01  # how long outcomes wait for others
 PATIENCE_SECONDS = 0.1  # how long a role may take, and jobs may wait while none starts
 LONGEST_WAIT_SECONDS = 0.5  # how long a job may wait here at all
 SLOW_SECONDS = 1.0  # a slower job counts as one of that long
+MOST_SETTLED = 2 * MAX_BATCH  # at once; a list of a bulk handler may be longer
 POSTPONE_SECONDS = 1.0  # until postponed outcomes are settled again
 
 
@@ -37,6 +41,25 @@ class Slot:
         self.abandoned = False
 
 
+@dataclass(slots=True, eq=False)
+class JobList:
+    """Jobs of one queue that wait to be given to their bulk handler together, in the order in which they were claimed."""
+
+    handler: Handler
+    queue: str
+    closes_at: float
+    jobs: list[ClaimedJob] = field(default_factory=list)
+
+    @property
+    def room(self) -> int:
+        """How many further jobs it takes."""
+        return (self.handler.bulk or 1) - len(self.jobs)
+
+    def takes(self, job: ClaimedJob) -> bool:
+        """Whether a job belongs here; one that may have killed its process runs alone."""
+        return job.job_type == self.handler.job_type and job.queue == self.queue and not job.crash_count
+
+
 class Role:
     """Claimer or settler: what one thread does for all. When it takes long, another thread may take the role as well, so that a
     statement that is stuck does not stop the others."""
@@ -46,10 +69,14 @@ class Role:
 
     def take(self, now: float, *, is_urgent: bool = False) -> bool:
         """Take the role for this thread; return False when another thread took it within PATIENCE_SECONDS, unless urgent."""
-        if self._taken_at and not is_urgent and now - max(self._taken_at.values()) < PATIENCE_SECONDS:
+        if not is_urgent and self.is_taken(now):
             return False
         self._taken_at[threading.get_ident()] = now
         return True
+
+    def is_taken(self, now: float) -> bool:
+        """Whether a thread has taken it within PATIENCE_SECONDS."""
+        return bool(self._taken_at) and now - max(self._taken_at.values()) < PATIENCE_SECONDS
 
     def leave(self) -> None:
         """Give the role up; called by the thread that took it."""
@@ -63,6 +90,7 @@ class JobBuffer:
         self._lock = threading.Lock()
         self._slots: set[Slot] = set()
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()  # with the time of its claim
+        self._lists: list[JobList] = []
         self._handed_back: list[ClaimedJob] = []
         self._outcomes: list[Outcome] = []
         self._postponed: list[Outcome] = []
@@ -119,6 +147,67 @@ class JobBuffer:
                 self._waiting.append((job, now))
                 self._held[job.id] = job.fence
 
+    # Lists for bulk handlers.
+
+    def gather(self, slot: Slot, handler: Handler) -> JobList | None:
+        """Put the job of the current run on a list instead, with those that wait here for the same handler."""
+        with self._lock:
+            run, slot.run = slot.run, None
+            if run is None or run.abandoned:
+                return None
+            chosen = next(
+                (one for one in self._lists if one.handler is handler and one.takes(run.job) and one.room), None
+            )
+            if chosen is None:
+                chosen = JobList(handler, run.job.queue, run.started + handler.bulk_wait)
+                self._lists.append(chosen)
+            self._fill(chosen, [(run.job, run.started), *self._waiting])
+            return chosen
+
+    def _fill(self, chosen: JobList, waiting: Iterable[tuple[ClaimedJob, float]]) -> None:
+        self._waiting = deque()
+        for entry in waiting:
+            if chosen.room and chosen.takes(entry[0]):
+                chosen.jobs.append(entry[0])
+            else:
+                self._waiting.append(entry)
+        if not chosen.room:
+            chosen.closes_at = min(chosen.closes_at, time.monotonic())
+
+    def take_claim_for(self, chosen: JobList) -> int:
+        """Take the claimer's role and return how many jobs to claim for a list; 0 when it may start as it is.
+
+        As many again as it has: in a queue with few jobs of its type, most of what is claimed would be others, and wait here.
+        """
+        with self._lock:
+            if chosen not in self._lists or self._is_dry or not chosen.room or len(self._waiting) * 2 > self._ahead:
+                return 0
+            if not self._claimer.take(time.monotonic()):
+                return 0
+            return min(chosen.room, len(chosen.jobs), MAX_BATCH)
+
+    def fill(self, chosen: JobList) -> None:
+        """Put on a list what waits here for its handler, unless it has started."""
+        with self._lock:
+            if chosen in self._lists:
+                self._fill(chosen, self._waiting)
+
+    def until_a_list_starts(self) -> float | None:
+        """Return the seconds until the next list is to start, however few jobs it has; None without lists."""
+        with self._lock:
+            return min((one.closes_at - time.monotonic() for one in self._lists), default=None)
+
+    def _start_list(self) -> BulkRun | None:
+        """Return the run of the first list that is full, or is to start and for which nobody claims further jobs just now."""
+        now = time.monotonic()
+        is_short = not self._is_dry and self._claimer.is_taken(now)
+        for chosen in self._lists:
+            if not chosen.room or (chosen.closes_at <= now and not is_short):
+                self._lists.remove(chosen)
+                self._last_taken = now
+                return BulkRun(chosen.jobs, chosen.handler)
+        return None
+
     # Running.
 
     @property
@@ -131,14 +220,26 @@ class JobBuffer:
         """Whether jobs wait here for long, or while every thread is busy with a slow job, or are still to be released."""
         now = time.monotonic()
         with self._lock:
-            return bool(self._handed_back) or (
-                bool(self._waiting)
-                and (now - self._last_taken > PATIENCE_SECONDS or now - self._waiting[0][1] > LONGEST_WAIT_SECONDS)
+            return (
+                bool(self._handed_back)
+                or self._has_overdue_list(now)
+                or (
+                    bool(self._waiting)
+                    and (now - self._last_taken > PATIENCE_SECONDS or now - self._waiting[0][1] > LONGEST_WAIT_SECONDS)
+                )
             )
+
+    def _has_overdue_list(self, now: float) -> bool:
+        """Whether a list was to start and no thread is free; a free one may be claiming further jobs for it."""
+        is_overdue = any(now - one.closes_at > PATIENCE_SECONDS for one in self._lists)
+        return is_overdue and all(slot.run is not None for slot in self._slots)
 
     def next_run(self, slot: Slot) -> Run | None:
         """Start the next job; None when there is none."""
         with self._lock:
+            if self._lists and not slot.abandoned and (bulk_run := self._start_list()) is not None:
+                slot.run = bulk_run
+                return bulk_run
             if not self._waiting or slot.abandoned:
                 return None
             slot.run = run = Run(self._waiting.popleft()[0])
@@ -157,10 +258,28 @@ class JobBuffer:
                 self._let_go(run.job)
             return True
 
+    def finish_list(self, slot: Slot, outcomes: Iterable[Outcome]) -> bool:
+        """Keep the outcomes of the run of a list; return False when the watchdog gave it up meanwhile."""
+        with self._lock:
+            run, slot.run = slot.run, None
+            if run is None or run.abandoned:
+                return False
+            for outcome in outcomes:
+                if outcome.needs_settle:
+                    self._keep(outcome)
+                else:
+                    self._let_go(outcome.job)
+            return True
+
     def _keep(self, outcome: Outcome) -> None:
         if not self._outcomes:
             self._first_outcome = time.monotonic()
         self._outcomes.append(outcome)
+
+    def took_list(self, seconds: float, number: int) -> None:
+        """Note how long a list of so many jobs took: what that many single ones would have told."""
+        each = min(seconds / number, SLOW_SECONDS)
+        self._seconds_per_job = each + (self._seconds_per_job - each) * (15 / 16) ** number
 
     def took(self, seconds: float) -> None:
         """Note how long a job took, for the size of the next claims; a slow job has a bounded weight.
@@ -172,23 +291,23 @@ class JobBuffer:
     def hand_over(self, slot: Slot) -> None:
         """Forget the current run: the event loop finishes it."""
         with self._lock:
-            if slot.run is not None:
-                self._let_go(slot.run.job)
+            for job in slot.run.jobs if slot.run is not None else ():
+                self._let_go(job)
             slot.run = None
 
-    def give_up_run(self, slot: Slot, outcome: Outcome | None = None) -> bool:
-        """Take the current run, whose outcome is then `outcome`, away from its thread, which gets no further job.
+    def give_up_run(self, slot: Slot, *outcomes: Outcome) -> bool:
+        """Take the current run, with the outcomes of its jobs if any, away from its thread, which gets no further job.
 
         Returns False when it has ended meanwhile.
         """
         with self._lock:
             run = slot.run
-            if run is None or run.abandoned or (outcome is not None and outcome.job != run.job):
+            if run is None or run.abandoned or (outcomes and outcomes[0].job != run.job):
                 return False
             run.abandoned = True
             slot.abandoned = True
             self._slots.discard(slot)
-            if outcome is not None:
+            for outcome in outcomes:
                 self._keep(outcome)
             return True
 
@@ -196,7 +315,9 @@ class JobBuffer:
         """Take out the jobs that have not started; they will not start here, and are held until `released`."""
         with self._lock:
             self._handed_back += [job for job, _ in self._waiting]
+            self._handed_back += [job for one in self._lists for job in one.jobs]
             self._waiting.clear()
+            self._lists.clear()
             return list(self._handed_back)
 
     def released(self, jobs: Iterable[ClaimedJob]) -> None:
@@ -220,7 +341,7 @@ class JobBuffer:
         with self._lock:
             if not self._outcomes or not self._settler.take(now):
                 return None
-            return self._take_all()
+            return self._take_some()
 
     def take_postponed(self) -> list[Outcome] | None:
         """Take the outcomes that were postponed a second ago; None without any."""
@@ -234,15 +355,15 @@ class JobBuffer:
     def take_rest(self) -> list[Outcome] | None:
         """Take whatever is left to settle, even while another thread settles; None when nothing is."""
         with self._lock:
-            outcomes = self._take_all() + self._postponed
+            outcomes = self._take_some() + self._postponed
             self._postponed = []
             if not outcomes:
                 return None
             self._settler.take(time.monotonic(), is_urgent=True)
             return outcomes
 
-    def _take_all(self) -> list[Outcome]:
-        outcomes, self._outcomes = self._outcomes, []
+    def _take_some(self) -> list[Outcome]:
+        outcomes, self._outcomes = self._outcomes[:MOST_SETTLED], self._outcomes[MOST_SETTLED:]
         return outcomes
 
     def settled(self, outcomes: Iterable[Outcome], postponed: list[Outcome]) -> None:

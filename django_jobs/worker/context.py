@@ -12,7 +12,7 @@ from django.db.models import Model, QuerySet
 
 from django_jobs.db.connections import in_transaction, jobs_alias
 from django_jobs.db.dialects import dialect
-from django_jobs.exceptions import Cancelled, InvalidJob, LeaseLost
+from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost
 from django_jobs.handlers import Handler
 from django_jobs.lifecycle import progress
 from django_jobs.models import Batch, StepKind
@@ -212,3 +212,11 @@ class Context:
     def _refuse_lost(self) -> None:
         if self._run.lost:
             raise LeaseLost(f"job {self.job_id} was taken away from this worker")
+
+
+class BulkContext(Context):
+    """The context of one job of a list that a bulk handler runs."""
+
+    @property
+    def _steps(self) -> Steps:
+        raise Fail("a bulk handler has no steps: they record what one job has done")

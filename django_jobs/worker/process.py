@@ -199,8 +199,8 @@ class Process:
         """Tell running jobs, given as id and fence, that somebody asked to cancel them."""
         for worker in self.workers():
             run = worker.slot.run
-            if run is not None and requested.get(run.job.id) == run.job.fence:
-                run.cancel_requested = True
+            if run is not None:
+                run.ask_to_stop(requested)
         self.coroutines.cancel(requested)
 
     def _lose_runs(self) -> None:
@@ -208,7 +208,7 @@ class Process:
         for worker in self.workers():
             run = worker.slot.run
             if run is not None:
-                run.lost = True
+                run.lose()
 
     # Its end.
 

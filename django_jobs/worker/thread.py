@@ -24,13 +24,14 @@ from django_jobs.text import shown
 from django_jobs.waiting import handler_threads
 
 from .buffer import JobBuffer, Slot
+from .bulk import execute_all
 from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
 from .executor import execute
 from .local_process import local_process
 from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
-from .run import Run
+from .run import BulkRun, Run
 from .settler import release_buffer
 
 INLINE_SECONDS = 0.002
@@ -160,19 +161,24 @@ class Worker(threading.Thread):
             return 0.0
         if not wanted:
             return FIRST_REST  # another thread is claiming
-        return self.selector.rest(self.poll_interval, self._watch)
+        rest, until = self.selector.rest(self.poll_interval, self._watch), self.buffer.until_a_list_starts()
+        return rest if until is None else min(rest, max(until, FIRST_REST))
 
-    def _claim(self, wanted: int) -> bool:
-        """Claim for all threads of the buffer from the first queue that has something for us; return whether one had."""
+    def _claim(self, wanted: int, only: str | None = None) -> bool:
+        """Claim for all threads of the buffer from the first queue that has something for us; return whether one had.
+
+        Args:
+            only: claim from this queue and no other.
+        """
         jobs: list[ClaimedJob] = []
         wanted = min(wanted, self._state.jobs_left())
         self._state.begin_claim(self)
         try:
-            queue = self.selector.next_queue()
+            queue = only or self.selector.next_queue()
             while queue is not None and not jobs and not self.is_stopping:
                 jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks)
                 if not jobs:
-                    queue = self.selector.queue_after(queue)
+                    queue = None if only else self.selector.queue_after(queue)
         finally:
             self.buffer.load(jobs, is_dry=len(jobs) < wanted)
             self._state.end_claim(self, found=bool(jobs))
@@ -220,11 +226,14 @@ class Worker(threading.Thread):
             if self.buffer.has_waiting:
                 self.selector.poller.hand_work()
             self._watchdog.wake()
-            self._run_one(run)
+            is_gathered = self._run_one(run)
             if self.slot.abandoned:
                 return True
             self._went_on_at = now = time.monotonic()
-            self.buffer.took(now - before)
+            if run.handler is not None:
+                self.buffer.took_list(now - before, len(run.jobs))
+            elif not is_gathered:
+                self.buffer.took(now - before)
             before = self._settler.settle(self.buffer, now)
             if self.buffer.is_low:
                 break
@@ -233,29 +242,36 @@ class Worker(threading.Thread):
             self._cleanup.after_batch()
         return ran
 
-    def _run_one(self, run: Run) -> None:
+    def _run_one(self, run: Run) -> bool:
+        """Run a job, or a list of jobs; return True when it was only put on a list."""
         if settings.DEBUG:
             reset_queries()  # as Django does for each request: they are kept otherwise, nine thousand for each connection
         job = run.job
-        handler = self.handlers.find(job.job_type)
+        handler = run.handler or self.handlers.find(job.job_type)
         if handler is None:
             self._keep(self._without_handler(job))
             if self._connection is None:
                 self._prepare()
-            return
+            return False
         is_alone = handler.isolation == "process" or job.crash_count > 0
+        if handler.bulk is not None and run.handler is None:
+            if not is_alone and self.is_alive():
+                self._gather(handler)
+                return True
+            run = self.slot.run = BulkRun([job], handler)
         if handler.is_async and not is_alone and self.is_alive():  # an inline worker waits for its job
             self.process.coroutines.hand_over(run, handler, self.handlers)
             self.buffer.hand_over(self.slot)
-            return
+            return False
         if is_alone:
-            outcome = self._isolation.run_alone(run, handler, self.handlers)
+            self._keep(self._isolation.run_alone(run, handler, self.handlers))
+        elif run.handler is not None:
+            self._run_list(run, run.handler)
         else:
             if job.timeout_seconds is not None:
                 run.deadline = run.started + job.timeout_seconds
             run.sessions = self._sessions
-            outcome = execute(run, handler, self.handlers, self._state.id)
-        self._keep(outcome)
+            self._keep(execute(run, handler, self.handlers, self._state.id))
         self._cleanup.after_job()
         if run.was_interrupted:  # perhaps in the middle of a query, whose answer the next one would take for its own
             self._sessions.discard_all()
@@ -266,6 +282,22 @@ class Worker(threading.Thread):
         connection = self._connection
         if connection is None or connection.connection is not self._prepared or is_stuck(connection):
             self._prepare()
+        return False
+
+    def _gather(self, handler: Handler) -> None:
+        """Put the current job on a list, and claim further ones for it while the queue has some."""
+        chosen = self.buffer.gather(self.slot, handler)
+        while chosen is not None and (wanted := self.buffer.take_claim_for(chosen)):
+            self._claim(wanted, chosen.queue)
+            self.buffer.fill(chosen)
+
+    def _run_list(self, run: Run, handler: Handler) -> None:
+        run.deadline = run.start_clock()
+        run.sessions = self._sessions
+        outcomes = execute_all(run, handler, self.handlers, self._state.id)
+        if self.buffer.finish_list(self.slot, outcomes):
+            for outcome in outcomes:
+                self._state.count(outcome)
 
     def _without_handler(self, job: ClaimedJob) -> Outcome:
         problem = unknown_job_type(job.job_type, self.handlers.job_types())
@@ -301,7 +333,10 @@ class Worker(threading.Thread):
         is_last = self.buffer.leave(self.slot)
         if not self.slot.abandoned:
             if (run := self.slot.run) is not None:  # this thread broke in the middle: nobody else would end the run
-                self._keep(Outcome.released(run.job, "its worker thread broke", NOT_STARTED_SECONDS))
+                broke = "its worker thread broke"
+                self.buffer.finish_list(
+                    self.slot, [Outcome.released(job, broke, NOT_STARTED_SECONDS) for job in run.jobs]
+                )
             self._settler.settle(self.buffer, time.monotonic())
             if is_last or self._state.is_stopping:
                 try:

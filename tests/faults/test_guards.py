@@ -217,7 +217,7 @@ def a_stale_completion_writes_nothing() -> None:
 def a_stale_atomic_completion_writes_nothing() -> None:
     stale, row = _twice_claimed()
     with transaction.atomic():
-        assert not complete_in_transaction(Outcome.completed(stale), "one")
+        assert not complete_in_transaction([Outcome.completed(stale)], "one")
     assert Job.objects.get().fence == row.fence
 
 

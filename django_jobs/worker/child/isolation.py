@@ -11,7 +11,8 @@ from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import Outcome
-from django_jobs.worker.executor import execute, failure
+from django_jobs.worker.bulk import execute_all
+from django_jobs.worker.executor import failure
 from django_jobs.worker.run import Run
 from django_jobs.worker.state import WorkerState
 
@@ -49,7 +50,7 @@ class Isolation:
             return Outcome.completed(run.job, needs_settle=False)
         if answer == "unknown":
             run.deadline = deadline
-            return execute(run, handler, handlers, self._state.id)
+            return execute_all(run, handler, handlers, self._state.id)[0]
         child.end(get_settings().TIMEOUT_GRACE_SECONDS if answer == "ended" else 0.0)
         if run.timed_out:
             late = TimedOut(f"timed out after {run.job.timeout_seconds} seconds; its process was ended")

@@ -25,8 +25,8 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.worker.backoff import OutageBackoff
-from django_jobs.worker.executor import execute
-from django_jobs.worker.run import Run
+from django_jobs.worker.bulk import execute_all
+from django_jobs.worker.run import BulkRun, Run
 
 from .protocol import Line
 
@@ -81,9 +81,9 @@ def _run(sessions: HandlerSessions, job_id: str, fence: int, process_id: str) ->
         return "unknown"
     if settings.DEBUG:
         reset_queries()
-    run = Run(job)
+    run = Run(job) if handler.bulk is None else BulkRun([job], handler)
     run.sessions = sessions
-    outcome = execute(run, handler, registry, process_id)
+    outcome = execute_all(run, handler, registry, process_id)[0]
     sessions.clean()
     usable_connection()
     if outcome.needs_settle:
