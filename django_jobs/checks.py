@@ -189,6 +189,21 @@ def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:
             yield Error(message, hint=hint, id="django_jobs.E013")
 
 
+@register("django_jobs")
+def check_bulk_handlers(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Report W012 for bulk handlers whose lists can never be as long as they say, because a limit lets fewer jobs run."""
+    for handler in registry:
+        most = handler.limit.concurrency if handler.limit else None
+        if handler.bulk is not None and most is not None and most < handler.bulk:
+            message = (
+                f"{handler.job_type!r} has bulk={handler.bulk}, and its limit lets {most} of its jobs run at once."
+            )
+            hint = (
+                "A limit counts jobs and not calls: raise its concurrency to as many jobs as are to run, or lower bulk."
+            )
+            yield Warning(message, hint=hint, id="django_jobs.W012")
+
+
 def _owners(limits: Mapping[str, Limit]) -> str:
     return ", ".join(f"{owner} {limit.concurrency}" for owner, limit in sorted(limits.items())[:MOST_TYPES])
 

@@ -25,6 +25,7 @@ from django_jobs.stats import limit_stats, queue_stats
 from .health import lag
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 # The events of this process. With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
@@ -37,6 +38,10 @@ WAIT = Histogram(
 RUN = Histogram(
     "django_jobs_run_seconds", "From the start of a run until it was recorded.", ["queue", "job_type", "outcome"],
     registry=PROCESS, buckets=SECONDS,
+)  # fmt: skip
+LISTS = Histogram(
+    "django_jobs_bulk_jobs", "Jobs of a call of a bulk handler.", ["queue", "job_type"],
+    registry=PROCESS, buckets=SIZES,
 )  # fmt: skip
 _COUNTED: dict[str, Signal] = {
     "submitted": signals.job_submitted,
@@ -161,6 +166,7 @@ def enable() -> None:
         if event not in _receivers:
             _receivers[event] = _counting(event)
             signal.connect(_receivers[event], sender=Job)
+    signals.bulk_started.connect(_count_list, sender=Job)
 
 
 def disable() -> None:
@@ -168,6 +174,11 @@ def disable() -> None:
     for event, receiver in _receivers.items():
         _COUNTED[event].disconnect(receiver, sender=Job)
     _receivers.clear()
+    signals.bulk_started.disconnect(_count_list, sender=Job)
+
+
+def _count_list(sender: type, job_type: str, queue: str, job_ids: list[str], **kwargs: Any) -> None:
+    LISTS.labels(queue, job_type).observe(len(job_ids))
 
 
 def _counting(event: str) -> Any:

@@ -37,6 +37,15 @@ def record_atomic(context: Any, payload: dict[str, Any]) -> Any:
     return payload.get("result")
 
 
+@job("effects.record_bulk", takes_context=True, bulk=50)
+def record_bulk(contexts: list[Any]) -> None:
+    """Die with the whole process where a payload says `kill`."""
+    for context in contexts:
+        _leave(context, context.payload)
+    if any(context.payload.get("kill") for context in contexts):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @job("effects.greet", takes_context=True, isolation="process")
 def greet(context: Any, name: str, greeting: str = "Good day") -> str:
     """Return a greeting, in a child."""
