@@ -49,7 +49,7 @@ def total(samples: Samples, name: str, *labels: str) -> float:
 
 @pytest.fixture
 def enabled() -> Iterator[None]:
-    for metric in (metrics.EVENTS, metrics.WAIT, metrics.RUN):
+    for metric in (metrics.EVENTS, metrics.WAIT, metrics.RUN, metrics.LISTS):
         metric.clear()
     metrics.enable()
     yield
@@ -134,6 +134,16 @@ def test_events_waits_and_runs_are_counted() -> None:
     assert samples["django_jobs_wait_seconds_count", ("mail",)] == 1
     assert 20 <= samples["django_jobs_wait_seconds_sum", ("mail",)] < 80
     assert samples["django_jobs_wait_seconds_bucket", ("10.0", "mail")] == 0
+
+
+@pytest.mark.usefixtures("enabled")
+def test_the_lists_of_bulk_handlers_are_counted_by_their_size() -> None:
+    django_jobs.submit_many([NewJob("effects.record_bulk", {}) for _ in range(60)])
+    drain()
+    samples = scrape()
+    assert samples["django_jobs_bulk_jobs_count", ("effects.record_bulk", "default")] == 2
+    assert samples["django_jobs_bulk_jobs_sum", ("effects.record_bulk", "default")] == 60
+    assert samples["django_jobs_bulk_jobs_bucket", ("effects.record_bulk", "10.0", "default")] == 1
 
 
 @pytest.mark.django_db(transaction=True)
