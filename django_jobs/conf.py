@@ -15,7 +15,19 @@ from django.core.signals import setting_changed
 
 from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean, queue_problem
-from django_jobs.rules import RULES, Refused, Rule, flag, integer, limit_or_dict, number, optional, seconds, short_text
+from django_jobs.rules import (
+    RULES,
+    Refused,
+    Rule,
+    duration,
+    flag,
+    integer,
+    limit_or_dict,
+    number,
+    optional,
+    seconds,
+    short_text,
+)
 from django_jobs.text import scrub, shown
 
 NAME = "DJANGO_JOBS"
@@ -73,6 +85,7 @@ class QueueSettings:
     timeout_seconds: float | None = _key(None, optional(RULES["timeout_seconds"]))
     dead_letter: bool | None = _key(None, optional(RULES["dead_letter"]))
     limit: Limit | None = _key(None, optional(limit_or_dict))  # noqa: RUF009  a field, as above
+    ageing: float | None = _key(None, optional(duration))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,7 @@ class JobOptions:
     retry_on: tuple[type[BaseException], ...] | None
     fail_on: tuple[type[BaseException], ...]
     queue_limit: Limit | None = None
+    ageing: float | None = None
 
     def policy(self, max_retries: int) -> RetryPolicy:
         """Return the retry policy of a job that was submitted with `max_retries`."""
@@ -172,6 +173,7 @@ def _job_options(handler: Handler | None, queue_settings: QueueSettings, setting
         retry_on=handler.retry_on if handler else None,
         fail_on=handler.fail_on if handler else (),
         queue_limit=queue_settings.limit,
+        ageing=queue_settings.ageing,
     )
 
 

@@ -6,6 +6,7 @@ a key of `JobsSettings` or `QueueSettings`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,8 @@ from django_jobs.text import shown
 # Returns the value as it is kept. Raises Refused, or InvalidJob with sentences that name the option themselves.
 Rule = Callable[[Any], Any]
 MAX_DELAY = timedelta(days=3660)
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MOST_AT_ONCE = 10_000  # jobs of one call of a bulk handler
 
 
@@ -113,6 +116,15 @@ def positive_seconds(value: Any) -> float:
     """Allow a number of seconds above zero, at most ten years."""
     if not is_number(value, 0, LONGEST_SECONDS) or value == 0:
         raise Refused(f"a positive number of seconds, at most {LONGEST_SECONDS}")
+    return float(value)
+
+
+def duration(value: Any) -> float:
+    """Allow a positive number of seconds, or a text of an integer and a unit: "10m"; at most ten years. Kept as seconds."""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        value = int(found[1]) * _UNITS[found[2]]
+    if not is_number(value, 0, LONGEST_SECONDS) or value == 0:
+        raise Refused('a positive number of seconds, or a text such as "30s", "10m", "2h" or "1d", at most ten years')
     return float(value)
 
 

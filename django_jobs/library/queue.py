@@ -14,6 +14,7 @@ from django_jobs.db.connections import in_transaction
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
 from django_jobs.lifecycle.active_limits import declare_queue
+from django_jobs.lifecycle.ageing import aged
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
@@ -74,7 +75,7 @@ class JobQueue:
 
     Args:
         name: the queue's name; two objects of one name share its jobs, but not their handlers.
-        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter, limit.
+        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter, limit, ageing.
 
     Raises InvalidJob for a bad name or configuration.
     """
@@ -160,7 +161,7 @@ class JobQueue:
         """
         process = self._process()
         with process.state.claiming():
-            jobs = claim(self.name, 1, process.id)
+            jobs = claim(self.name, 1, process.id, ageing=self._ageing)
             for claimed in jobs:
                 process.hold(claimed)
         return self.get_job(jobs[0].id) if jobs else None
@@ -168,7 +169,14 @@ class JobQueue:
     def peek(self) -> Job | None:
         """Return the job that `dequeue` would claim, or None; it is not claimed."""
         ready = self._ready().filter(pending_limits=0).order_by("rank", "available_at", "id")
-        return next((job for job in ready.iterator() if may_run(job)), None)
+        ageing = self._ageing
+        return next(
+            (job for job in (ready.iterator() if ageing is None else aged(ready, ageing)) if may_run(job)), None
+        )
+
+    @property
+    def _ageing(self) -> float | None:
+        return self.handlers.job_options(None, self.name).ageing
 
     def process_next(self) -> str | None:
         """Run the next ready job now, to its end, and return its id; None when none is ready.

@@ -77,21 +77,25 @@ class ClaimedJob(NamedTuple):
         )
 
 
-def claim(queue: str, limit: int, process_id: str, marks: Marks | None = None) -> list[ClaimedJob]:
+def claim(
+    queue: str, limit: int, process_id: str, marks: Marks | None = None, ageing: float | None = None
+) -> list[ClaimedJob]:
     """Take up to `limit` ready jobs of a queue for a worker process, in claim order.
 
     The claim is committed when this returns. Nothing is claimed from a paused queue, or by a process without a live lease.
     Jobs that a limit does not let run now are held back, and others taken in their place. With the process's `marks` it passes
-    over what an old snapshot keeps of jobs that are done.
+    over what an old snapshot keeps of jobs that are done. Where the queue has an `ageing` (seconds), that makes the claim order.
     """
     limits = active_limits()
     if limits is NO_LIMITS:
+        if ageing is not None:
+            return _claim_aged(queue, limit, process_id, marks, ageing)
         return _claim(queue, limit, process_id, marks)
-    if not is_watched(queue):
+    if ageing is None and not is_watched(queue):
         return _claim_unwatched(queue, limit, process_id, limits, marks)
     for number in range(MOST_ROUNDS):
         looked_at = max(limit, ROUND) if number else limit
-        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks)
+        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks, ageing)
         if jobs or not found:
             return jobs
     return []
@@ -102,21 +106,34 @@ def _claim(queue: str, limit: int, process_id: str, marks: Marks | None) -> list
     return _taken(queue, limit, process_id, marks)
 
 
-def _taken(queue: str, limit: int, process_id: str, marks: Marks | None) -> list[ClaimedJob]:
+def _taken(
+    queue: str, limit: int, process_id: str, marks: Marks | None, ageing: float | None = None
+) -> list[ClaimedJob]:
     speaker = dialect()
-    if marks is None or not speaker.counts_reads:
+    if ageing is not None:
+        rows = speaker.claim_aged(queue, limit, process_id, ageing)
+    elif marks is None or not speaker.counts_reads:
         rows = speaker.claim(queue, limit, process_id)
     else:
         rows = marks.of(queue).claim(speaker, queue, limit, process_id)
     return list(starmap(ClaimedJob, rows))
 
 
+_claim_aged = transactional(_taken)  # several statements: a try that fails must leave nothing claimed
+
+
 @transactional
 def _claim_within_limits(
-    queue: str, limit: int, looked_at: int, process_id: str, limits: ActiveLimits, marks: Marks | None
+    queue: str,
+    limit: int,
+    looked_at: int,
+    process_id: str,
+    limits: ActiveLimits,
+    marks: Marks | None,
+    ageing: float | None,
 ) -> tuple[bool, list[ClaimedJob]]:
     """Return whether there was a ready job, and up to `limit` jobs that may run, out of the first ready ones."""
-    jobs = _taken(queue, looked_at, process_id, marks)
+    jobs = _taken(queue, looked_at, process_id, marks, ageing)
     admitted = _admitted(jobs, process_id, limits)
     if left := admitted[limit:]:
         slots.put_back([job.id for job in left])

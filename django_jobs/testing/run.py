@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
@@ -12,6 +13,7 @@ from django.db import connections
 from django.test import TestCase
 
 from django_jobs.db.connections import jobs_connection, open_blocks, refuses_all
+from django_jobs.db.dialects.base import aged_place
 from django_jobs.exceptions import (
     BulkFailure,
     Cancelled,
@@ -39,16 +41,19 @@ from .crash import ProcessDied
 from .factory import worker_process
 
 MOST_RUNS = 1_000
+DUE_COLUMNS = ("pk", "job_type", "queue", "crash_count", "rank", "available_at")
 STEERING = (Retry, Snooze, Cancelled, Waiting, ProcessDied)
 
 
 class Due(NamedTuple):
-    """A job that is ready, in claim order, before it is claimed."""
+    """A job that is ready, before it is claimed: DUE_COLUMNS of its row."""
 
     job_id: str
     job_type: str
     queue: str
     crash_count: int
+    rank: int
+    available_at: datetime
 
     def goes_with(self, first: Due) -> bool:
         """Whether it may be in the list of another one."""
@@ -76,7 +81,7 @@ def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = T
         jobs = jobs.filter(queue=queue)
     if job_type is not None:
         jobs = jobs.filter(job_type=name_of(job_type))
-    due = [Due(*row) for row in jobs.values_list("pk", "job_type", "queue", "crash_count")]
+    due = _in_claim_order([Due(*row) for row in jobs.values_list(*DUE_COLUMNS)])
     ran: list[str] = []
     with worker_process() as process_id:
         while due:
@@ -123,6 +128,21 @@ def _callbacks_after_commit() -> Iterator[None]:
             if connections[alias].in_atomic_block:
                 stack.enter_context(TestCase.captureOnCommitCallbacks(using=alias, execute=True))
         yield
+
+
+def _in_claim_order(due: list[Due]) -> list[Due]:
+    """Return the jobs with those of each queue that has an ageing in its order, in the places that these have."""
+    for queue in {one.queue for one in due}:
+        ageing = registry.job_options(None, queue).ageing
+        if ageing is None:
+            continue
+        in_order = sorted(
+            (one for one in due if one.queue == queue),
+            key=lambda one: aged_place(one.rank, one.available_at, one.job_id, ageing),
+        )
+        ours = iter(in_order)
+        due = [next(ours) if one.queue == queue else one for one in due]
+    return due
 
 
 def _claim_next(due: list[Due], process_id: str) -> tuple[list[ClaimedJob], list[Due]]:

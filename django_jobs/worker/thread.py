@@ -176,7 +176,8 @@ class Worker(threading.Thread):
         try:
             queue = only or self.selector.next_queue()
             while queue is not None and not jobs and not self.is_stopping:
-                jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks)
+                ageing = self.handlers.job_options(None, queue).ageing
+                jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks, ageing)
                 if not jobs:
                     queue = None if only else self.selector.queue_after(queue)
         finally:
@@ -201,7 +202,7 @@ class Worker(threading.Thread):
         try:
             self._prepare()
             with self._state.claiming():
-                jobs = claim(queue, 1, self._state.id)
+                jobs = claim(queue, 1, self._state.id, ageing=self.handlers.job_options(None, queue).ageing)
                 self.buffer.load(jobs, is_dry=True)
             self._run_jobs()
             release_buffer(self.buffer)  # the process stops

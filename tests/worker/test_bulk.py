@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django_jobs import BulkFailure, Cancelled, Fail, Retry, Snooze, signals
 from django_jobs.models import Attempt, DeadLetter, Job
 from django_jobs.queue import JobQueue
+from django_jobs.worker.local_process import stop_local_process
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
@@ -454,7 +455,10 @@ def test_a_queue_object_runs_a_list_of_one() -> None:
     queue = JobQueue("bulk")
     queue.register_handler("t.bulk", calls, bulk=10, bulk_wait=60)
     ids = [queue.enqueue("t.bulk", {"n": n}) for n in range(2)]
-    assert [queue.process_next(), queue.process_next(), queue.process_next()] == [*ids, None]
+    try:
+        assert [queue.process_next(), queue.process_next(), queue.process_next()] == [*ids, None]
+    finally:
+        stop_local_process()
     assert calls.lists == [[0], [1]]
     assert [queue.get_job(job_id).result for job_id in ids] == [0, 1]
 

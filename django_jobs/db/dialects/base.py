@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_jobs.numbers import RANKS_PER_PRIORITY
 
 JOB = "django_jobs_job"
 DEPENDENCY = "django_jobs_jobdependency"
@@ -105,6 +107,22 @@ level(queue, place) AS (
 SELECT level.queue, (SELECT MIN(job.available_at) FROM {JOB} AS job
                      WHERE {READY} AND job.queue = level.queue AND job.rank = level.place)
 FROM level WHERE level.place IS NOT NULL"""
+
+_READY_RANKS = f"""
+WITH RECURSIVE found(place) AS (
+    SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = %s
+    UNION ALL
+    SELECT (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = %s AND job.rank > found.place)
+    FROM found WHERE found.place IS NOT NULL)
+SELECT place FROM found WHERE place IS NOT NULL"""
+_READY_OF_RANK = (
+    "SELECT job.rank AS place, job.available_at AS since, job.id AS job_id FROM {job} WHERE job.queue = %s"
+    f" AND {READY} AND job.rank = %s ORDER BY job.available_at, job.id LIMIT %s"
+)
+_SHARES = (
+    "SELECT picked.place, COUNT(*) FROM (SELECT heads.place AS place FROM ({heads}) AS heads"
+    " ORDER BY {key}, heads.since, heads.job_id LIMIT %s) AS picked GROUP BY picked.place ORDER BY picked.place"
+)
 
 _COUNT_READY = (
     "SELECT %s AS place, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM"
@@ -238,6 +256,8 @@ class Dialect(ABC):
     by_members: ClassVar[str] = ""
     moment: ClassVar[str] = "available_at"  # as a claim returns it
     union_part: ClassVar[str] = "SELECT * FROM ({part}) AS part"
+    ready_job: ClassVar[str] = f"{JOB} AS job"
+    aged: ClassVar[str]  # the time heads.since, moved by heads.place · {step} microseconds
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
@@ -276,6 +296,31 @@ class Dialect(ABC):
 
         Nothing is claimed for a paused queue, or for a process whose lease has run out.
         """
+
+    @abstractmethod
+    def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        """Claim as `claim` does, from the jobs of one rank."""
+
+    def claim_aged(self, queue: str, limit: int, process_id: str, ageing: float) -> list[tuple[Any, ...]]:
+        """Claim as `claim` does, where so many seconds of waiting weigh as much as one step of priority.
+
+        The order of two jobs stays the same as time goes by: both gain as much. Within a rank it is that of the index, so the
+        first jobs of each rank are merged, which says how many to claim of each. Call it in a transaction.
+        """
+        ranks = self.ready_ranks(queue)
+        if len(ranks) < 2:
+            return self.claim(queue, limit, process_id)
+        step = microseconds_of_rank(ageing)
+        part = self.union_part.format(part=_READY_OF_RANK.format(job=self.ready_job))
+        statement = _SHARES.format(heads=" UNION ALL ".join([part] * len(ranks)), key=self.aged.format(step=step))
+        shares = self.read(statement, [*(value for rank in ranks for value in (queue, rank, limit)), limit])
+        rows = [row for rank, number in shares for row in self.claim_of_rank(queue, rank, number, process_id)]
+        rank, since, job_id = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
+        return sorted(rows, key=lambda row: aged_place(row[rank], self.to_datetime(row[since]), row[job_id], ageing))
+
+    def ready_ranks(self, queue: str) -> list[int]:
+        """Return the ranks of a queue's ready jobs."""
+        return [rank for (rank,) in self.read(_READY_RANKS, (queue, queue))]
 
     def claim_from(self, stretches: Sequence[Stretch], queue: str, limit: int, process_id: str) -> ClaimLook:
         """Claim as `claim` does, on these stretches of the index alone, and count what is read."""
@@ -548,6 +593,16 @@ class Dialect(ABC):
     @abstractmethod
     def prepare_worker(self, lease: float) -> None:
         """Set up a connection that belongs to a worker: isolation and waiting as our moves and the lease (seconds) want."""
+
+
+def microseconds_of_rank(ageing: float) -> int:
+    """Return what one rank, a twentieth of a step of priority, weighs where so many seconds weigh as much as a step."""
+    return round(ageing * 1_000_000 / RANKS_PER_PRIORITY)
+
+
+def aged_place(rank: int, since: datetime, job_id: str, ageing: float) -> tuple[datetime, datetime, str]:
+    """Return a job's place in the aged order of its queue; of two that weigh the same the older one is first."""
+    return since + rank * timedelta(microseconds=microseconds_of_rank(ageing)), since, job_id
 
 
 def lock_numbers(scopes: Iterable[str]) -> list[int]:

@@ -66,8 +66,9 @@ RETURNING {", ".join(f"job.{name}{_CLAIMED_CASTS.get(name, '')}" for name in CLA
 _READY_JOBS = f"""
     SELECT id FROM {JOB}
     WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
-    ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
-_CLAIM = _TAKE.format(picked=_READY_JOBS)
+    {{of_rank}} ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
+_CLAIM = _TAKE.format(picked=_READY_JOBS.format(of_rank=""))
+_CLAIM_OF_RANK = _TAKE.format(picked=_READY_JOBS.format(of_rank="AND rank = %s"))
 
 # How many entries of an index this session has read: those that are dead and kept count, those that were removed do not.
 _READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
@@ -155,6 +156,7 @@ class PostgreSQL(Dialect):
     now = NOW
     counts_reads = True
     moment = "available_at::text"
+    aged = "heads.since + heads.place * {step}::bigint * INTERVAL '1 microsecond'"
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
         """Give a column that has one value throughout as that value, and the others as arrays."""
@@ -185,8 +187,14 @@ class PostgreSQL(Dialect):
                     copy.write_row(row)
 
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        return self._claim(_CLAIM, (process_id, queue, process_id, queue, limit))
+
+    def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        return self._claim(_CLAIM_OF_RANK, (process_id, queue, process_id, queue, rank, limit))
+
+    def _claim(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
-            cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
+            cursor.execute(statement, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:  # an UPDATE returns its rows in no order
             rows.sort(key=_place)
