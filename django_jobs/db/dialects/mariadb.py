@@ -102,7 +102,11 @@ def _quoted(names: Sequence[str]) -> str:
 _READY_JOBS = _READY_JOBS.replace(", ".join(CLAIMED_COLUMNS), _quoted(CLAIMED_COLUMNS))
 _PICK = _READY_JOBS.format(of_rank="")
 _PICK_OF_RANK = _READY_JOBS.format(of_rank="AND `rank` = %s")
-_READY_RANKS = f"SELECT DISTINCT `rank` FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE queue = %s AND {READY}"
+# One entry a rank ("Using index for group-by"), which takes all columns up to it; of `rank` alone it reads every ready job.
+_READY_RANKS = (
+    f"SELECT DISTINCT queue, status, pending_dependencies, pending_limits, `rank` FROM {JOB}"
+    f" FORCE INDEX (django_jobs_job_ready) WHERE queue = %s AND {READY}"
+)
 _COLUMNS = f"{_quoted(INSERT_COLUMNS)}, {FIXED_COLUMNS}"
 _FENCE = CLAIMED_COLUMNS.index("fence")
 _session_numbers = itertools.count()
@@ -176,7 +180,7 @@ class MariaDB(Dialect):
         return self._claim(_PICK_OF_RANK, (queue, process_id, queue, rank, limit), process_id)
 
     def ready_ranks(self, queue: str) -> list[int]:
-        return [rank for (rank,) in self.read(_READY_RANKS, (queue,))]
+        return [row[-1] for row in self.read(_READY_RANKS, (queue,))]
 
     def _claim(self, pick: str, parameters: tuple[Any, ...], process_id: str) -> list[tuple[Any, ...]]:
         with transaction.atomic(using=self.connection.alias), self.connection.cursor() as cursor:
