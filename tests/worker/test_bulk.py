@@ -362,6 +362,16 @@ def test_a_list_starts_when_its_time_is_over_and_holds_up_no_other_jobs(bench: B
     assert [job.result for job in plain] == [0] * 20, "they ran on the one thread while the list waited"
 
 
+def test_a_drain_waits_for_a_list_that_waits_for_others(bench: Bench) -> None:
+    calls = Calls()
+    bench.handle("t.bulk", calls, bulk=3, bulk_wait=0.3)
+    jobs = submit(bench, "t.bulk", 2)
+    process = bench.start()
+    wait_until(process.has_nothing_to_do, what="the end of the work")
+    assert ended(jobs) == [("completed", None)] * 2
+    assert calls.lists == [[0, 1]]
+
+
 def test_lists_are_of_one_queue_and_one_type(bench: Bench) -> None:
     one, other = Calls(), Calls()
     bench.handle("t.one", one, bulk=100)
