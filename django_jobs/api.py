@@ -113,7 +113,7 @@ def job(job_type: Any = None, **options: Any) -> Any:
         takes_context: give the handler the context as its first argument.
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
-        limit: how many of its jobs may run at once, over all processes; see `Limit`.
+        limit: how many of its jobs may run at once, or start in a time, over all processes; see `Limit`.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
     Raises InvalidJob for unknown or wrong options, and when another function holds the job type.

@@ -179,7 +179,7 @@ def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:
     for name in sorted({limit.name or "" for limit in (*queues.values(), *types.values())}):
         of_types = {job_type: limit for job_type, limit in types.items() if limit.name == name}
         of_queues = {queue: limit for queue, limit in queues.items() if limit.name == name}
-        if len({limit.concurrency for limit in (*of_types.values(), *of_queues.values())}) > 1:
+        if len({_numbers(limit) for limit in (*of_types.values(), *of_queues.values())}) > 1:
             message = f"The limits named {name!r} say different numbers: {_owners({**of_types, **of_queues})}."
             hint = "Limits of one name are one limit: give them one number, or names of their own."
             yield Error(message, hint=hint, id="django_jobs.E012")
@@ -190,7 +190,15 @@ def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:
 
 
 def _owners(limits: Mapping[str, Limit]) -> str:
-    return ", ".join(f"{owner} {limit.concurrency}" for owner, limit in sorted(limits.items())[:MOST_TYPES])
+    return ", ".join(f"{owner} {_words(limit)}" for owner, limit in sorted(limits.items())[:MOST_TYPES])
+
+
+def _numbers(limit: Limit) -> tuple[object, ...]:
+    return limit.concurrency, limit.parsed_rate
+
+
+def _words(limit: Limit) -> str:
+    return " and ".join(str(number) for number in (limit.concurrency, limit.rate) if number is not None)
 
 
 @register("django_jobs")

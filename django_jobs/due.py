@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
 
 from .db.dialects import dialect
-from .models import Event, Job, JobStatus, Queue, Schedule, WorkerProcess
+from .models import Event, Job, JobStatus, LimitSlot, LimitTurn, Queue, Schedule, WorkerProcess
 from .models.fields import DbNow
 from .models.job import JobQuerySet
 
@@ -75,9 +75,13 @@ def has_due_work(queues: Iterable[str] | None = None) -> bool:
     if queues is not None:
         jobs = jobs.in_queues(queues)
     # In the order in which a job moves: one that moves on between two of these looks is seen by the later one.
-    if _to_rescue(jobs).exists() or jobs.due().exists() or jobs.held_back().exists():
+    # Those that wait for their turn by a rate are for later, as scheduled ones are.
+    turns = LimitTurn.objects.filter(due_at__gt=DbNow()).values("scope")
+    waits = LimitSlot.objects.filter(waits=True).exclude(scope__in=turns).values("job")
+    held_back = jobs.filter(pending_limits=1, pk__in=waits)
+    if _to_rescue(jobs).exists() or jobs.due().exists() or held_back.exists():
         return True
-    return jobs.ready().exists() or jobs.held_back().exists()
+    return jobs.ready().exists() or held_back.exists()
 
 
 def _to_rescue(jobs: JobQuerySet) -> JobQuerySet:

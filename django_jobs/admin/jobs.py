@@ -278,7 +278,10 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             text = ngettext("waits for %(count)s dependency", "waits for %(count)s dependencies", count)
             return text % {"count": count}
         if obj.held_back_by:
-            return _("held back by %(limit)s") % {"limit": obj.held_back_by}
+            text = _("held back by %(limit)s") % {"limit": obj.held_back_by}
+            if obj.scheduled_at is None or obj.scheduled_at <= obj.read_at:
+                return text
+            return format_html("{}, {} {}", text, _("due"), moment(obj.scheduled_at, obj.read_at))
         if obj.status == JobStatus.SCHEDULED:
             if _is_open_ended(obj, obj.read_at):
                 return _("waits for an event")
@@ -343,6 +346,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             (_("Unique key"), job.unique_key),
             (_("Limit key"), job.limit_key),
             (_("Held back by"), job.held_back_by),
+            (_("Held back until"), moment(job.held_back_until, now) if job.held_back_until else None),
             (_("Schedule"), others(tick.schedule.name, "schedule") if tick else None),
             (_("Due"), _due(job, now)),
         ]

@@ -34,6 +34,7 @@ AWAITED_SECONDS = 1.0  # how long a session may take to get it: who looks whethe
 _last: dict[tuple[str, str, str], float] = {}
 _work_listeners: list[Callable[[str], None]] = []
 _cascade_listeners: list[Callable[[], None]] = []
+_turn_listeners: list[Callable[[float], None]] = []
 
 
 def has_notifications() -> bool:
@@ -61,6 +62,18 @@ def notify_cascade() -> None:
     """Have the worker process, if this is one, fail the dependents that are left once the transaction has committed."""
     for listener in list(_cascade_listeners):
         after_commit(listener)
+
+
+def turns_in_process(listener: Callable[[float], None]) -> Callable[[], None]:
+    """Call `listener(seconds)` after each move of this process that set a turn, which is so far off; return what ends that."""
+    _turn_listeners.append(listener)
+    return lambda: _turn_listeners.remove(listener)
+
+
+def notify_turn(seconds: float) -> None:
+    """Have the worker process, if this is one, let in whose turn has come in so many seconds; after the commit."""
+    for listener in list(_turn_listeners):
+        after_commit(lambda listener=listener: listener(seconds))  # type: ignore[misc]
 
 
 def notify_work(queue: str) -> None:

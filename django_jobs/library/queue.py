@@ -13,15 +13,16 @@ from django_jobs import conf
 from django_jobs.db.connections import in_transaction
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
-from django_jobs.lifecycle.active_limits import declare_queue
+from django_jobs.lifecycle.active_limits import active_limits, declare_queue
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune
-from django_jobs.lifecycle.slots import may_run
+from django_jobs.lifecycle.slots import may_run, take_turns
+from django_jobs.lifecycle.starts import record_start
 from django_jobs.lifecycle.submit import submit
 from django_jobs.lifecycle.transition import move_to
-from django_jobs.models import Job, JobStatus
+from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import JobQuerySet
 from django_jobs.names import queue_problem
@@ -29,6 +30,7 @@ from django_jobs.submission import with_moments
 from django_jobs.transfer.exporting import all_jobs, export_dicts
 from django_jobs.transfer.importing import import_dicts
 from django_jobs.waiting import wait
+from django_jobs.worker.executor import wait_to_start
 from django_jobs.worker.local_process import local_process
 from django_jobs.worker.process import Process
 from django_jobs.worker.thread import Worker
@@ -163,11 +165,14 @@ class JobQueue:
             jobs = claim(self.name, 1, process.id)
             for claimed in jobs:
                 process.hold(claimed)
+                _start(claimed)
         return self.get_job(jobs[0].id) if jobs else None
 
     def peek(self) -> Job | None:
         """Return the job that `dequeue` would claim, or None; it is not claimed."""
-        ready = self._ready().filter(pending_limits=0).order_by("rank", "available_at", "id")
+        due = LimitTurn.objects.filter(due_at__lte=DbNow()).values("scope")
+        its_turn = Q(pk__in=LimitSlot.objects.filter(waits=True, scope__in=due).values("job"))
+        ready = self._ready().filter(Q(pending_limits=0) | its_turn).order_by("rank", "available_at", "id")
         return next((job for job in ready.iterator() if may_run(job)), None)
 
     def process_next(self) -> str | None:
@@ -190,6 +195,8 @@ class JobQueue:
         process = local_process()
         process.start()
         promote()
+        if active_limits().have_rates:
+            take_turns()
         return process
 
     def update_status(self, job_id: str, status: str) -> None:
@@ -206,6 +213,7 @@ class JobQueue:
             claimed = move_to(job_id, str(status), process_id=process.id, options=options)
             if claimed is not None:
                 process.hold(claimed)
+                _start(claimed)
         if claimed is None:
             process.let_go(job_id)
 
@@ -276,3 +284,10 @@ class JobQueue:
     def cleanup(self) -> int:
         """Delete finished jobs past the site's RETENTION, of every queue; return how many."""
         return prune()
+
+
+def _start(job: ClaimedJob) -> None:
+    """Wait until a job may start that the caller handles itself, and record for its rates that it does."""
+    if job.rated:
+        wait_to_start(job)
+        record_start(job.id, job.fence, job.rated)

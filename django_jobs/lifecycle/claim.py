@@ -44,6 +44,8 @@ class ClaimedJob(NamedTuple):
     created_at: Any = None
     batch_id: str | None = None
     is_limited: bool = False  # whether it may have slots, which its end gives on
+    rated: tuple[str, ...] = ()  # the scopes whose rates count its start
+    not_before: float = 0.0  # when its handler may start, by `time.monotonic`: it is claimed a moment early
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -73,7 +75,8 @@ class ClaimedJob(NamedTuple):
             job.available_at,
             job.created_at,
             job.batch_id,
-            active_limits() is not NO_LIMITS,
+            (limits := active_limits()) is not NO_LIMITS,
+            limits.rated(job.job_type, job.queue, job.limit_key, job.queue_limit_key),
         )
 
 
@@ -147,15 +150,23 @@ def _admitted(jobs: Sequence[ClaimedJob], process_id: str, limits: ActiveLimits)
     left_out = {job.id for job in limited}
     admitted = slots.admit(limited, limits, process_id)
     return [
-        job._replace(is_limited=True) if job.id in admitted else job
+        job._replace(is_limited=True, **admitted[job.id]._asdict()) if job.id in admitted else job
         for job in jobs
         if job.id in admitted or job.id not in left_out
     ]
 
 
-@transactional
 def claim_job(job_id: str, process_id: str) -> ClaimedJob:
     """Take one particular job; raise JobNotFound, and InvalidJob when it is not ready, or a limit holds it back."""
+    job = _claim_job(job_id, process_id)
+    if job is None:  # it is held back from now on, as any claim would have done
+        limit = Job.objects.get(pk=job_id).held_back_by
+        raise InvalidJob(f"job {job_id!r} is held back by the limit {limit!r}; it can be claimed when there is room")
+    return job
+
+
+@transactional
+def _claim_job(job_id: str, process_id: str) -> ClaimedJob | None:
     ready = Job.objects.filter(pk=job_id, status=JobStatus.PENDING, pending_dependencies=0)
     claimed = ready.update(
         status=JobStatus.RUNNING,
@@ -172,10 +183,10 @@ def claim_job(job_id: str, process_id: str) -> ClaimedJob:
         waits = f" and waits for {job.pending_dependencies} jobs" if job.pending_dependencies else ""
         raise InvalidJob(f"job {job_id!r} is {job.status}{waits}; only a ready job can be claimed")
     claimed_job, limits = ClaimedJob.of(job), active_limits()
-    if limits.hold(job.job_type, job.queue) and not slots.admit([claimed_job], limits, process_id, overtakes=True):
-        limit = Job.objects.get(pk=job_id).held_back_by
-        raise InvalidJob(f"job {job_id!r} is held back by the limit {limit!r}; it can be claimed when a slot is free")
-    return claimed_job
+    if not limits.hold(job.job_type, job.queue):
+        return claimed_job
+    admitted = slots.admit([claimed_job], limits, process_id, overtakes=True)
+    return claimed_job._replace(**admitted[job_id]._asdict()) if admitted else None
 
 
 def held_claim(job_id: str, fence: int, process_id: str) -> ClaimedJob | None:

@@ -24,7 +24,7 @@ from django_jobs.payloads import decode
 from django_jobs.retry import decide
 from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
-from . import slots
+from . import slots, starts
 from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob, held_claim
@@ -377,6 +377,7 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
         settle_members(ended)
     limited = [outcome.job.id for outcome in outcomes if outcome.job.is_limited]
     if limited:
+        starts.began_by_now((*outcome.run, outcome.job.rated) for outcome in outcomes if outcome.job.rated)
         slots.give_on(set(limited) - lost)
     return lost
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections
@@ -47,8 +47,9 @@ _OF_ONE_JOB = ("job_id", "unique_key", "depends_on")
 _ID, _JOB_TYPE, _QUEUE, _PAYLOAD, _RANK, _STATUS = map(
     INSERT_COLUMNS.index, ("id", "job_type", "queue", "payload", "rank", "status")
 )
-_AVAILABLE_AT, _OPEN_EDGES, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _PENDING_LIMITS = map(
-    INSERT_COLUMNS.index, ("available_at", "pending_dependencies", "limit_key", "queue_limit_key", "pending_limits")
+_SCHEDULED_AT, _AVAILABLE_AT, _OPEN_EDGES, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _PENDING_LIMITS = map(
+    INSERT_COLUMNS.index,
+    ("scheduled_at", "available_at", "pending_dependencies", "limit_key", "queue_limit_key", "pending_limits"),
 )
 # Every column of a job that nobody has claimed yet; those whose default is made anew for each job are always filled in.
 _UNTOUCHED = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
@@ -282,7 +283,10 @@ class _Draft:
             "batch_id": self.shared.batch_id,
         }
         if self.limit_keys is not NO_KEYS:
-            job.__dict__.update(self.limit_keys._asdict(), pending_limits=values[_PENDING_LIMITS])
+            job.__dict__.update(self.limit_keys._asdict())
+        if values[_PENDING_LIMITS]:
+            turn = values[_SCHEDULED_AT]
+            job.__dict__.update(pending_limits=1, scheduled_at=turn and dialect().to_datetime(turn))
         return job
 
 
@@ -429,7 +433,7 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
         members.join(batch_id)
     now = database_now()
     rows = [draft.values(now) for draft in fresh]
-    held = _hold_back(fresh, rows) if any(draft.template.is_limited for draft in fresh) else []
+    held = _hold_back(fresh, rows, now) if any(draft.template.is_limited for draft in fresh) else []
     plain = [row for draft, row in zip(fresh, rows, strict=True) if draft.submission.unique_key is None]
     if plain:
         dialect().insert_jobs(plain)
@@ -449,7 +453,9 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
     return [jobs[stand_ins.get(draft.id, draft.id)] for draft in drafts]
 
 
-def _hold_back(drafts: Sequence[_Draft], rows: Sequence[list[Any]]) -> list[tuple[str, str, bool, str, int, Any]]:
+def _hold_back(
+    drafts: Sequence[_Draft], rows: Sequence[list[Any]], now: datetime
+) -> list[tuple[str, str, bool, bool, str, int, Any]]:
     """Hold back those of a batch, in their rows, that cannot run beside the others; return their slots."""
     limits = active_limits()
     ready = {
@@ -470,11 +476,14 @@ def _hold_back(drafts: Sequence[_Draft], rows: Sequence[list[Any]]) -> list[tupl
         for job_id, row in ready.items()
     )
     held = slots.held_at_submit(scopes)
-    for job_id in held:
+    adapt = jobs_connection().ops.adapt_datetimefield_value
+    for job_id, one in held.items():
         ready[job_id][_PENDING_LIMITS] = 1
+        if one.seconds:
+            ready[job_id][_SCHEDULED_AT] = adapt(now + timedelta(seconds=one.seconds))
     return [
-        (job_id, scope, True, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT])
-        for job_id, scope in held.items()
+        (job_id, one.scope, True, one.is_rated, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT])
+        for job_id, one in held.items()
         for row in [ready[job_id]]
     ]
 

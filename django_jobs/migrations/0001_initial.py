@@ -355,10 +355,12 @@ class Migration(migrations.Migration):
                 ('name', django_jobs.models.fields.ExactCharField(max_length=210, primary_key=True, serialize=False, verbose_name='name')),
                 ('key', django_jobs.models.fields.ExactCharField(blank=True, default='', max_length=200, verbose_name='key')),
                 ('concurrency', models.PositiveIntegerField(blank=True, null=True, verbose_name='at once')),
+                ('rate', django_jobs.models.fields.ExactCharField(blank=True, max_length=24, null=True, verbose_name='rate')),
                 ('declared', models.BooleanField(default=True, editable=False, verbose_name='declared in code')),
                 ('site', django_jobs.models.fields.ExactCharField(blank=True, default='', editable=False, max_length=64, verbose_name='declared by the site')),
                 ('set_at', models.DateTimeField(blank=True, editable=False, null=True, verbose_name='set by an operator at')),
                 ('set_concurrency', models.PositiveIntegerField(blank=True, null=True, verbose_name='at once, as an operator says')),
+                ('set_rate', django_jobs.models.fields.ExactCharField(blank=True, max_length=24, null=True, verbose_name='rate, as an operator says')),
             ],
             options={
                 'verbose_name': 'limit',
@@ -378,12 +380,40 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='LimitStart',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('scope', django_jobs.models.fields.ExactCharField(max_length=411)),
+                ('run', django_jobs.models.fields.ExactCharField(max_length=90)),
+                ('started_at', models.DateTimeField()),
+                ('expires_at', models.DateTimeField()),
+            ],
+            options={
+                'default_permissions': (),
+                'base_manager_name': 'objects',
+                'indexes': [models.Index(fields=['scope', 'started_at'], name='django_jobs_limitstart_window'), models.Index(fields=['expires_at'], name='django_jobs_limitstart_expiry')],
+            },
+        ),
+        migrations.CreateModel(
+            name='LimitTurn',
+            fields=[
+                ('scope', django_jobs.models.fields.ExactCharField(max_length=411, primary_key=True, serialize=False)),
+                ('due_at', models.DateTimeField()),
+            ],
+            options={
+                'default_permissions': (),
+                'base_manager_name': 'objects',
+                'indexes': [models.Index(fields=['due_at'], name='django_jobs_limitturn_due')],
+            },
+        ),
+        migrations.CreateModel(
             name='LimitSlot',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='slots', to='django_jobs.job')),
                 ('scope', django_jobs.models.fields.ExactCharField(max_length=411)),
                 ('waits', models.BooleanField()),
+                ('starts', models.BooleanField()),
                 ('queue', django_jobs.models.fields.ExactCharField(max_length=64)),
                 ('rank', models.SmallIntegerField()),
                 ('available_at', models.DateTimeField()),

@@ -7,7 +7,7 @@ from .dependency import DependencyState, JobDependency, OnFailure
 from .event import Event
 from .gone_process import Ending, GoneProcess
 from .job import Job, JobStatus
-from .limit import Limit, LimitLock, LimitSlot
+from .limit import Limit, LimitLock, LimitSlot, LimitStart, LimitTurn
 from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
@@ -33,6 +33,8 @@ __all__ = [
     "Limit",
     "LimitLock",
     "LimitSlot",
+    "LimitStart",
+    "LimitTurn",
     "MemberState",
     "OnFailure",
     "Overview",

@@ -268,6 +268,14 @@ class Job(models.Model):
         return next((slot.scope for slot in self.slots.all() if slot.waits), None)
 
     @property
+    def held_back_until(self) -> datetime | None:
+        """When a rate lets start the first of those that wait with this job; None when it is no rate that holds it back."""
+        from .limit import LimitTurn
+
+        scope = self.held_back_by
+        return None if scope is None else LimitTurn.objects.filter(pk=scope).values_list("due_at", flat=True).first()
+
+    @property
     def is_finished(self) -> bool:
         """Whether the job ended, well or badly."""
         return self.status in TERMINAL

@@ -20,7 +20,7 @@ from django_jobs import signals
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus, WorkerProcess
-from django_jobs.stats import limit_stats, queue_stats
+from django_jobs.stats import LimitStats, limit_stats, queue_stats
 
 from .health import lag
 
@@ -108,16 +108,18 @@ def _limits() -> Iterator[Metric]:
     most = GaugeMetricFamily("django_jobs_limit_concurrency", "Jobs of a limit that may run at once.", labels=["limit"])
     running = GaugeMetricFamily("django_jobs_limit_running", "Jobs that run under a limit.", labels=["limit"])
     waiting = GaugeMetricFamily("django_jobs_limit_held_back", "Jobs that a limit holds back.", labels=["limit"])
-    sums: dict[str, tuple[int | None, int, int]] = {}
+    started = GaugeMetricFamily("django_jobs_limit_started", "Starts in the time of a limit's rate.", labels=["limit"])
+    of_limit: dict[str, list[LimitStats]] = {}
     for one in limit_stats():
-        _, ran, waited = sums.get(one.name, (None, 0, 0))
-        sums[one.name] = (one.concurrency, ran + one.running, waited + one.waiting)
-    for name, (concurrency, ran, waited) in sums.items():
-        if concurrency is not None:
-            most.add_metric([name], concurrency)
-        running.add_metric([name], ran)
-        waiting.add_metric([name], waited)
-    yield from (most, running, waiting)
+        of_limit.setdefault(one.name, []).append(one)
+    for name, found in of_limit.items():
+        if found[0].concurrency is not None:
+            most.add_metric([name], found[0].concurrency)
+        if found[0].rate is not None:
+            started.add_metric([name], sum(one.started for one in found))
+        running.add_metric([name], sum(one.running for one in found))
+        waiting.add_metric([name], sum(one.waiting for one in found))
+    yield from (most, started, running, waiting)
 
 
 def _queues() -> Iterator[Metric]:

@@ -6,18 +6,32 @@ from datetime import timedelta
 
 from django.db.models import DateTimeField, F
 
-from django_jobs.models import Attempt, Batch, DeadLetter, Event, Job, JobStep, Queue, Schedule, ScheduleTick
+from django_jobs.models import (
+    Attempt,
+    Batch,
+    DeadLetter,
+    Event,
+    Job,
+    JobStep,
+    LimitSlot,
+    LimitStart,
+    LimitTurn,
+    Queue,
+    Schedule,
+    ScheduleTick,
+)
 from django_jobs.scheduling.ticks import tick
 
 
 def advance_time(delta: timedelta) -> None:
-    """Let `delta` go by for jobs and schedules: every time in their rows moves back by it, so that what was in the future is due.
+    """Let `delta` go by for jobs, schedules and rates: every time in their rows moves back by it, and what was to come is due.
 
     The clock stays as it is. Raises ValueError for a negative time.
     """
     if delta < timedelta(0):
         raise ValueError("time goes forward only")
-    for model in (Job, JobStep, Event, Attempt, Batch, DeadLetter, Schedule, Queue):
+    limits = (LimitSlot, LimitStart, LimitTurn)
+    for model in (Job, JobStep, Event, Attempt, Batch, DeadLetter, Schedule, Queue, *limits):
         times = [field.name for field in model._meta.concrete_fields if isinstance(field, DateTimeField)]
         model._default_manager.update(**{name: F(name) - delta for name in times})
     ticks = ScheduleTick.objects.order_by("due_at").values_list("pk", flat=True)

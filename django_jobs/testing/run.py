@@ -29,6 +29,7 @@ from django_jobs.lifecycle.claim import claim_job, held_claim
 from django_jobs.lifecycle.events import deliver
 from django_jobs.lifecycle.promote import PROMOTE_BATCH, promote
 from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.slots import sweep
 from django_jobs.models import Job, Queue
 from django_jobs.worker.executor import execute
 from django_jobs.worker.run import Run
@@ -58,6 +59,7 @@ def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = T
     while len(promote()) == PROMOTE_BATCH:
         pass
     deliver()
+    sweep()  # rates may have room by now
     jobs = Job.objects.ready().exclude(queue__in=Queue.objects.paused_names())
     if queue is not None:
         jobs = jobs.filter(queue=queue)

@@ -18,10 +18,11 @@ from django_jobs.conf import get_settings
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
+from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome
 from django_jobs.propagation import traced
 
-from .executor import arguments_of, as_completed, failure
+from .executor import arguments_of, as_completed, failure, not_started
 from .loop import Loop
 from .run import Run
 from .settler import Settler
@@ -194,6 +195,8 @@ class Coroutines(Loop):
         if settings.DEBUG:
             await sync_to_async(reset_queries)()
         try:
+            if run.job.rated and (outcome := await self._not_started(run.job)) is not None:
+                return
             result = await self._call(run, handler)
             if run.steps is not None:
                 await _flush(run.steps)
@@ -211,6 +214,10 @@ class Coroutines(Loop):
             self._done(run, outcome or Outcome.lost(run.job))
             if self._sessions.changed:  # in that thread's queue before whatever a later coroutine wants of the database
                 await sync_to_async(self._sessions.clean)()
+
+    async def _not_started(self, job: ClaimedJob) -> Outcome | None:
+        await asyncio.sleep(job.not_before - time.monotonic())
+        return await sync_to_async(not_started)(job)
 
     async def _call(self, run: Run, handler: Handler) -> Any:
         job = run.job

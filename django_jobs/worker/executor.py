@@ -19,6 +19,7 @@ from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooz
 from django_jobs.handlers import Handler, Registry, payload_problems
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, record_undone
+from django_jobs.lifecycle.starts import record_start
 from django_jobs.models import DeadLetterReason, Job
 from django_jobs.payloads import encode_result
 from django_jobs.propagation import traced
@@ -49,6 +50,8 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
     """Run a handler and return the outcome; nothing is left to settle when the job was completed in its transaction, or lost."""
     if signals.job_started.receivers and signals.job_started.has_listeners(Job):
         signals.announce(signals.job_started, run.job.id, worker_id=process_id)
+    if run.job.rated and (outcome := not_started(run.job)) is not None:
+        return outcome
     try:
         if handler.atomic:
             return _run_atomic(run, handler, process_id)
@@ -63,6 +66,21 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
             run.steps.flush()
             cause = run.steps.error_after(error)
         return failure(run, handler, handlers, cause)
+
+
+def wait_to_start(job: ClaimedJob) -> None:
+    """Wait for the moment before which a job must not start: it was claimed that little early."""
+    if (seconds := job.not_before - time.monotonic()) > 0:
+        time.sleep(seconds)
+
+
+def not_started(job: ClaimedJob) -> Outcome | None:
+    """Record the start of a job for the rates that count it, once it may start; return the outcome of one that may not at all."""
+    wait_to_start(job)
+    try:
+        return None if record_start(job.id, job.fence, job.rated) else Outcome.lost(job)
+    except Error as error:
+        return Outcome.released(job, f"the database went away before the handler started: {error}")
 
 
 def _call(run: Run, handler: Handler, process_id: str) -> Any:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection
-from django_jobs.db.notify import cascade_in_process
+from django_jobs.db.notify import cascade_in_process, turns_in_process
 from django_jobs.due import look_ahead
+from django_jobs.lifecycle.active_limits import active_limits
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.events import deliver, prune_events
 from django_jobs.lifecycle.farewell import forget_gone
@@ -18,7 +19,8 @@ from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import revive_all
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
-from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep
+from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep, take_turns
+from django_jobs.lifecycle.starts import prune_starts
 from django_jobs.models import WorkerProcess
 from django_jobs.scheduling.store import sync_declared
 from django_jobs.scheduling.ticks import tick
@@ -34,6 +36,7 @@ PROMOTE_SECONDS = 1.0
 TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
 LIMITS_SECONDS = 4.0  # a changed limit holds within five
+TURN_SECONDS = 0.5  # how often to look for turns that a process has set which died since
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
 
@@ -60,6 +63,7 @@ class Maintenance(Loop):
             self.rescue: lease / BEATS_PER_LEASE,
             self.cascade: lease / BEATS_PER_LEASE,
             self.look_at_limits: 0.0,
+            self.take_turns: 0.0,
             self.prune: PRUNE_SECONDS / 2,
         }
         self._due = {chore: time.monotonic() + delay for chore, delay in self._chores.items()}
@@ -69,6 +73,10 @@ class Maintenance(Loop):
     def expect_due(self, seconds: float) -> None:
         """Promote in `seconds` at the latest, because a job was scheduled for then."""
         self._advance(self.promote, time.monotonic() + seconds)
+
+    def expect_turn(self, seconds: float) -> None:
+        """Take turns in `seconds` at the latest, because one was set for then."""
+        self._advance(self.take_turns, time.monotonic() + seconds)
 
     def expect_cascade(self) -> None:
         """Cascade at once: a job that ended badly left dependents to be failed."""
@@ -93,11 +101,12 @@ class Maintenance(Loop):
 
     def run(self) -> None:
         """Run the chores when they are due, until stopped."""
-        stop_listening = cascade_in_process(self.expect_cascade)
+        listeners = (cascade_in_process(self.expect_cascade), turns_in_process(self.expect_turn))
         try:
             super().run()
         finally:
-            stop_listening()
+            for stop_listening in listeners:
+                stop_listening()
 
     def step(self) -> float:
         """Run what is due; return how long to rest, in seconds."""
@@ -177,8 +186,15 @@ class Maintenance(Loop):
         self._swept_to = sweep(self._swept_to, SCOPES_PER_SWEEP)
         return LIMITS_SECONDS
 
+    def take_turns(self) -> float:
+        """Let in whose turn has come by a rate; without rates nothing is asked."""
+        if not active_limits().have_rates:
+            return LIMITS_SECONDS
+        seconds = take_turns()
+        return TURN_SECONDS if seconds is None else min(TURN_SECONDS, max(0.0, seconds) + 0.001)
+
     def prune(self) -> float:
         """Delete a little of what is past its retention."""
         forget_gone()
-        deleted = sum(prune_batch() + prune_events() for _ in range(PRUNE_BATCHES))
+        deleted = sum(prune_batch() + prune_events() + prune_starts() for _ in range(PRUNE_BATCHES))
         return 1.0 if deleted else PRUNE_SECONDS

@@ -26,7 +26,7 @@ from django_jobs.waiting import handler_threads
 from .buffer import JobBuffer, Slot
 from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
-from .executor import execute
+from .executor import execute, wait_to_start
 from .local_process import local_process
 from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
@@ -249,6 +249,7 @@ class Worker(threading.Thread):
             self.buffer.hand_over(self.slot)
             return
         if is_alone:
+            wait_to_start(job)
             outcome = self._isolation.run_alone(run, handler, self.handlers)
         else:
             if job.timeout_seconds is not None:

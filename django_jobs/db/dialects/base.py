@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ BATCH = "django_jobs_batch"
 MEMBER = "django_jobs_batchmember"
 STEP = "django_jobs_jobstep"
 SLOT = "django_jobs_limitslot"
+START = "django_jobs_limitstart"
 READY = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 0"
 RANK_LIMITS = (-101, 101)  # before the first rank, and after the last one
 # So few that they fit into PostgreSQL's table of locks however many scopes there are; two scopes may share one.
@@ -67,7 +68,7 @@ INSERT_COLUMNS = (
     "queue_limit_key",
     "pending_limits",
 )
-SLOT_COLUMNS = ("job_id", "scope", "waits", "queue", "rank", "available_at")
+SLOT_COLUMNS = ("job_id", "scope", "waits", "starts", "queue", "rank", "available_at")
 
 
 FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
@@ -114,7 +115,7 @@ _COUNT_READY = (
 _LIMIT_KEYS = f"SELECT id, limit_key, queue_limit_key FROM {JOB} WHERE status = 'running' AND worker_id = %s AND id IN"
 _SLOTS_TAKEN = (
     "SELECT slot.scope, slot.queue, COUNT(CASE WHEN job.status = 'running' THEN 1 END),"
-    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END)"
+    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END), COUNT(CASE WHEN job.status = 'running' AND slot.starts THEN 1 END)"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id WHERE slot.waits = FALSE AND slot.scope IN"
 )
 QUEUES_OF_WAITERS = (
@@ -237,6 +238,7 @@ class Dialect(ABC):
     by_primary_key: ClassVar[str] = ""
     by_members: ClassVar[str] = ""
     moment: ClassVar[str] = "available_at"  # as a claim returns it
+    later: ClassVar[str]  # so many seconds from now
     union_part: ClassVar[str] = "SELECT * FROM ({part}) AS part"
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -348,13 +350,16 @@ class Dialect(ABC):
     def lock_scopes(self, scopes: Iterable[str]) -> None:
         """Lock scopes until the transaction ends, in one order for all: who has one decides who gets its slots."""
 
-    def slots_of(self, ids: Sequence[str]) -> list[tuple[str, str, bool]]:
-        """Return (job id, scope, waits) of the jobs' slots."""
-        rows = self.read(f"SELECT job_id, scope, waits FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
-        return [(job_id, scope, bool(waits)) for job_id, scope, waits in rows]
+    def slots_of(self, ids: Sequence[str]) -> list[tuple[str, str, bool, bool]]:
+        """Return (job id, scope, waits, starts) of the jobs' slots."""
+        rows = self.read(f"SELECT job_id, scope, waits, starts FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
+        return [(job_id, scope, bool(waits), bool(starts)) for job_id, scope, waits, starts in rows]
 
-    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int]]:
-        """Return (scope, queue, jobs that run, jobs that were let in and are ready) of scopes that have such jobs."""
+    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int, int]]:
+        """Return (scope, queue, jobs that run, jobs that were let in and are ready, jobs that run and have yet to start).
+
+        Scopes without such jobs are left out.
+        """
         return self.read(f"{_SLOTS_TAKEN} ({_marks(scopes)}) GROUP BY slot.scope, slot.queue", scopes)
 
     def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, str | None]]:
@@ -425,13 +430,33 @@ class Dialect(ABC):
                 (pending_limits, *ids),
             )
 
-    def delete_slots(self, ids: Sequence[str]) -> set[str]:
-        """Delete the slots of jobs and return the scopes that they were in."""
-        scopes = {scope for _, scope, _ in self.slots_of(ids)}
-        if scopes:
+    def delete_slots(self, ids: Sequence[str]) -> set[tuple[str, bool]]:
+        """Delete the slots of jobs and return their scopes, each with whether a start was still to come there."""
+        deleted = {(scope, starts) for _, scope, _, starts in self.slots_of(ids)}
+        if deleted:
             with self.connection.cursor() as cursor:
                 cursor.execute(f"DELETE FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
-        return scopes
+        return deleted
+
+    def record_start(self, job_id: str, fence: int, run: str, scopes: Mapping[str, tuple[float, float]]) -> bool:
+        """Record the start of a run in scopes; return False, with nothing written, if it lost its job.
+
+        The start is the last thing to be written, so that little time goes by between it and the handler.
+
+        Args:
+            run: what names it in the log.
+            scopes: in how many seconds the handler has begun at the latest, and for how many the record is kept.
+        """
+        held = f"EXISTS (SELECT 1 FROM {JOB} WHERE id = %s AND fence = %s AND status = 'running')"
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {SLOT} SET starts = FALSE WHERE job_id = %s AND {held}", (job_id, job_id, fence))
+            if not cursor.rowcount:
+                return False
+            if scopes:
+                rows = ", ".join([f"(%s, %s, {self.later}, {self.later})"] * len(scopes))
+                values = [value for scope, times in scopes.items() for value in (scope, run, *times)]
+                cursor.execute(f"INSERT INTO {START} (scope, run, started_at, expires_at) VALUES {rows}", values)
+        return True
 
     def close_edges(self, keys: Sequence[int], state: str) -> None:
         """Set the state of edges given by primary key."""

@@ -109,6 +109,7 @@ class MariaDB(Dialect):
     """Pick and lock in index order, then update by primary key, in READ COMMITTED."""
 
     now = NOW
+    later = f"{NOW} + INTERVAL ROUND(%s * 1000000) MICROSECOND"
     share_lock = "LOCK IN SHARE MODE"
     collation: ClassVar[str] = "utf8mb4_nopad_bin"  # of the columns, as models.fields makes them
     least_lock_wait: ClassVar[int] = 0

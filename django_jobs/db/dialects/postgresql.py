@@ -153,6 +153,7 @@ class PostgreSQL(Dialect):
     """One statement per move; RETURNING gives back what was moved."""
 
     now = NOW
+    later = f"{NOW} + %s * INTERVAL '1 second'"
     counts_reads = True
     moment = "available_at::text"
 
@@ -276,9 +277,9 @@ class PostgreSQL(Dialect):
             )
             return int(cursor.rowcount)
 
-    def delete_slots(self, ids: Sequence[str]) -> set[str]:
-        rows = self.read(f"DELETE FROM {SLOT} WHERE job_id = ANY(%s::text[]) RETURNING scope", (array(ids),))
-        return {row[0] for row in rows}
+    def delete_slots(self, ids: Sequence[str]) -> set[tuple[str, bool]]:
+        rows = self.read(f"DELETE FROM {SLOT} WHERE job_id = ANY(%s::text[]) RETURNING scope, starts", (array(ids),))
+        return {(scope, starts) for scope, starts in rows}
 
     def end_sessions(self, process_id: str) -> int:
         ended = self.read(

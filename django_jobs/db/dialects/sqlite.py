@@ -75,6 +75,7 @@ class SQLite(Dialect):
     """Every statement runs alone; outside a transaction it commits by itself."""
 
     now = NOW
+    later = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('+%%.3f seconds', %s))"
     share_lock = ""
     write_lock = ""
 

@@ -113,3 +113,6 @@ def kill_self(context: Any, payload: dict[str, Any]) -> None:
 
 if "JOBS_TEST_LIMITS" in os.environ:  # for the workers of one test
     limited.declare()
+
+if "JOBS_TEST_RATES" in os.environ:
+    limited.declare_rated()
