@@ -53,6 +53,7 @@ class HandlerOptions(TypedDict, total=False):
     dead_letter: bool | None
     max_crashes: int | None
     limit: Limit | None
+    log_level: str | int | None
     every: timedelta | float | None
     cron: str | None
     timezone: str | None
@@ -114,6 +115,7 @@ def job(job_type: Any = None, **options: Any) -> Any:
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
         limit: how many of its jobs may run at once, over all processes; see `Limit`.
+        log_level: keep what the handler logs from this level of `logging` up, for the page of its job; None: as LOG_LEVEL says.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
     Raises InvalidJob for unknown or wrong options, and when another function holds the job type.

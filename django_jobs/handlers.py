@@ -42,6 +42,7 @@ class Handler:
     dead_letter: bool | None = None
     max_crashes: int | None = None
     limit: Limit | None = None
+    log_level: int | None = None
     is_async: bool = False
     arguments: Arguments | None = None
 

@@ -6,9 +6,12 @@ a key of `JobsSettings` or `QueueSettings`.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.limit import Limit, limit_of
@@ -115,6 +118,31 @@ def positive_seconds(value: Any) -> float:
     return float(value)
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])")
+
+
+def duration(value: Any) -> float:
+    """Allow a number of seconds above zero, or one with its unit, such as "10m"; at most ten years."""
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    length = float(found[1]) * _UNITS[found[2]] if found else value
+    if not is_number(length, 0, LONGEST_SECONDS) or length == 0:
+        raise Refused('a time such as "10m" (units s, m, h, d), or a positive number of seconds, at most ten years')
+    return float(length)
+
+
+def web_address(value: Any) -> str:
+    """Allow an address of http or https."""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and value.isprintable() else None
+        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or " " in value:
+        raise Refused("an address that begins with https:// or http://")
+    return str(value)
+
+
 def flag(value: Any) -> bool:
     """Allow True and False."""
     if not isinstance(value, bool):
@@ -188,6 +216,14 @@ def limit_or_dict(value: Any) -> Limit:
         raise Refused("a Limit, or a dict of its keywords", f" {error}.") from None
 
 
+def log_level(value: Any) -> int:
+    """Allow a level of `logging`, by name or number."""
+    number = logging.getLevelNamesMapping().get(value.upper()) if isinstance(value, str) else value
+    if not is_integer(number, 0, 100):
+        raise Refused('a level of logging, such as "INFO", or its number')
+    return int(number)
+
+
 def _moment(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise Refused("a datetime with a time zone, such as django.utils.timezone.now()")
@@ -226,6 +262,7 @@ RULES: Mapping[str, Rule] = {
     "takes_context": flag,
     "isolation": one_of("thread", "process"),
     "limit": _limit,
+    "log_level": log_level,
     # Of a job.
     "job_id": _name(id_problem),
     "unique_key": _name(unique_key_problem),

@@ -17,6 +17,7 @@ from django_jobs.models import (
     DeadLetter,
     Job,
     JobDependency,
+    JobLog,
     LimitSlot,
     ScheduleTick,
 )
@@ -71,6 +72,7 @@ def _delete(ids: list[str]) -> int:
     JobDependency.objects.filter(Q(job_id__in=locked) | Q(depends_on_id__in=locked)).delete()
     Attempt.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     forget(locked)
+    JobLog.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     DeadLetter.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     # A tick's row guards it for a while only; later the schedule's next_run_at does that alone.
     ScheduleTick.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())

@@ -24,7 +24,7 @@ from django_jobs.payloads import decode
 from django_jobs.retry import decide
 from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
-from . import slots
+from . import logs, slots
 from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob, held_claim
@@ -325,6 +325,8 @@ def not_settled(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
         or not (outcome.is_completed or _has_attempt(outcome, process_id))
     ]
     _call_back_completed(outcome for outcome in outcomes if outcome.is_completed and outcome not in left)
+    if logs.open_logs:
+        logs.close(outcome.run for outcome in outcomes if outcome not in left)
     return left
 
 
@@ -378,6 +380,8 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     limited = [outcome.job.id for outcome in outcomes if outcome.job.is_limited]
     if limited:
         slots.give_on(set(limited) - lost)
+    if logs.open_logs:
+        logs.write(outcome.run for outcome in outcomes if outcome.job.id not in lost)
     return lost
 
 
@@ -536,6 +540,8 @@ def _log_refused(outcomes: Sequence[Outcome], error: Exception) -> None:
 def _after_settle(outcomes: Sequence[Outcome], lost: set[str]) -> None:
     notify_finished()
     _forget_callbacks(outcome.run for outcome in outcomes if not outcome.is_completed or outcome.job.id in lost)
+    if logs.open_logs:
+        logs.close(outcome.run for outcome in outcomes)
     if lost:
         logger.warning("dropped the late result of %s: another worker has taken the job since", ", ".join(sorted(lost)))
 

@@ -395,4 +395,21 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('job', 'scope'), name='django_jobs_limitslot_job')],
             },
         ),
+        migrations.CreateModel(
+            name='JobLog',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('number', models.PositiveIntegerField(verbose_name='number')),
+                ('text', django_jobs.models.fields.ExactTextField(verbose_name='text')),
+                ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='logs', to='django_jobs.job', verbose_name='job')),
+            ],
+            options={
+                'verbose_name': 'log',
+                'verbose_name_plural': 'logs',
+                'ordering': ('job', 'number'),
+                'default_permissions': (),
+                'base_manager_name': 'objects',
+                'constraints': [models.UniqueConstraint(fields=('job', 'number'), name='django_jobs_joblog_number')],
+            },
+        ),
     ]

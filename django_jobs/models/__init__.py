@@ -7,6 +7,7 @@ from .dependency import DependencyState, JobDependency, OnFailure
 from .event import Event
 from .gone_process import Ending, GoneProcess
 from .job import Job, JobStatus
+from .job_log import JobLog
 from .limit import Limit, LimitLock, LimitSlot
 from .overview import Overview
 from .queue import Queue
@@ -28,6 +29,7 @@ __all__ = [
     "GoneProcess",
     "Job",
     "JobDependency",
+    "JobLog",
     "JobStatus",
     "JobStep",
     "Limit",

@@ -21,6 +21,7 @@ from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.settle import Outcome
 from django_jobs.propagation import traced
 
+from . import capture
 from .executor import arguments_of, as_completed, failure
 from .loop import Loop
 from .run import Run
@@ -217,6 +218,8 @@ class Coroutines(Loop):
         run.deadline = run.start_clock()
         arguments, keywords = arguments_of(run, handler, self._state.id)
         function = traced(job, handler)
+        if handler.log_level is not None or capture.site_level is not None:
+            capture.begin(run, handler)  # in the context of its task
         if job.timeout_seconds is None:
             return await function(*arguments, **keywords)
         try:

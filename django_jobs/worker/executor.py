@@ -17,6 +17,7 @@ from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sql
 from django_jobs.db.transactions import immediate
 from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut, Waiting
 from django_jobs.handlers import Handler, Registry, payload_problems
+from django_jobs.lifecycle import logs
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, record_undone
 from django_jobs.models import DeadLetterReason, Job
@@ -24,6 +25,7 @@ from django_jobs.payloads import encode_result
 from django_jobs.propagation import traced
 from django_jobs.text import describe_exception
 
+from . import capture
 from .cleanup import release_locals
 from .commit_hooks import CommitHooks
 from .context import Context
@@ -72,6 +74,8 @@ def _call(run: Run, handler: Handler, process_id: str) -> Any:
     if handler.is_async:
         function = async_to_sync(function)
     context = contextvars.copy_context()
+    if handler.log_level is not None or capture.site_level is not None:
+        context.run(capture.begin, run, handler)
     sessions = run.sessions
     if sessions is not None:
         sessions.lend()
@@ -154,12 +158,16 @@ def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> Outcome:
         outcome = as_completed(run.job, result)
         if run.lost or not complete_in_transaction(outcome, process_id):
             raise LeaseLost(f"job {run.job.id} was taken away from this worker; its transaction is rolled back")
+    if run.log is not None:
+        logs.close([outcome.run])
     return outcome._replace(needs_settle=False)
 
 
 def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:
     """Return the outcome of a handler that raised; there is nothing to settle when the job is not ours any more."""
     if isinstance(error, LeaseLost) or run.lost or run.abandoned:
+        if run.log is not None:
+            logs.close([(run.job.id, run.job.fence)])
         return Outcome.lost(run.job)
     outcome = judge(run, handler, handlers, error)
     release_locals(outcome.exception)

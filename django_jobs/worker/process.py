@@ -22,6 +22,7 @@ from .coroutines import Coroutines
 from .lease import Lease
 from .listener import Listener
 from .liveness import LivenessMonitor
+from .log_writer import LogWriter
 from .maintenance import Maintenance
 from .settler import Settler
 from .state import WorkerState
@@ -63,6 +64,7 @@ class Process:
         self.settler = Settler(self.state, self.maintenance.expect_due)
         self.coroutines = Coroutines(self.state, self.settler)
         self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
+        self.log_writer = LogWriter(self.state)
         self.listener = Listener(self.state, self.maintenance.look_at_requests)
         self.pool = ChildPool(self.state)
         # Those that are still to start count too: a handler of the first must not be told that it is the last.
@@ -153,6 +155,7 @@ class Process:
             if self._has_started:
                 return
             self._has_started = True
+        self.log_writer.begin()
         self._stop_listening = listen_in_process(self.state.pollers.wake)
         try:
             for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
@@ -245,10 +248,10 @@ class Process:
     def _close(self, ended: bool) -> None:
         self.has_ended = True
         self._stop_listening()
-        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog):
+        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog, self.log_writer):
             loop.stop()
         deadline = time.monotonic() + END_SECONDS
-        for loop in (self.coroutines, self.maintenance, self.watchdog):
+        for loop in (self.coroutines, self.maintenance, self.watchdog, self.log_writer):
             if loop.is_alive() and loop is not threading.current_thread():
                 loop.join(max(0.0, deadline - time.monotonic()))
         # Before the row goes: a beat that finds none would take the lease for lost.

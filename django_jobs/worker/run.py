@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.run_log import RunLog
 
 if TYPE_CHECKING:
     from .steps import Steps
@@ -27,6 +28,7 @@ class Run:
         "deadline",
         "has_started",
         "job",
+        "log",
         "lost",
         "progress",
         "sessions",
@@ -39,6 +41,7 @@ class Run:
         self.job = job
         self.started = time.monotonic()
         self.deadline: float | None = None  # of `time.monotonic()`; None: the watchdog does not end it
+        self.log: RunLog | None = None  # of what the handler logs, where that is kept
         self.lost = False
         self.cancel_requested = False
         self.timed_out = False

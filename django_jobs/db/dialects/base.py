@@ -20,6 +20,7 @@ QUEUE = "django_jobs_queue"
 BATCH = "django_jobs_batch"
 MEMBER = "django_jobs_batchmember"
 STEP = "django_jobs_jobstep"
+LOG = "django_jobs_joblog"
 SLOT = "django_jobs_limitslot"
 READY = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 0"
 RANK_LIMITS = (-101, 101)  # before the first rank, and after the last one
@@ -135,6 +136,7 @@ _NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE 
 _NEXT_WAITED_FOR = f"SELECT MIN(scope) FROM {SLOT} WHERE waits = TRUE AND scope > %s"
 
 EndedRow = tuple[str, int, str, float, int, int, str | None]
+LogRow = tuple[str, int, str]
 AttemptRow = tuple[str, int, str, float, str, str, str, str, str]
 ATTEMPT_COLUMNS = "job_id, number, worker_id, started_at, ended_at, outcome, exception_class, error, traceback, release"
 # Written once for all; {due}, {now} and {prefix} differ. Only a job that runs again has a time to run at.
@@ -307,6 +309,15 @@ class Dialect(ABC):
     @abstractmethod
     def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
         """Record a step of a run and return its primary key; None, with nothing written, when the run lost its job."""
+
+    def write_logs(self, rows: Sequence[LogRow]) -> None:
+        """Write the logs of attempts, given as (job id, number, text), in the place of what is on record of them."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {LOG} (job_id, number, text) VALUES (%s, %s, %s)"
+                " ON CONFLICT (job_id, number) DO UPDATE SET text = excluded.text",
+                rows,
+            )
 
     @abstractmethod
     def promote(self, limit: int) -> list[str]:

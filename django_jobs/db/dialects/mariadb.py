@@ -30,10 +30,12 @@ from .base import (
     JOB,
     KEEPALIVES,
     LIVE_PROCESS,
+    LOG,
     READY,
     AttemptRow,
     Dialect,
     EndedRow,
+    LogRow,
     StepRow,
     connect_timeout,
     lock_numbers,
@@ -221,6 +223,15 @@ class MariaDB(Dialect):
             for chunk in _packets(rows):
                 cursor.execute(
                     f"INSERT INTO {ATTEMPT} ({_ATTEMPT_COLUMNS}) VALUES {', '.join([_ATTEMPT] * len(chunk))}",
+                    [value for row in chunk for value in row],
+                )
+
+    def write_logs(self, rows: Sequence[LogRow]) -> None:
+        with self.connection.cursor() as cursor:
+            for chunk in _packets(rows):
+                cursor.execute(
+                    f"INSERT INTO {LOG} (job_id, number, text) VALUES {', '.join(['(%s, %s, %s)'] * len(chunk))}"
+                    " ON DUPLICATE KEY UPDATE text = VALUES(text)",
                     [value for row in chunk for value in row],
                 )
 

@@ -20,6 +20,7 @@ from .base import (
     JOB,
     KEEPALIVES,
     LIVE_PROCESS,
+    LOG,
     OPEN_EDGES,
     QUEUES_OF_WAITERS,
     READY,
@@ -28,6 +29,7 @@ from .base import (
     ClaimLook,
     Dialect,
     EndedRow,
+    LogRow,
     Place,
     PromotionLook,
     StepRow,
@@ -221,6 +223,14 @@ class PostgreSQL(Dialect):
     def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute(_INSERT_ATTEMPTS, [array(column) for column in zip(*rows, strict=True)])
+
+    def write_logs(self, rows: Sequence[LogRow]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {LOG} (job_id, number, text) SELECT * FROM unnest(%s::text[], %s::int[], %s::text[])"
+                " ON CONFLICT (job_id, number) DO UPDATE SET text = EXCLUDED.text",
+                [array(column) for column in zip(*rows, strict=True)],
+            )
 
     def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
         return next((key for (key,) in self.read(_STEP, row.parameters(job_id, fence))), None)

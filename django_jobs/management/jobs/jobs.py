@@ -42,8 +42,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--type", dest="job_type")
     parser.add_argument("--batch", metavar="ID", help="the members of this batch")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many, 0: all (default: 50)")
-    parser = verbs.add("show", show, "show a job with its attempts and steps", "show job-1")
+    parser = verbs.add("show", show, "show a job with its attempts and steps", "show job-1", "show job-1 --logs")
     parser.add_argument("job_id", metavar="ID")
+    parser.add_argument("--logs", action="store_true", help="what its handler logged, where `log_level` had that kept")
     parser = verbs.add("cancel", cancel_jobs, "cancel jobs; a running one is asked to stop", "cancel job-1")
     parser.add_argument("job_ids", nargs="+", metavar="ID")
     parser = verbs.add(
@@ -82,8 +83,10 @@ def show(options: dict[str, Any], out: Output) -> None:
     attempts = list(job.attempts.order_by("pk").values(*ATTEMPT))
     dead_letters = list(job.dead_letters.order_by("pk").values(*DEAD_LETTER))
     steps = [_step(step) for step in job.steps.order_by("position")]
+    logs = list(job.logs.order_by("number").values("number", "text")) if options["logs"] else []
     if out.as_json:
-        out.json({**values, "tries": attempts, "dead_letters": dead_letters, "steps": steps})
+        told = {**values, "tries": attempts, "dead_letters": dead_letters, "steps": steps}
+        out.json({**told, "logs": logs} if options["logs"] else told)
         return
     del values["state"]  # the status, under the name that it has in the answers of other verbs
     for name, value in values.items():
@@ -98,6 +101,9 @@ def show(options: dict[str, Any], out: Output) -> None:
     for dead in dead_letters:
         state = "acknowledged" if dead["acknowledged_at"] else "replayed" if dead["replayed_at"] else "open"
         out.line(f"dead letter: {dead['reason']} at {as_text(dead['died_at'])}, {state} {dead['note']}".rstrip())
+    for log in logs:
+        out.line(f"log of attempt {log['number']}:")
+        out.line("    " + log["text"].rstrip("\n").replace("\n", "\n    "))
 
 
 def _step(step: JobStep) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.worker.backoff import OutageBackoff
 from django_jobs.worker.executor import execute
+from django_jobs.worker.log_writer import LogWriter
 from django_jobs.worker.run import Run
+from django_jobs.worker.state import WorkerState
 
 from .protocol import Line
 
@@ -46,6 +48,7 @@ def run_isolated(descriptor: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sessions = HandlerSessions()
     sessions.begin()
+    LogWriter(WorkerState()).begin()
     line.send("hello")
     while True:
         answer = _run(sessions, **json.loads(orders.get()))

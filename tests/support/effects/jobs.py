@@ -5,6 +5,7 @@ Each takes what it needs from the payload, so that one job type serves many test
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -13,9 +14,12 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from django_jobs import Fail, Retry, Snooze, job
+from django_jobs.models import JobLog
 
 from . import hostile, limited, workflows  # noqa: F401  their handlers are jobs of this app, too
 from .models import Effect, leave_effect
+
+logger = logging.getLogger("tests.effects")
 
 
 def _leave(context: Any, payload: dict[str, Any]) -> None:
@@ -41,6 +45,20 @@ def record_atomic(context: Any, payload: dict[str, Any]) -> Any:
 def greet(context: Any, name: str, greeting: str = "Good day") -> str:
     """Return a greeting, in a child."""
     return f"{greeting}, {name}"
+
+
+@job("effects.log_isolated", takes_context=True, isolation="process", log_level="INFO")
+def log_isolated(context: Any, payload: dict[str, Any]) -> None:
+    """Log, in a child; with `ends` "killed" kill that once the log is on record."""
+    _leave(context, payload)
+    logger.info("begins")
+    if payload["ends"] == "killed":
+        text, runs = "", context.fence // 2 + 1
+        while text.count("begins") < runs:
+            time.sleep(0.05)
+            text = "".join(JobLog.objects.filter(job_id=context.job_id).values_list("text", flat=True))
+        os.kill(os.getpid(), signal.SIGKILL)
+    logger.info("ends well")
 
 
 @job("effects.sleep_async", takes_context=True)
