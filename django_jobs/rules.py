@@ -218,7 +218,7 @@ def limit_or_dict(value: Any) -> Limit:
 
 def log_level(value: Any) -> int:
     """Allow a level of `logging`, by name or number."""
-    number = logging.getLevelNamesMapping().get(value.upper()) if isinstance(value, str) else value
+    number: Any = logging.getLevelNamesMapping().get(value.upper()) if isinstance(value, str) else value
     if not is_integer(number, 0, 100):
         raise Refused('a level of logging, such as "INFO", or its number')
     return int(number)

@@ -1,5 +1,6 @@
 """The operations console in the site's admin: importing this package registers its pages."""
 
+from .alerts import AlertAdmin
 from .batches import BatchAdmin
 from .dead_letters import DeadLetterAdmin
 from .jobs import JobAdmin
@@ -10,6 +11,7 @@ from .schedules import ScheduleAdmin
 from .workers import GoneProcessAdmin, WorkerProcessAdmin
 
 __all__ = [
+    "AlertAdmin",
     "BatchAdmin",
     "DeadLetterAdmin",
     "GoneProcessAdmin",

@@ -32,6 +32,7 @@ from django_jobs.numbers import LONGEST_SECONDS
 from .base import RowAdmin
 from .filters import AgeFilter, BatchFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
 from .graph import draw
+from .job_logs import logs_of
 from .job_types import JobTypePages
 from .operations import Chunk, OperatingAdmin, Operation, ReplayForm
 from .paging import REFRESH_SECONDS
@@ -321,6 +322,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "has_result": job.result is not None,
             "buttons": self._buttons(request, job),
             **self._graph(job),
+            **logs_of(job, may_see),
         }
 
     def _facts(self, job: Job, now: Any) -> list[tuple[str, Any]]:

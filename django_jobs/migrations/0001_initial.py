@@ -412,4 +412,22 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('job', 'number'), name='django_jobs_joblog_number')],
             },
         ),
+        migrations.CreateModel(
+            name='Alert',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('key', django_jobs.models.fields.ExactCharField(max_length=255, unique=True, verbose_name='key')),
+                ('text', django_jobs.models.fields.ExactTextField(default='', verbose_name='text')),
+                ('claimed_at', models.DateTimeField(null=True, verbose_name='claimed at')),
+                ('told_at', models.DateTimeField(null=True, verbose_name='told at')),
+            ],
+            options={
+                'verbose_name': 'alert',
+                'verbose_name_plural': 'alerts',
+                'ordering': ('-told_at', 'key'),
+                'permissions': (('send_test_alert', 'Can send test alerts'),),
+                'default_permissions': ('view',),
+                'base_manager_name': 'objects',
+            },
+        ),
     ]

@@ -1,5 +1,6 @@
 """The nouns: what is stored. Fields, constraints, indexes and read-only questions; no move is made here."""
 
+from .alert import Alert
 from .attempt import Attempt, AttemptOutcome
 from .batch import Batch, BatchMember, BatchStatus, MemberState
 from .dead_letter import DeadLetter, DeadLetterReason
@@ -16,6 +17,7 @@ from .step import JobStep, StepKind
 from .worker_process import WorkerProcess
 
 __all__ = [
+    "Alert",
     "Attempt",
     "AttemptOutcome",
     "Batch",

@@ -61,8 +61,8 @@ def _listen() -> None:
             # As they are now: other libraries may have wrapped them too.
             _was_enabled_for = logging.Logger.isEnabledFor
             _was_call_handlers = logging.Logger.callHandlers
-            logging.Logger.isEnabledFor = _is_enabled_for  # type: ignore[method-assign]
-            logging.Logger.callHandlers = _call_handlers  # type: ignore[method-assign]
+            logging.Logger.isEnabledFor = _is_enabled_for  # type: ignore[method-assign, assignment]
+            logging.Logger.callHandlers = _call_handlers  # type: ignore[method-assign, assignment]
 
 
 def _is_enabled_for(logger: logging.Logger, level: int) -> bool:
@@ -98,7 +98,7 @@ def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
 
 
 class _Formatter(logging.Formatter):
-    converter = time.gmtime
+    converter = time.gmtime  # type: ignore[assignment]
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

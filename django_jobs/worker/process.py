@@ -15,6 +15,7 @@ from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.release import release_process
 from django_jobs.waiting import HandlerThreads
 
+from .alerter import Alerter
 from .bounded import do_within
 from .buffer import JobBuffer
 from .child.pool import ChildPool
@@ -65,6 +66,7 @@ class Process:
         self.coroutines = Coroutines(self.state, self.settler)
         self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
         self.log_writer = LogWriter(self.state)
+        self.alerter = Alerter(self.state)
         self.listener = Listener(self.state, self.maintenance.look_at_requests)
         self.pool = ChildPool(self.state)
         # Those that are still to start count too: a handler of the first must not be told that it is the last.
@@ -160,6 +162,8 @@ class Process:
         try:
             for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
                 loop.start()
+            if get_settings().ALERTS is not None:
+                self.alerter.start()
         except RuntimeError as error:  # the system gives no further thread
             self.state.recycle_after(error)
             raise
@@ -248,10 +252,10 @@ class Process:
     def _close(self, ended: bool) -> None:
         self.has_ended = True
         self._stop_listening()
-        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog, self.log_writer):
+        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog, self.log_writer, self.alerter):
             loop.stop()
         deadline = time.monotonic() + END_SECONDS
-        for loop in (self.coroutines, self.maintenance, self.watchdog, self.log_writer):
+        for loop in (self.coroutines, self.maintenance, self.watchdog, self.log_writer, self.alerter):
             if loop.is_alive() and loop is not threading.current_thread():
                 loop.join(max(0.0, deadline - time.monotonic()))
         # Before the row goes: a beat that finds none would take the lease for lost.

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from django_jobs.admin.graph import layers_of, places_of
 from django_jobs.masking import MASK, masked, unmasked
-from django_jobs.models import Batch, BatchMember, DeadLetter, Job, JobDependency, Schedule, ScheduleTick
+from django_jobs.models import Alert, Batch, BatchMember, DeadLetter, Job, JobDependency, JobLog, Schedule, ScheduleTick
 from django_jobs.models.graph import graph_of
 from tests.support.console import ROOT, pages, tags_of
 from tests.support.factories import (
@@ -56,6 +56,8 @@ def fill(text: str) -> Job:
     DeadLetterFactory(job=job, error=text, traceback=f'File "{text}", line 1, in {text}', fingerprint=text[:64])
     dead_letter = DeadLetterFactory(job=job, error=text, note=text, fingerprint="")
     DeadLetter.objects.filter(pk=dead_letter.pk).update(acknowledged_at=timezone.now())
+    JobLog.objects.create(job=job, number=1, text=text)
+    Alert.objects.create(key=short, text=text, told_at=timezone.now())
     QueueFactory(name=short, paused_at=timezone.now())
     WorkerProcessFactory(id=text[:128], host=text[:255], queues=[text[:500]])
     schedule = Schedule.objects.create(

@@ -121,7 +121,7 @@ def test_a_batch_takes_a_handful_of_statements(django_assert_max_num_queries: ob
     for _ in range(20):
         make_job("effects.record", status="completed")
     advance_time(A_MOMENT)
-    with django_assert_max_num_queries(14):  # type: ignore[operator]
+    with django_assert_max_num_queries(15):  # type: ignore[operator]
         assert prune_batch() == 20
 
 

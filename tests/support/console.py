@@ -25,6 +25,7 @@ LISTS = (
     "overview/acts",
     "goneprocess",
     "batch",
+    "alert",
 )
 TYPED = {"per_second": "1234.5", "priority": "9", "note": "seen"}  # what a person types into the empty fields
 Attributes = dict[str, str | None]

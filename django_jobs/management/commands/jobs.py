@@ -20,6 +20,7 @@ from django_jobs.db.server import missing_migrations
 from django_jobs.exceptions import JobsError
 from django_jobs.management.jobs import (
     adopt,
+    alerts,
     batches,
     dead_letters,
     events,
@@ -56,7 +57,8 @@ class Command(BaseCommand):
         parser.formatter_class = HelpFormatter  # not by create_parser(): django-configurations has one without keywords
         verbs = Verbs(parser)
         groups = (
-            submit, jobs, graph, batches, events, queues, limits, dead_letters, schedules, transfer, adopt, maintenance, health,
+            submit, jobs, graph, batches, events, queues, limits, dead_letters, schedules, transfer, adopt, maintenance,
+            health, alerts,
         )  # fmt: skip
         for group in groups:
             group.add(verbs)

@@ -83,10 +83,11 @@ def show(options: dict[str, Any], out: Output) -> None:
     attempts = list(job.attempts.order_by("pk").values(*ATTEMPT))
     dead_letters = list(job.dead_letters.order_by("pk").values(*DEAD_LETTER))
     steps = [_step(step) for step in job.steps.order_by("position")]
-    logs = list(job.logs.order_by("number").values("number", "text")) if options["logs"] else []
+    with_logs = options.get("logs")  # `dlq show` has no such option
+    logs = list(job.logs.order_by("number").values("number", "text")) if with_logs else []
     if out.as_json:
         told = {**values, "tries": attempts, "dead_letters": dead_letters, "steps": steps}
-        out.json({**told, "logs": logs} if options["logs"] else told)
+        out.json({**told, "logs": logs} if with_logs else told)
         return
     del values["state"]  # the status, under the name that it has in the answers of other verbs
     for name, value in values.items():
