@@ -401,7 +401,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('number', models.PositiveIntegerField(verbose_name='number')),
                 ('text', django_jobs.models.fields.ExactTextField(verbose_name='text')),
-                ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='logs', to='django_jobs.job', verbose_name='job')),
+                ('job', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='logs', to='django_jobs.job', verbose_name='job')),
             ],
             options={
                 'verbose_name': 'log',

@@ -13,7 +13,10 @@ from .managers import JobsManager
 class JobLog(models.Model):
     """The log of one attempt, at most 64 KiB: the middle of a longer one is cut. Written only where `log_level` asks for it."""
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="logs", db_index=False, verbose_name=_("job"))
+    # No foreign key in the database, which would look here for each job that is pruned.
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="logs", db_constraint=False, db_index=False, verbose_name=_("job")
+    )
     # retry_count + 1, as that of an attempt. A run after a wait, a release or a replay goes on with the log of its number.
     number = models.PositiveIntegerField(_("number"))
     text = ExactTextField(_("text"))
