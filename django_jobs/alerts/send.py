@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from django.conf import settings
@@ -26,9 +26,9 @@ Send = Callable[[AlertSettings, Sequence[Finding]], None]
 
 
 class Channel(threading.Thread):
-    """One way to tell, used once. A way whose last use still hangs is not used again before that has ended."""
+    """One way to tell, used once. While a use of a way hangs that was given up, this process does not begin another one."""
 
-    _busy: set[str] = set()
+    hanging: ClassVar[set[Channel]] = set()
 
     def __init__(self, kind: str, work: Callable[[], None]) -> None:
         super().__init__(name=f"alerts {kind}", daemon=True)
@@ -37,12 +37,11 @@ class Channel(threading.Thread):
         self._work = work
 
     def start(self) -> None:
-        """Send, unless the last use hangs."""
-        if self.kind in self._busy:
-            self.problem = "the one before is still being sent"
-            return
-        self._busy.add(self.kind)
-        super().start()
+        """Send, unless an earlier use hangs."""
+        if any(other.kind == self.kind and other.is_alive() for other in list(self.hanging)):
+            self.problem = "an earlier one is still being sent"
+        else:
+            super().start()
 
     def run(self) -> None:
         """Send; this is the thread."""
@@ -51,13 +50,14 @@ class Channel(threading.Thread):
         except Exception as error:
             self.problem = describe_exception(error, 200)
         finally:
-            self._busy.discard(self.kind)
+            self.hanging.discard(self)
 
     def wait(self, seconds: float) -> None:
         """Wait at most so long until it is sent."""
         if self.ident is not None:
             self.join(max(0.0, seconds))
             if self.is_alive():
+                self.hanging.add(self)
                 self.problem = f"not sent within {SEND_SECONDS:g} seconds"
 
 
