@@ -13,7 +13,8 @@ from django.db import connections
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import django_jobs
-from django_jobs.models import DeadLetter, Job, JobDependency, Queue
+from django_jobs.models import DeadLetter, Job, JobDependency, JobLog, Queue
+from django_jobs.models.fields import DbNow
 from django_jobs.scheduling.store import create_schedule
 from tests.support.boxes import troubles_of
 from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
@@ -284,3 +285,25 @@ def test_the_console_is_worked_by_keyboard(desk: Desk) -> None:
             break
     page.keyboard.press("Enter")
     expect(page.get_by_text("Paused queue mail")).to_be_visible()
+
+
+def test_the_log_of_a_running_job_grows_and_its_end_stays_in_sight_until_one_scrolls_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_jobs.admin.jobs.REFRESH_SECONDS", 1)
+    job = JobFactory(status="running", started_at=DbNow())
+    log = JobLog.objects.create(job=job, number=1, text="".join(f"line {number}\n" for number in range(200)))
+    page = desk.open(f"job/{job.pk}/change/")
+    place = "() => { const log = document.querySelector('[data-follow]');"
+    from_end = f"{place} return log.scrollHeight - log.clientHeight - log.scrollTop; }}"
+    assert page.evaluate(from_end) < 4
+
+    JobLog.objects.filter(pk=log.pk).update(text=f"{log.text}the next line <b>\n")
+    expect(page.locator("[data-follow]")).to_contain_text("the next line <b>")
+    assert page.evaluate(from_end) < 4
+
+    page.evaluate(f"{place} log.scrollTop = 100; }}")
+    JobLog.objects.filter(pk=log.pk).update(text=f"{log.text}one more\n")
+    expect(page.locator("[data-follow]")).to_contain_text("one more")
+    assert page.evaluate(f"{place} return log.scrollTop; }}") == 100
+    assert page.evaluate("window.violations") == []
