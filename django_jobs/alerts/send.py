@@ -12,6 +12,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from django.conf import settings
 from django.core.mail import EmailMessage
+from django.db import connections
 
 from django_jobs.conf import AlertSettings, this_site
 from django_jobs.text import describe_exception
@@ -50,6 +51,7 @@ class Channel(threading.Thread):
         except Exception as error:
             self.problem = describe_exception(error, 200)
         finally:
+            connections.close_all()  # a mail backend may keep its mails in the database
             self.hanging.discard(self)
 
     def wait(self, seconds: float) -> None:

@@ -166,7 +166,7 @@ def _run_atomic_once(run: Run, handler: Handler, process_id: str) -> Outcome:
 def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:
     """Return the outcome of a handler that raised; there is nothing to settle when the job is not ours any more."""
     if isinstance(error, LeaseLost) or run.lost or run.abandoned:
-        if run.log is not None:
+        if run.log is not None and not run.abandoned:  # whoever gave the run up settles it, with its log
             logs.close([(run.job.id, run.job.fence)])
         return Outcome.lost(run.job)
     outcome = judge(run, handler, handlers, error)

@@ -44,6 +44,7 @@ def test_a_test_alert_needs_its_permission_and_leaves_an_entry() -> None:
         assert "Not sent by webhook: HTTPError" in page.text
         assert (len(mail.outbox), server.keys) == (1, ["test"])
         assert LogEntry.objects.get().change_message == "Sent a test alert."
+        assert "Sent a test alert." in operator().get(f"{ROOT}overview/acts/").text
         looker = browse(staff("view_alert", name="bob"))
         assert looker.post(f"{ALERTS}test/").status_code == 403
         assert browse(staff(name="eve")).get(ALERTS).status_code == 403

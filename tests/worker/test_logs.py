@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from django.db import connections
 from django.test import override_settings
 
 from django_jobs.db.connections import jobs_connection
-from django_jobs.exceptions import Snooze
+from django_jobs.exceptions import Snooze, TimedOut
 from django_jobs.lifecycle import logs
 from django_jobs.lifecycle.claim import claim_job
 from django_jobs.lifecycle.settle import Outcome, settle
@@ -179,6 +180,27 @@ def test_the_log_of_a_running_job_can_be_read_a_moment_later(bench: Bench) -> No
         assert job.wait(20).status == "completed"
         assert lines(job)[-1] == "INFO shop.log: last words"
         assert "bytes were cut here" in JobLog.objects.get(job=job).text
+
+
+@override_settings(DJANGO_JOBS={"TIMEOUT_GRACE_SECONDS": 0.1})
+def test_a_run_that_ignores_its_timeout_leaves_what_it_logged_until_it_was_given_up(bench: Bench) -> None:
+    is_over = threading.Event()
+
+    def work(payload: Any) -> None:
+        logger.info("begins")
+        while not is_over.is_set():
+            with suppress(TimedOut):
+                is_over.wait(30)
+
+    bench.handle("t.log", work, timeout_seconds=0.1, max_retries=0, log_level="INFO")
+    job = bench.submit("t.log")
+    bench.start()
+    try:
+        assert job.wait(20).status == "dead"
+        assert lines(job) == ["INFO shop.log: begins"]
+        assert not logs.open_logs
+    finally:
+        is_over.set()
 
 
 def test_a_run_that_lost_its_job_writes_nothing(bench: Bench) -> None:
