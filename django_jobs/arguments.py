@@ -34,10 +34,10 @@ class Arguments:
             signature: its parameters without the context.
             refused: keys that `**rest` cannot take, because the context has that name.
         """
-        by_name = [one for one in signature.parameters.values() if one.kind in _BY_NAME]
+        self._signature = signature
+        by_name = self.by_name()
         takes_any = any(one.kind is Parameter.VAR_KEYWORD for one in signature.parameters.values())
         self._call = call
-        self._signature = signature
         self._refused = refused
         self._required = frozenset(one.name for one in by_name if one.default is Parameter.empty)
         self._known = None if takes_any else frozenset(one.name for one in by_name)
@@ -62,6 +62,15 @@ class Arguments:
             f"payload: {shown(name)} is too much, for {self._call}.{did_you_mean(name, free)}"
             for name in too_much[:_MOST_SHOWN]
         ]
+
+    def by_name(self) -> list[Parameter]:
+        """Return the parameters that take a key of the payload, in the order in which they are declared."""
+        return [one for one in self._signature.parameters.values() if one.kind in _BY_NAME]
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether there is a `**rest` for further keys."""
+        return self._known is None
 
     def payload(self, *values: Any, **named: Any) -> dict[str, Any]:
         """Return the payload with which the handler is called as if with these arguments; raise InvalidJob as a submit would."""

@@ -61,6 +61,12 @@ class BatchNotFound(JobNotFound):
     what = "batch"
 
 
+class OperationNotFound(JobNotFound):
+    """There is no operation with this number."""
+
+    what = "operation"
+
+
 class HandlerNotFound(JobsError):
     """No handler is registered for a job type in this process."""
 

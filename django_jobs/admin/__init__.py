@@ -4,6 +4,7 @@ from .batches import BatchAdmin
 from .dead_letters import DeadLetterAdmin
 from .jobs import JobAdmin
 from .limits import LimitAdmin
+from .operation_pages import OperationAdmin
 from .overview import OverviewAdmin
 from .queues import QueueAdmin
 from .schedules import ScheduleAdmin
@@ -15,6 +16,7 @@ __all__ = [
     "GoneProcessAdmin",
     "JobAdmin",
     "LimitAdmin",
+    "OperationAdmin",
     "OverviewAdmin",
     "QueueAdmin",
     "ScheduleAdmin",

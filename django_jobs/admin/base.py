@@ -16,7 +16,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from . import paging
+from . import paging, selection
 from .paging import EVERYTHING, SCOPE, EmptyChangeList, KeysetChangeList
 from .search import Search
 from .widgets import cut
@@ -45,7 +45,9 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Keep the rows that a search finds: all of them by columns, and by content those among the newest rows."""
         request.console_refused = search.refused  # type: ignore[attr-defined]
         if not search.fits:
+            selection.note(request, search.lookups)
             return search.narrow(rows)
+        selection.note(request, None)  # the keys that were found are the selection
         everything = request.GET.get(SCOPE) == EVERYTHING
         found = search.look(
             rows, most=None if everything else paging.WINDOW, seconds=LONGEST_SEARCH if everything else SHORT_SEARCH

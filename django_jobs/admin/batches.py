@@ -23,7 +23,7 @@ from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY, LIVE
 
 from .base import RowAdmin
-from .operations import Chunk, OperatingAdmin, Operation
+from .operations import Act, Chunk, OperatingAdmin
 from .paging import REFRESH_SECONDS
 from .widgets import badge, code, cut, duration, link, moment, progress_bar, status_badge, two_lines
 
@@ -47,7 +47,7 @@ def _one_by_one(move: Callable[[str, Any], object]) -> Callable[[Chunk], Moved]:
     return run
 
 
-CANCEL = Operation(
+CANCEL = Act(
     title=gettext_lazy("Cancel batches"),
     permission="cancel_job",
     run=_one_by_one(lambda batch_id, by: cancel_batch(batch_id)),
@@ -58,7 +58,7 @@ CANCEL = Operation(
         " failure and for the end come when the last one has ended."
     ),
 )
-REPLAY = Operation(
+REPLAY = Act(
     title=gettext_lazy("Replay batches"),
     permission="replay_deadletter",
     run=_one_by_one(lambda batch_id, by: replay_batch(batch_id, by=by)),

@@ -33,6 +33,7 @@ COLUMNS = {
     "status": "status",
     "worker": "worker_id",
     "key": "unique_key",
+    "limit": "limit_key",
 }
 TIMES = {"after": "created_at__gte", "before": "created_at__lt"}
 _TOKEN = re.compile(r"([A-Za-z_][\w.-]*):(.+)", re.DOTALL)
@@ -59,7 +60,7 @@ class Search:
         may_see: whether payloads, results and metadata may be searched.
 
     `where` is what the database decides; `fits` decide about the values of a row that it lets through. `refused` are the terms
-    that say nothing, or that the user may not ask.
+    that say nothing, or that the user may not ask. `lookups` are `where` as values of JSON; None where they cannot say it.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Search:
     aliases: dict[str, Any] = field(default_factory=dict)
     fits: list[Fits] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    lookups: dict[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for token in _tokens(self.text):
@@ -115,14 +117,23 @@ class Search:
                 self.refused.append(f"{name}:{value}")
             else:
                 self.where &= Q(**{f"{self.prefix}{TIMES[name]}": moment})
+                self._note(TIMES[name], moment.isoformat())
         elif name == "error":
             self.where &= self._like(self.error, value)
+            self.lookups = None
         elif name in COLUMNS:
             self.where &= Q(**{f"{self.prefix}{COLUMNS[name]}": value})
+            self._note(COLUMNS[name], value)
         elif self.may_see:
             self._add_key(name.split("."), value)
         else:
             self.refused.append(f"{name}:{value}")
+
+    def _note(self, name: str, value: str) -> None:
+        if self.lookups is None or name in self.lookups:  # two values of one column: nothing fits both
+            self.lookups = None
+        else:
+            self.lookups[f"{self.prefix}{name}"] = value
 
     def _add_key(self, names: list[str], wanted: str) -> None:
         """Search for a value under a path of keys: of the payload or the metadata, unless the first one names where."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from django.db.models import F
 
 from django_jobs import signals
-from django_jobs.db.notify import notify_finished, notify_process
-from django_jobs.db.transactions import transactional
+from django_jobs.db.notify import notify_cascade, notify_finished, notify_process
+from django_jobs.db.transactions import after_commit, transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, MemberState
 from django_jobs.models.fields import DbNow
@@ -25,15 +26,23 @@ from .moved import Moved, chunks, lock_jobs
 
 def cancel(ids: Iterable[str]) -> Moved:
     """Cancel jobs that wait, and ask the workers of those that run; finished ones are left."""
+    moved = cancel_some(ids)
+    if moved.done:
+        cascade_for(CASCADE_SECONDS)
+    return moved
+
+
+def cancel_some(ids: Iterable[str]) -> Moved:
+    """Cancel jobs as `cancel` does, and leave what is behind them to the workers' next cascade."""
     moved = Moved([], {})
     for chunk in chunks(ids):
         cancelled, workers = _cancel(chunk)
         for worker_id in workers:
-            notify_process(worker_id)
+            after_commit(partial(notify_process, worker_id))
         moved += cancelled
     if moved.done:
         notify_finished()
-        cascade_for(CASCADE_SECONDS)
+        notify_cascade()
     return moved
 
 

@@ -2,12 +2,14 @@
 
 from .attempt import Attempt, AttemptOutcome
 from .batch import Batch, BatchMember, BatchStatus, MemberState
+from .cause import Cause
 from .dead_letter import DeadLetter, DeadLetterReason
 from .dependency import DependencyState, JobDependency, OnFailure
 from .event import Event
 from .gone_process import Ending, GoneProcess
 from .job import Job, JobStatus
 from .limit import Limit, LimitLock, LimitSlot
+from .operation import Operation, OperationKind, OperationState
 from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
@@ -20,6 +22,7 @@ __all__ = [
     "Batch",
     "BatchMember",
     "BatchStatus",
+    "Cause",
     "DeadLetter",
     "DeadLetterReason",
     "DependencyState",
@@ -35,6 +38,9 @@ __all__ = [
     "LimitSlot",
     "MemberState",
     "OnFailure",
+    "Operation",
+    "OperationKind",
+    "OperationState",
     "Overview",
     "Queue",
     "Schedule",

@@ -191,6 +191,7 @@ class Job(models.Model):
         ordering = ("-id",)
         permissions = (
             ("cancel_job", _("Can cancel jobs")),
+            ("discard_job", _("Can discard waiting jobs")),
             ("view_payload", _("Can see payloads and results")),
         )
         constraints = (

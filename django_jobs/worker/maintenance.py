@@ -1,4 +1,4 @@
-"""Maintenance: promote, deliver, tick, rescue, cascade, prune. Every process does it; compare-and-set keeps it right."""
+"""Maintenance: promote, deliver, tick, rescue, cascade, operate, prune. Every process does it; compare-and-set keeps it right."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.events import deliver, prune_events
 from django_jobs.lifecycle.farewell import forget_gone
 from django_jobs.lifecycle.limits import write_declared
+from django_jobs.lifecycle.operations import move_operations
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import revive_all
@@ -31,7 +32,7 @@ from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
-TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due, or an event to be delivered
+TICK_SECONDS = 60.0  # `promote` sees each second whether a tick or a step is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
 LIMITS_SECONDS = 4.0  # a changed limit holds within five
 PRUNE_SECONDS = 60.0
@@ -60,6 +61,7 @@ class Maintenance(Loop):
             self.rescue: lease / BEATS_PER_LEASE,
             self.cascade: lease / BEATS_PER_LEASE,
             self.look_at_limits: 0.0,
+            self.operate: TICK_SECONDS,
             self.prune: PRUNE_SECONDS / 2,
         }
         self._due = {chore: time.monotonic() + delay for chore, delay in self._chores.items()}
@@ -120,11 +122,13 @@ class Maintenance(Loop):
         marks = self._state.pollers.marks
         while True:
             began, start = time.monotonic(), marks.promotion.start
-            due, next_tick, has_events = look_ahead(self._state.id, start)
+            due, next_tick, has_events, next_step = look_ahead(self._state.id, start)
             if has_events:
                 self._advance(self.deliver, time.monotonic())
             if next_tick is not None:
                 self._advance(self.tick, time.monotonic() + next_tick + 0.001)
+            if next_step is not None:
+                self._advance(self.operate, time.monotonic() + next_step)
             if due is None or due > 0:
                 # A little late rather than a little early, which would be a look in vain.
                 rest = PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
@@ -176,6 +180,11 @@ class Maintenance(Loop):
             self._limits_written = True
         self._swept_to = sweep(self._swept_to, SCOPES_PER_SWEEP)
         return LIMITS_SECONDS
+
+    def operate(self) -> float:
+        """Make a step of what operators asked for on many rows."""
+        seconds = move_operations()
+        return TICK_SECONDS if seconds is None else min(TICK_SECONDS, max(CONTENDED_SECONDS, seconds))
 
     def prune(self) -> float:
         """Delete a little of what is past its retention."""

@@ -28,6 +28,7 @@ from django_jobs.management.jobs import (
     jobs,
     limits,
     maintenance,
+    operations,
     queues,
     schedules,
     submit,
@@ -56,7 +57,8 @@ class Command(BaseCommand):
         parser.formatter_class = HelpFormatter  # not by create_parser(): django-configurations has one without keywords
         verbs = Verbs(parser)
         groups = (
-            submit, jobs, graph, batches, events, queues, limits, dead_letters, schedules, transfer, adopt, maintenance, health,
+            submit, jobs, graph, batches, events, queues, limits, dead_letters, operations, schedules, transfer, adopt,
+            maintenance, health,
         )  # fmt: skip
         for group in groups:
             group.add(verbs)
