@@ -59,7 +59,8 @@ from .widgets import (
 )
 
 HEAVY = ("error", "traceback", "note", "job__payload", "job__result", "job__error", "job__metadata")
-LONGEST_MUTE = timedelta(days=367)
+LONGEST_MUTE = timedelta(days=366)
+LONGEST_NOTE = 2_000
 SPANS = (
     ("1h", gettext_lazy("1 hour")),
     ("24h", gettext_lazy("24 hours")),
@@ -73,7 +74,7 @@ class NoteForm(forms.Form):
 
     note = forms.CharField(
         label=gettext_lazy("Note"),
-        max_length=2_000,
+        max_length=LONGEST_NOTE,
         required=False,
         widget=forms.TextInput(attrs={"size": 60}),
         help_text=gettext_lazy("Why nothing needs to be done; kept with the dead letter and in the history."),
@@ -85,7 +86,7 @@ class CauseForm(forms.Form):
 
     note = forms.CharField(
         label=gettext_lazy("Note"),
-        max_length=2_000,
+        max_length=LONGEST_NOTE,
         required=False,
         widget=forms.TextInput(attrs={"size": 60}),
         help_text=gettext_lazy("What is known of it, for whoever sees it next."),
@@ -104,10 +105,10 @@ class CauseForm(forms.Form):
         day = self.cleaned_data["muted_until"]
         if day is None:
             return None
-        end = make_aware(datetime.combine(day + timedelta(days=1), time()))
-        if not database_now() < end <= database_now() + LONGEST_MUTE:
+        today = localtime(database_now()).date()
+        if not today <= day <= today + LONGEST_MUTE:
             raise forms.ValidationError(_("Give a day from today on, at most a year from now."))
-        return end
+        return make_aware(datetime.combine(day + timedelta(days=1), time()))
 
 
 class DeadLetterActionForm(ActionForm):
@@ -179,7 +180,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
         rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), read_at=DbNow())
-        rows = rows.annotate(is_muted=Exists(Cause.objects.muted().filter(pk=OuterRef("fingerprint"))))
+        rows = rows.annotate(is_muted=_is_muted())
         return rows.defer(*HEAVY)  # type: ignore[no-any-return]
 
     def get_search_results(
@@ -312,7 +313,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         return self.page(request, "cause_page.html", cut(newest.job.job_type, 100), context)
 
     def whole_rows(self) -> QuerySet[Any]:
-        return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by")
+        return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by").annotate(is_muted=_is_muted())
 
     def row_title(self, row: Any) -> str:
         return _("Dead letter")
@@ -368,12 +369,16 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         }
 
 
+def _is_muted() -> Exists:
+    return Exists(Cause.objects.muted().filter(pk=OuterRef("fingerprint")))
+
+
 def _as_typed(kept: Any) -> dict[str, Any]:
     """Return what the form of a cause begins with."""
     if kept is None:
         return {}
     last = localtime(kept.muted_until) - timedelta(days=1) if kept.muted else None
-    return {"note": kept.note, "muted_until": last and last.date()}
+    return {"note": kept.note[:LONGEST_NOTE], "muted_until": last and last.date()}
 
 
 def _outcomes_text(outcomes: dict[str, int]) -> str:

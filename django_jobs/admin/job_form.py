@@ -135,7 +135,7 @@ class JobForms(OperatingAdmin):
         handler = registry.find(name)
         if handler is None or not self.may_make(request, name):
             raise PermissionDenied
-        form = JobForm(handler, request.POST or None)
+        form = JobForm(handler, request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid() and (answer := self._make(request, name, form)) is not None:
             return answer
         context = {

@@ -22,6 +22,7 @@ from django_jobs.lifecycle.delete import delete_finished, discard
 from django_jobs.lifecycle.events import emit
 from django_jobs.lifecycle.moved import Moved
 from django_jobs.lifecycle.promote import run_now
+from django_jobs.lifecycle.prune import may_go
 from django_jobs.lifecycle.replay import replay
 from django_jobs.masking import masked, pretty
 from django_jobs.models import Batch, Job, JobStatus, JobStep, OperationKind, ScheduleTick, StepKind
@@ -467,7 +468,11 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             buttons.append(Button("cancel_selected", _("Cancel…"), "jobs-danger"))
         if job.status in WAITING and self.has_discard_permission(request):
             buttons.append(Button("discard_selected", _("Discard…"), "jobs-danger"))
-        if job.status in TERMINAL and self.has_remove_permission(request):
+        if (
+            job.status in TERMINAL
+            and self.has_remove_permission(request)
+            and may_go(Job.objects.filter(pk=job.pk)).exists()
+        ):
             buttons.append(Button("delete_selected", _("Delete…"), "jobs-danger"))
         return buttons
 

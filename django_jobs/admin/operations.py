@@ -159,6 +159,7 @@ class OperatingAdmin(ConsoleAdmin):
     ) -> HttpResponse | None:
         if act.kind is not None and (options.get("per_second") or _are_many(rows)):
             return self._begin(request, rows, act, options, across)
+        named = _named(rows) if act.is_final else None
         moved, seen, is_late = Moved([], {}), 0, False
         deadline = time.monotonic() + SECONDS_PER_REQUEST
         try:
@@ -175,23 +176,20 @@ class OperatingAdmin(ConsoleAdmin):
         shown_at = "" if back else self._shown_at(request, act)
         self._report(request, act, len(moved.done), len(moved.left) + gone, is_late, shown_at)
         if moved.done:
-            self._log(request, act, moved.done, options, across)
+            self._log(request, act, moved.done, options, across, named)
         return HttpResponseRedirect(back) if back else None
 
     def _begin(
         self, request: HttpRequest, rows: QuerySet[Any], act: Act, options: dict[str, Any], across: bool
     ) -> HttpResponse | None:
         """Write an operation that workers carry out, and lead to its page."""
-        filters, cut_off = noted(request) if across else None, False
-        ids: list[Any] | None = None
-        if filters is None:
-            keys = list(rows.order_by("pk").values_list("pk", flat=True)[: MOST_IDS + 1])
-            ids, cut_off = keys[:MOST_IDS], len(keys) > MOST_IDS
+        filters = noted(request) if across else None
+        keys = [] if filters is not None else list(rows.order_by("pk").values_list("pk", flat=True)[: MOST_IDS + 1])
         try:
             operation = begin(
                 act.kind,  # type: ignore[arg-type]
                 filters=filters,
-                ids=ids,
+                ids=keys[:MOST_IDS] if filters is None else None,
                 options={name: options[name] for name in act.keywords if options.get(name) not in (None, "", False)},
                 per_second=options.get("per_second"),
                 by=request.user,
@@ -201,14 +199,12 @@ class OperatingAdmin(ConsoleAdmin):
             messages.error(request, str(error))
             return None
         words = {"title": str(act.title), "count": number_format(operation.total, force_grouping=True)}
-        message = " ".join(
-            [_("Began: %(title)s (%(count)s).") % words, *_told(options), *self._filter_text(request, across)]
-        )
-        self.write_log(request, [(str(operation.pk), str(operation))], message, Operation)
-        url = self.object_url("operation", operation.pk)
         text = _("Began: %(title)s (%(count)s).") % words
+        told = " ".join([text, *_told(options), *self._filter_text(request, across)])
+        self.write_log(request, [(str(operation.pk), str(operation))], told, Operation)
+        url = self.object_url("operation", operation.pk)
         messages.success(request, format_html('{} <a href="{}">{}</a>', text, url, _("Watch it")))
-        if cut_off:
+        if len(keys) > MOST_IDS:
             text = _("These are the first %(count)s rows that match. Do it again for the rest.")
             messages.warning(request, text % {"count": number_format(MOST_IDS, force_grouping=True)})
         return HttpResponseRedirect(url) if self.may(request, "view_job") else None
@@ -251,13 +247,23 @@ class OperatingAdmin(ConsoleAdmin):
             return self.object_url(str(self.opts.model_name), selected[0])
         return None
 
-    def _log(self, request: HttpRequest, act: Act, ids: Sequence[Any], options: dict[str, Any], across: bool) -> None:
+    def _log(
+        self,
+        request: HttpRequest,
+        act: Act,
+        ids: Sequence[Any],
+        options: dict[str, Any],
+        across: bool,
+        named: dict[Any, str] | None,
+    ) -> None:
         """Write who did what: an entry for each row that was changed, or one for all when they are many."""
         done = act.message(len(ids))
-        parts = [done, *_told(options), *self._filter_text(request, across)]
-        named = self.get_queryset(request).in_bulk(ids) if len(ids) <= LOGGED_ONE_BY_ONE else {}
-        rows: list[tuple[str | None, str]] = [(str(pk), str(row)) for pk, row in named.items()]
-        self.write_log(request, rows or [(None, done)], " ".join(parts))
+        if named is None:
+            named = _named(self.get_queryset(request).filter(pk__in=ids)) if len(ids) <= LOGGED_ONE_BY_ONE else {}
+        rows: list[tuple[str | None, str]] = [(str(pk), named[pk]) for pk in ids if pk in named]
+        self.write_log(
+            request, rows or [(None, done)], " ".join([done, *_told(options), *self._filter_text(request, across)])
+        )
 
     def _filter_text(self, request: HttpRequest, across: bool) -> list[str]:
         """Return which rows were meant, where all were that match."""
@@ -286,6 +292,12 @@ class OperatingAdmin(ConsoleAdmin):
             )
             for pk, description in rows
         )
+
+
+def _named(rows: QuerySet[Any]) -> dict[Any, str]:
+    """Return the names of rows by their keys, where they are so few that each gets a log entry."""
+    found = {row.pk: str(row) for row in rows.order_by("pk")[: LOGGED_ONE_BY_ONE + 1]}
+    return found if len(found) <= LOGGED_ONE_BY_ONE else {}
 
 
 def _are_many(rows: QuerySet[Any]) -> bool:

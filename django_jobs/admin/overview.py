@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
@@ -14,7 +15,17 @@ from django.views.decorators.http import require_safe
 
 from django_jobs import stats
 from django_jobs.db.transactions import database_now
-from django_jobs.models import Cause, DeadLetter, Job, JobStatus, Operation, Overview, Schedule, WorkerProcess
+from django_jobs.models import (
+    Cause,
+    DeadLetter,
+    Job,
+    JobStatus,
+    Operation,
+    OperationState,
+    Overview,
+    Schedule,
+    WorkerProcess,
+)
 
 from .acts import ActPages
 from .causes import FoundCause, find_causes
@@ -48,7 +59,7 @@ class OverviewAdmin(ActPages):
         stats.add_times(queues, floor)
         newest = stats.newest_stats(now, floor)
         deploys = stats.deploys(now - timedelta(days=1))
-        operations = list(Operation.objects.telling(now).values_list("pk", "state", "kind", "error")[:MOST_OPERATIONS])
+        operations = list(_operations(now).values_list("pk", "state", "kind", "error")[:MOST_OPERATIONS])
         processes = list(WorkerProcess.objects.registered().order_by("pk")[:MOST_PROCESSES])
         state = _state(queues, processes, now)
         context = {
@@ -69,7 +80,7 @@ class OverviewAdmin(ActPages):
             "causes_url": self.url("deadletter_causes"),
             "acts_url": self.url("acts"),
             "operations_url": self.list_url("operation"),
-            "operations": sum(not error for *_, error in operations),
+            "operations": sum(one[1] != OperationState.FAILED for one in operations),
         }
         return self.page(request, "overview.html", _("Overview"), context)
 
@@ -107,6 +118,12 @@ class OverviewAdmin(ActPages):
         if not self.may(request, "view_deadletter"):
             return []
         return find_causes(now - timedelta(days=1), {"age": "24h"})[:MOST_CAUSES]
+
+
+def _operations(now: datetime) -> QuerySet[Operation]:
+    """Return the operations that have not ended, and those that failed within the last day, the newest first."""
+    failed = Q(state=OperationState.FAILED, ended_at__gt=now - timedelta(days=1))
+    return Operation.objects.filter(Q(ended_at=None) | failed).order_by("-pk")
 
 
 def _state(queues: dict[str, stats.QueueStats], processes: list[WorkerProcess], now: datetime) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _write(operation: Operation) -> Operation:
     now = database_now()
     if operation.ids is None:  # what comes later was not asked for, and it could come without an end
         born = "died_at" if operation.kind in OF_DEAD_LETTERS else "created_at"
-        operation.filters[f"{born}__lte"] = now.isoformat()
+        operation.filters[f"{born}__lt"] = (now + timedelta(milliseconds=1)).isoformat()  # as fine as SQLite's clock
     operation.total = rows_of(operation).count() if operation.ids is None else len(operation.ids)
     operation.created_at = operation.next_at = now
     operation.save(force_insert=True)
@@ -170,7 +170,8 @@ def _step(operation_id: int) -> bool:
     operation.done += len(moved.done)
     operation.skipped += len(ids) - len(moved.done)
     operation.cursor = str(ids[-1]) if ids else operation.cursor
-    operation.next_at = now + timedelta(seconds=size / operation.per_second if operation.per_second else 0)
+    if operation.per_second is not None:
+        operation.next_at = now + timedelta(seconds=size / operation.per_second)
     if len(ids) < size:
         operation.state, operation.next_at, operation.ended_at = OperationState.FINISHED, None, now
     operation.save(update_fields=["state", "started_at", "ended_at", "next_at", "done", "skipped", "cursor"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -45,14 +45,9 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         """Keep the operations that workers move forward."""
         return self.filter(next_at__isnull=False)
 
-    def telling(self, now: datetime) -> OperationQuerySet:
-        """Keep the operations that have not ended, and those that failed within the last day."""
-        failed = Q(state=OperationState.FAILED, ended_at__gt=now - timedelta(days=1))
-        return self.filter(Q(ended_at=None) | failed).order_by("-pk")
-
     def due(self) -> OperationQuerySet:
         """Keep the operations whose next step is due."""
-        return self.filter(next_at__lte=DbNow())
+        return self.filter(next_at__lt=DbNow() + timedelta(milliseconds=1))  # SQLite's clock has no finer step
 
 
 class Operation(models.Model):
