@@ -22,6 +22,7 @@ from .widgets import SHORT, cut
 MOST_CAUSES = 100
 MOST_READ = 10_000
 LISTED = 20
+CLOSED = 200  # of the acknowledged ones, whose notes are read
 SAMPLES = 3
 DEAD_AGAIN = "dead again"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ([^\n]+)')
@@ -162,9 +163,14 @@ def read_history(fingerprint: str) -> CauseHistory | None:
         ended[died_at] = (good, bad + 1)
         if replayed_at is not None:
             replays.setdefault((replayed_at.replace(second=0, microsecond=0), by or ""), []).append(outcome)
-    noted = letters.exclude(note="").order_by("-acknowledged_at").values_list(
-        "acknowledged_at", "acknowledged_by__username", "note"
-    )  # fmt: skip
+    # By key: to look for notes in all of them would read each with its texts.
+    closed = sorted(((row[5], row[0]) for row in rows if row[5] is not None), reverse=True)[:CLOSED]
+    noted = (
+        DeadLetter.objects.filter(pk__in=[pk for _at, pk in closed])
+        .exclude(note="")
+        .order_by("-acknowledged_at")
+        .values_list("acknowledged_at", "acknowledged_by__username", "note")
+    )
     notes = list(
         dict.fromkeys((at.replace(second=0, microsecond=0), by or "", note) for at, by, note in noted[:LISTED] if at)
     )

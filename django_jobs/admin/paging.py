@@ -9,7 +9,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import AutoField, QuerySet
 from django.http import HttpRequest
 from django.utils.formats import number_format
 from django.utils.text import capfirst
@@ -41,7 +41,13 @@ def count_text(count: int, limit: int | None = None) -> str:
 
 
 def window_floor(rows: QuerySet[Any]) -> Any:
-    """Return the key of the oldest of the newest WINDOW rows, or None when there are not more rows than that."""
+    """Return the key of the oldest of the newest WINDOW rows, or None when there are not more rows than that.
+
+    Numbers are subtracted: to pass over 100,000 rows with their texts takes MariaDB 230 ms. Where some are gone, it is fewer rows.
+    """
+    if isinstance(rows.model._meta.pk, AutoField):
+        newest = rows.order_by("-pk").values_list("pk", flat=True).first() or 0
+        return newest - WINDOW + 1 if rows.filter(pk__lte=newest - WINDOW).exists() else None
     return rows.order_by("-pk").values_list("pk", flat=True)[WINDOW - 1 : WINDOW].first()
 
 

@@ -24,7 +24,7 @@ from django.utils.timezone import is_naive, make_aware
 from django_jobs.masking import MASK, masked
 
 MOST_FOUND = 1_000
-STEP = 10_000
+STEP, LARGEST_STEP = 2_500, 20_000  # rows; what the first steps take says how large the next ones may be
 ROOTS = ("payload", "metadata", "result")
 COLUMNS = {
     "id": "id",
@@ -88,13 +88,14 @@ class Search:
 
     def look(self, rows: QuerySet[Any], *, most: int | None, seconds: float) -> Look:
         """Read rows, the newest first, return those that fit: of `most` rows at most (None: all), in about so many seconds."""
-        size = min(STEP, most or STEP)
+        size = STEP
         every = rows.model._default_manager.using(rows.db).order_by("-pk").values_list("pk", flat=True)
         wanted = self.narrow(rows).order_by("-pk").values("pk", *self._columns())
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         keys: list[Any] = []
         read = 0
         while True:
+            size = min(size, most - read) if most else size
             floor = every[size - 1 : size].first()
             for values in wanted.filter(pk__gte=floor) if floor is not None else wanted:
                 # Masked before it is compared: else a search would find out, letter by letter, what a mask hides.
@@ -102,9 +103,12 @@ class Search:
                     keys.append(values["pk"])
             read += size
             is_over = floor is None
-            if is_over or len(keys) >= MOST_FOUND or (most and read >= most) or time.monotonic() > deadline:
+            spent = time.monotonic() - began
+            if is_over or len(keys) >= MOST_FOUND or (most and read >= most) or spent > seconds:
                 return Look(keys=keys[:MOST_FOUND], read=read, is_complete=is_over and len(keys) <= MOST_FOUND)
             every, wanted = every.filter(pk__lt=floor), wanted.filter(pk__lt=floor)
+            if spent < seconds / 8:
+                size = min(2 * size, LARGEST_STEP)
 
     def _columns(self) -> list[str]:
         names = ("id", "job_type", "unique_key", *(ROOTS if self.may_see else ()))
