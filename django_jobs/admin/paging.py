@@ -43,7 +43,7 @@ def count_text(count: int, limit: int | None = None) -> str:
 def window_floor(rows: QuerySet[Any]) -> Any:
     """Return the key of the oldest of the newest WINDOW rows, or None when there are not more rows than that.
 
-    Numbers are subtracted: to pass over 100,000 rows with their texts takes MariaDB 230 ms. Where some are gone, it is fewer rows.
+    Numbers are subtracted: to pass over 100,000 rows with their texts takes MariaDB 230 ms. With gaps it is fewer rows.
     """
     if isinstance(rows.model._meta.pk, AutoField):
         newest = rows.order_by("-pk").values_list("pk", flat=True).first() or 0
