@@ -44,6 +44,14 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _aliases(value: Any) -> tuple[str, ...]:
+    known = {**settings.DATABASES, "default": {}}  # there is always one of that name
+    given = value if isinstance(value, list | tuple) else ()
+    if not given or not all(isinstance(alias, str) and alias in known for alias in given) or len({*given}) < len(given):
+        raise Refused(f"a list of aliases of DATABASES, each once ({', '.join(sorted(known))})")
+    return tuple(given)
+
+
 def _release(value: Any) -> Any:
     if not isinstance(value, str) and not callable(value):
         raise Refused("a string, or a callable that returns one")
@@ -97,6 +105,7 @@ class JobsSettings:
     RELEASE: the release of the site's code, recorded with worker processes, attempts and dead letters: a string, a callable that
         returns one, or None for what a common environment variable says (see `this_release`).
     SITE: whose schedules and workers these are, where several sites share a database (None: see `this_site`).
+    DATABASES: the aliases that may hold jobs, each with tables of its own (None: what the routers name).
     UNKNOWN_TYPE_GRACE_SECONDS: how long a job whose type a worker does not know is left to another site or deploy before it is
     FAILED (seconds; None: an hour where another site is known, else 0).
     """
@@ -124,6 +133,7 @@ class JobsSettings:
     MAX_JOBS: int | None = _key(None, optional(integer(1, _LARGEST)))
     PROCESS_MEMORY_MB: int | None = _key(None, optional(integer(1, _MANY)))
     SITE: str | None = _key(None, optional(short_text(MAX_SITE)))
+    DATABASES: tuple[str, ...] | None = _key(None, optional(_aliases))
     RELEASE: str | Callable[[], str] | None = _key(None, optional(_release))  # noqa: RUF009  as the others
     UNKNOWN_TYPE_GRACE_SECONDS: float | None = _key(None, optional(seconds()))
 
@@ -227,7 +237,7 @@ def _parse_queues(raw: Any, problems: list[Problem]) -> Mapping[str, QueueSettin
 
 
 def _clear_cache(*, setting: str, **kwargs: Any) -> None:
-    if setting == NAME:
+    if setting in (NAME, "DATABASES"):
         _read.cache_clear()
         get_settings.cache_clear()
         this_release.cache_clear()

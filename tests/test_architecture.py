@@ -167,7 +167,8 @@ def row_locks(module: str, text: str) -> Iterator[str]:
 def alias_parameters(module: str, text: str) -> Iterator[str]:
     """Complain about a database alias that is passed by hand; it is context, see db/connections.py.
 
-    The alias of a backend for Django's tasks is another thing, and so is what Django passes to a method of its own.
+    The alias of a backend for Django's tasks is another thing, and so is what Django passes to a method of its own, or a caller
+    to a submit.
     """
     if module.startswith(("task_backend.", "backends")):
         return
@@ -175,11 +176,12 @@ def alias_parameters(module: str, text: str) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             given = {argument.arg for argument in arguments} & {"alias", "using"}
-            if given and (module, node.name) not in DJANGO_PASSES_AN_ALIAS:
+            if given and module != "api" and (module, node.name) not in GIVEN_AN_ALIAS:
                 yield f"line {node.lineno}: {node.name} takes {', '.join(sorted(given))}"
 
 
-DJANGO_PASSES_AN_ALIAS = {
+GIVEN_AN_ALIAS = {
+    ("db.connections", "database_of_submit"),
     ("db.connections", "use_database"),
     ("models.indexes", "create_sql"),
     ("apps", "_write_declared_schedules"),

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connections
+from django.db.models import QuerySet
 from django.db.models.base import ModelState
 
 from django_jobs import signals
 from django_jobs.arguments import Arguments
-from django_jobs.db.connections import jobs_alias, jobs_connection
+from django_jobs.db.connections import jobs_alias, jobs_connection, jobs_databases
 from django_jobs.db.dialects import INSERT_COLUMNS, dialect
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import database_now, retried, transactional
@@ -314,6 +315,8 @@ def _draft(
         raise InvalidJob(unknown_job_type(job_type, handlers.job_types()))
     arguments = None if handler is None or any_payload else handler.arguments
     _refuse_misfit(arguments, payload)
+    if submission.depends_on:
+        _refuse_elsewhere(options["depends_on"])
     template = resolve(with_trace(submission), handler, handlers, rank=rank)
     keys = template.limit_keys(payload)
     return _Draft(_Shared(template, arguments), submission.job_id or new_id(), submission.payload, keys)
@@ -322,6 +325,17 @@ def _draft(
 def _refuse_misfit(arguments: Arguments | None, payload: Any) -> None:
     if arguments is not None and (problems := arguments.problems(payload or {})):
         raise InvalidJob(*problems)
+
+
+def _refuse_elsewhere(depends_on: Any) -> None:
+    """Raise InvalidJob for a dependency that is a job of another one of the site's databases."""
+    if not isinstance(depends_on, list | tuple | set | frozenset | QuerySet):
+        return
+    here = jobs_alias()
+    for job in depends_on:
+        there = job._state.db if isinstance(job, Job) else None
+        if there not in (None, here) and there in jobs_databases():
+            raise InvalidJob(f"depends_on: job {job.pk!r} is in the database {there!r}, and this one is for {here!r}")
 
 
 # --- one job
@@ -537,6 +551,7 @@ def _warn_of_another_database() -> None:
             connection.in_atomic_block
             and connection.alias not in _warned
             and connection.alias != (alias := jobs_alias())
+            and connection.alias not in jobs_databases()
         ):
             _warned.add(connection.alias)
             logger.warning(

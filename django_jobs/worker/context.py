@@ -77,6 +77,11 @@ class Context:
         return decode(self._run.job.metadata_text)  # type: ignore[no-any-return]
 
     @property
+    def database(self) -> str:
+        """The alias of the database that holds the job, in which atomic handlers and atomic steps have their transaction."""
+        return jobs_alias()
+
+    @property
     def batch(self) -> Batch | None:
         """The batch that this job is a member of, or that it tells of as a callback; read when it is first asked."""
         batch_id = self._run.job.batch_id
