@@ -183,6 +183,7 @@ def alias_parameters(module: str, text: str) -> Iterator[str]:
 GIVEN_AN_ALIAS = {
     ("db.connections", "database_of_submit"),
     ("db.connections", "use_database"),
+    ("db.connections", "work_on"),
     ("models.indexes", "create_sql"),
     ("apps", "_write_declared_schedules"),
 }

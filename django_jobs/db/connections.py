@@ -55,6 +55,11 @@ def use_database(alias: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def work_on(alias: str | None) -> None:
+    """Work on the jobs of a database alias (None: the routers' own) for as long as this thread lives."""
+    _chosen.set(alias)
+
+
 @contextmanager
 def database_of(row: Model) -> Iterator[None]:
     """Work on the database that a row is written to until the block ends; it may have been read from a replica of that."""

@@ -53,6 +53,11 @@ class OutageBackoff:
             self._on_no_files(too_many)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, no secret
 
+    @property
+    def is_out(self) -> bool:
+        """Whether nothing has been written since an error."""
+        return self._since is not None
+
     def over(self) -> None:
         """Note that the database took a write. An answer alone is not the end: one that is read-only for a while answers, too."""
         if self._since is None:

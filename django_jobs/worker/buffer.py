@@ -103,6 +103,11 @@ class JobBuffer:
             return max(1, self._ahead, min(MAX_BATCH, sum(slot.run is None for slot in self._slots)))
 
     @property
+    def ahead(self) -> int:
+        """How many jobs the threads run in AHEAD_SECONDS, as of the last claim."""
+        return self._ahead
+
+    @property
     def is_low(self) -> bool:
         """Whether to claim before the buffer is empty, as long as the queue had as many as asked for."""
         return not self._is_dry and len(self._waiting) * 2 <= self._ahead

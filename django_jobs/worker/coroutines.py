@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import Error, connections, reset_queries
 
 from django_jobs.conf import get_settings
+from django_jobs.db.connections import work_on
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
@@ -153,6 +154,7 @@ class Coroutines(Loop):
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
+            work_on(self._state.database)
             asyncio.set_event_loop(loop)
             loop.run_until_complete(sync_to_async(self._watch_sessions)())
             loop.run_forever()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import discard_connection
+from django_jobs.db.connections import discard_connection, work_on
 from django_jobs.db.notify import cascade_in_process
 from django_jobs.due import look_ahead
 from django_jobs.lifecycle.cascade import cascade_all
@@ -93,6 +93,7 @@ class Maintenance(Loop):
 
     def run(self) -> None:
         """Run the chores when they are due, until stopped."""
+        work_on(self._state.database)
         stop_listening = cascade_in_process(self.expect_cascade)
         try:
             super().run()
@@ -110,6 +111,7 @@ class Maintenance(Loop):
                 rest = chore()
             except Exception as error:  # one bad chore must not end the others
                 rest = self._state.backoff.after(error)
+                self._state.asked_at = None
                 self._liveness.contact_lost()
                 discard_connection()
             self._due[chore] = time.monotonic() + rest
@@ -120,7 +122,9 @@ class Maintenance(Loop):
         marks = self._state.pollers.marks
         while True:
             began, start = time.monotonic(), marks.promotion.start
+            self._state.asked_at = began
             due, next_tick, has_events = look_ahead(self._state.id, start)
+            self._state.asked_at = None
             if has_events:
                 self._advance(self.deliver, time.monotonic())
             if next_tick is not None:

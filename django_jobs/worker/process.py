@@ -24,10 +24,11 @@ from .listener import Listener
 from .liveness import LivenessMonitor
 from .maintenance import Maintenance
 from .settler import Settler
-from .state import WorkerState
+from .state import JobLimit, WorkerState
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from .places import Places
     from .thread import Worker
 
 END_SECONDS = 0.5
@@ -41,6 +42,8 @@ class Process:
         threads: how many threads of its own it is to have.
         max_jobs: leave with exit code 75 after this many jobs.
         max_rss: leave with exit code 75 above this many megabytes.
+        database: the alias of the database that it serves; None: that of the routers.
+        places: what it shares with the processes of other databases; it starts with one thread then, and others as needed.
     """
 
     def __init__(
@@ -50,10 +53,14 @@ class Process:
         threads: int = 0,
         max_jobs: int | None = None,
         max_rss: int | None = None,
+        database: str | None = None,
+        places: Places | None = None,
     ) -> None:
         self.queues = list(queues) if queues is not None else None
         self.threads = threads
-        self.state = WorkerState(max_jobs=max_jobs, on_lost=self._lose_runs)
+        self.places = places
+        limit = places.limit if places is not None else None if max_jobs is None else JobLimit(max_jobs)
+        self.state = WorkerState(limit=limit, on_lost=self._lose_runs, database=database)
         self.lease = Lease(self.state, self.silent_threads)
         self.maintenance = Maintenance(
             self.state,
@@ -64,9 +71,13 @@ class Process:
         self.coroutines = Coroutines(self.state, self.settler)
         self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
         self.listener = Listener(self.state, self.maintenance.look_at_requests)
-        self.pool = ChildPool(self.state)
+        self.pool = places.pool if places is not None else ChildPool(self.state)
         # Those that are still to start count too: a handler of the first must not be told that it is the last.
-        self.handler_threads = HandlerThreads(lambda: max(self.threads, len(self.workers())))
+        self.handler_threads = (
+            places.handler_threads
+            if places is not None
+            else HandlerThreads(lambda: max(self.threads, len(self.workers())))
+        )
         self.has_ended = False
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
@@ -81,6 +92,11 @@ class Process:
     def id(self) -> str:
         """The name of this process in the database."""
         return self.state.id
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the row of the process has been written."""
+        return self._is_registered
 
     @property
     def is_stopping(self) -> bool:
@@ -176,6 +192,20 @@ class Process:
             if worker.buffer not in self._buffers:
                 self._buffers.append(worker.buffer)
             self._workers.append(worker)
+
+    def needs_thread(self, worker: Worker) -> bool:
+        """Whether a thread that shares places, and is about to run a job, leaves nobody behind who would claim the next one."""
+        workers = self.workers()
+        return len(workers) < self.threads and all(other is worker or other.slot.run for other in workers)
+
+    def spare(self, worker: Worker, idle_before: float) -> bool:
+        """Let an idle thread go when another one is idle, too, and both have been since that moment; say whether it goes."""
+        with self._lock:
+            idle = [other for other in self._workers if other.idle_since < idle_before and not other.is_stopping]
+            is_spare = worker in idle and len(idle) > 1
+            if is_spare:
+                worker.end_soon()
+            return is_spare
 
     def remove(self, worker: Worker) -> None:
         """Note that a worker thread has ended."""

@@ -5,13 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 from django.db import Error, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_jobs.db.connections import discard_all, discard_connection, discard_pooled, is_stuck, usable_connection
+from django_jobs.db.connections import (
+    discard_all,
+    discard_connection,
+    discard_pooled,
+    is_stuck,
+    usable_connection,
+    work_on,
+)
 from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_away
 from django_jobs.exceptions import InvalidJob
@@ -28,12 +36,14 @@ from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
 from .executor import execute
 from .local_process import local_process
+from .places import Places
 from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
 from .run import Run
 from .settler import release_buffer
 
 INLINE_SECONDS = 0.002
+SPARE_SECONDS = 10.0  # a thread that shares places and was idle for so long goes, unless it is the last idle one
 
 
 class Worker(threading.Thread):
@@ -70,6 +80,8 @@ class Worker(threading.Thread):
         self._state = self.process.state
         self._settler = self.process.settler
         self._watchdog = self.process.watchdog
+        self._places = self.process.places
+        self.idle_since = float("inf")
         self._isolation = Isolation(self._state, self.process.pool)
         self._stopping = threading.Event()
         self._connection: BaseDatabaseWrapper | None = None
@@ -119,11 +131,13 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Repeat the step until stopped."""
         try:
+            work_on(self._state.database)
             handler_threads.set(self.process.handler_threads)
             self._cleanup.begin()
+            step = self.step if self._places is None else self._step_in_turn
             while not self.is_stopping:
                 try:
-                    rest = self.step()
+                    rest = step()
                     self._has_failed = False
                     is_woken = rest > 0 and self._rest(rest)
                 except Error as error:
@@ -142,9 +156,32 @@ class Worker(threading.Thread):
         """Rest until there is work, or it is time to look for some; return whether somebody woke this thread."""
         self._is_resting = True
         try:
-            return self.selector.poller.wait_watching(self._watch, seconds, lambda: self.is_stopping)
+            return self.selector.poller.wait_watching(self._watch, seconds, self._is_to_rest_no_more)
         finally:
             self._is_resting = False
+
+    def _is_to_rest_no_more(self) -> bool:
+        if self.is_stopping or self._places is None:
+            return self.is_stopping
+        return self.process.spare(self, time.monotonic() - SPARE_SECONDS)
+
+    def end_soon(self) -> None:
+        """End after the current rest, because other threads are idle, too."""
+        self._stopping.set()
+
+    def _step_in_turn(self) -> float:
+        """Make a step in a place of the process, where databases share them."""
+        assert self._places is not None
+        self._is_resting = True
+        if self.idle_since == float("inf"):
+            self.idle_since = time.monotonic()
+        if not self._places.take(self):
+            return -1.0
+        self._is_resting = False
+        try:
+            return self.step()
+        finally:
+            self._places.leave(self)
 
     def step(self) -> float:
         """Claim if it is time to, run what there is, settle; return how long to rest, in seconds."""
@@ -166,6 +203,8 @@ class Worker(threading.Thread):
         """Claim for all threads of the buffer from the first queue that has something for us; return whether one had."""
         jobs: list[ClaimedJob] = []
         wanted = min(wanted, self._state.jobs_left())
+        if self._places is not None:  # jobs that are not quick would wait here for a place
+            wanted = min(wanted, max(self.buffer.ahead, 1 + self._places.free()))
         self._state.begin_claim(self)
         try:
             queue = self.selector.next_queue()
@@ -219,6 +258,8 @@ class Worker(threading.Thread):
             ran = True
             if self.buffer.has_waiting:
                 self.selector.poller.hand_work()
+            if self._places is not None:
+                self._take_up(self._places)
             self._watchdog.wake()
             self._run_one(run)
             if self.slot.abandoned:
@@ -226,12 +267,20 @@ class Worker(threading.Thread):
             self._went_on_at = now = time.monotonic()
             self.buffer.took(now - before)
             before = self._settler.settle(self.buffer, now)
-            if self.buffer.is_low:
+            if self.buffer.is_low and (self._places is None or not self._places.is_contended):
                 break
         self._settler.settle(self.buffer, before)
         if ran:
             self._cleanup.after_batch()
         return ran
+
+    def _take_up(self, places: Places) -> None:
+        """Use the place for a job; see that a thread is left to claim for the other places."""
+        self.idle_since = float("inf")
+        places.runs(self)
+        if self.process.needs_thread(self) and not self.is_stopping:
+            with suppress(RuntimeError):  # the system gives no further thread, and the process ends
+                Worker(self.selector.names, self.handlers, self.poll_interval, process=self.process).start()
 
     def _run_one(self, run: Run) -> None:
         if settings.DEBUG:
@@ -321,7 +370,7 @@ def start_workers(process: Process, *, handlers: Registry = registry, poll_inter
     Raises a database error when the process cannot be registered; nothing has been started then.
     """
     process.start()
-    for _ in range(process.threads):
+    for _ in range(process.threads if process.places is None else 1):
         Worker(process.queues, handlers, poll_interval, process=process).start()
 
 

@@ -43,7 +43,8 @@ class Isolation:
 
     def _watch_over(self, child: IsolatedChild, run: Run, handler: Handler, handlers: Registry) -> Outcome:
         deadline = run.start_clock()  # ours to keep: the watchdog could interrupt this thread only
-        child.order({"job_id": run.job.id, "fence": run.job.fence, "process_id": self._state.id})
+        job, state = run.job, self._state
+        child.order({"job_id": job.id, "fence": job.fence, "process_id": state.id, "database": state.database})
         answer = child.answer(lambda: self._wants_end(run, deadline))
         if answer == "settled":
             return Outcome.completed(run.job, needs_settle=False)

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import Error, reset_queries
 
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import discard_connection, usable_connection
+from django_jobs.db.connections import discard_connection, usable_connection, use_database
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
@@ -48,7 +48,9 @@ def run_isolated(descriptor: int) -> NoReturn:
     sessions.begin()
     line.send("hello")
     while True:
-        answer = _run(sessions, **json.loads(orders.get()))
+        order = json.loads(orders.get())
+        with use_database(order.pop("database")):
+            answer = _run(sessions, **order)
         if not line.send("answer", answer):  # seen before the thread that reads has seen it
             _leave()
 
