@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import override_settings
 
@@ -20,8 +19,8 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import submit as lifecycle
 from django_jobs.models import Job
 from django_jobs.queue import JobQueue
-from testproject.database import database_from_url
-from tests.support.databases import Database, create_database, drop_database, new_url
+from tests.support.databases import Database, new_url
+from tests.support.several import more_databases
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "tenant"])
 TYPE = "effects.record"
@@ -42,18 +41,8 @@ class DefaultRouter:
 def django_db_setup(database: Database, tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
     """Give a second database, migrated, before Django looks which ones the test may use."""
     url = new_url(database.vendor, tmp_path, suffix="_tenant")
-    given = {"tenant": database_from_url(url), "default": {}}
-    connections.settings["tenant"] = connections.configure_settings(given)["tenant"]
-    with django_db_blocker.unblock():
-        create_database(url)
-        call_command("migrate", database="tenant", verbosity=0, interactive=False)
-        try:
-            yield
-        finally:
-            connections["tenant"].close()
-            del connections["tenant"]
-            del connections.settings["tenant"]
-            drop_database(url)
+    with django_db_blocker.unblock(), more_databases({"tenant": url}):
+        yield
 
 
 @pytest.fixture

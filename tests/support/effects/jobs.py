@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.db import transaction
 
 from django_jobs import Fail, Retry, Snooze, job
 
@@ -35,6 +36,21 @@ def record_atomic(context: Any, payload: dict[str, Any]) -> Any:
     _leave(context, payload)
     time.sleep(payload.get("seconds", 0))
     return payload.get("result")
+
+
+@job("effects.record_here", takes_context=True, atomic=True)
+def record_here(context: Any, payload: dict[str, Any]) -> str:
+    """Return the alias of the job's database, in which the effect is; effect and completion are one transaction."""
+    assert transaction.get_connection(context.database).in_atomic_block
+    leave_effect(context.job_id, context.fence, payload.get("kind", "start"), database=context.database)
+    database: str = context.database
+    return database
+
+
+@job("effects.where", takes_context=True, isolation="process")
+def where(context: Any, payload: dict[str, Any]) -> str:
+    """Submit another job, in a child, and return the alias of its database."""
+    return str(record.submit(payload)._state.db)
 
 
 @job("effects.greet", takes_context=True, isolation="process")
