@@ -168,7 +168,7 @@ def alias_parameters(module: str, text: str) -> Iterator[str]:
     """Complain about a database alias that is passed by hand; it is context, see db/connections.py.
 
     The alias of a backend for Django's tasks is another thing, and so is what Django passes to a method of its own, or a caller
-    to a submit.
+    to us.
     """
     if module.startswith(("task_backend.", "backends")):
         return
@@ -176,11 +176,13 @@ def alias_parameters(module: str, text: str) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             given = {argument.arg for argument in arguments} & {"alias", "using"}
-            if given and module != "api" and (module, node.name) not in GIVEN_AN_ALIAS:
+            if given and not module.startswith(GIVEN_A_DATABASE) and (module, node.name) not in GIVEN_AN_ALIAS:
                 yield f"line {node.lineno}: {node.name} takes {', '.join(sorted(given))}"
 
 
+GIVEN_A_DATABASE = ("api", "library.", "testing.")  # where the caller chooses
 GIVEN_AN_ALIAS = {
+    ("db.connections", "on_database"),
     ("db.connections", "database_of_submit"),
     ("db.connections", "use_database"),
     ("db.connections", "work_on"),

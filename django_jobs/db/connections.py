@@ -55,6 +55,16 @@ def use_database(alias: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def on_database(alias: str | None) -> AbstractContextManager[None]:
+    """Work on a database alias until the block ends; None leaves the choice as it is."""
+    return nullcontext() if alias is None else use_database(alias)
+
+
+def databases_to_read() -> tuple[str | None, ...]:
+    """Return the aliases of a look at everything: the chosen one, else the site's DATABASES; None stands for the one in use."""
+    return (None,) if _chosen.get() is not None else get_settings().DATABASES or (None,)
+
+
 def work_on(alias: str | None) -> None:
     """Work on the jobs of a database alias (None: the routers' own) for as long as this thread lives."""
     _chosen.set(alias)

@@ -30,6 +30,7 @@ from .batches import reopen, with_nested
 from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount
 from .moved import Moved, chunks, lock_jobs, why_left
 from .steps import forget
+from .users import known_here
 
 logger = logging.getLogger("django_jobs")
 NO_WAITS: Mapping[Any, float] = {}
@@ -169,7 +170,7 @@ def _replay_together(ids: Sequence[str], way: Way) -> Moved:
     _delay(done, way.waits)
     if way.from_start:
         forget(done)
-    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=way.by)
+    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=known_here(way.by))
     if way.dependents:
         # The first ones in this very transaction: a replay that was cut off would be refused when somebody asks for it again.
         revived = 0

@@ -5,11 +5,13 @@ The metrics of `JobsCollector` are the same in every process, so scrape one proc
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from django.db import DatabaseError
 from django.db.models import Count, Q
 from django.dispatch import Signal
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
@@ -17,6 +19,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from django_jobs import signals
+from django_jobs.conf import get_settings
+from django_jobs.db.connections import jobs_connection, use_database
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus, WorkerProcess
@@ -24,6 +28,7 @@ from django_jobs.stats import limit_stats, queue_stats
 
 from .health import lag
 
+logger = logging.getLogger("django_jobs")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
@@ -60,7 +65,34 @@ class JobsCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield gauges of the state of the tables. One statement reads all jobs: their counts belong to one moment."""
+        """Yield gauges of the state of the tables, labelled `database` where the site names several that may hold jobs."""
+        databases = get_settings().DATABASES
+        if databases is None:
+            yield from self._of_one()
+            return
+        metrics: dict[str, Metric] = {}
+        for database in databases:
+            for metric in self._of_database(database):
+                known = metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                known.samples += [
+                    sample._replace(labels={"database": database, **sample.labels}) for sample in metric.samples
+                ]
+        yield from metrics.values()
+
+    def _of_database(self, database: str) -> list[Metric]:
+        """Return the gauges of one of several databases; of one that cannot be used, only that it cannot."""
+        up = "Whether the database of jobs can be used."
+        with use_database(database):
+            try:
+                return [*self._of_one(), _gauge("database_up", up, 1)]
+            except DatabaseError as error:
+                logger.warning("metrics: the database %r cannot be used: %s", database, " ".join(str(error).split()))
+                if not jobs_connection().in_atomic_block:
+                    jobs_connection().close()
+                return [_gauge("database_up", up, 0)]
+
+    def _of_one(self) -> Iterator[Metric]:
+        """Yield the gauges of the jobs' database. One statement reads all jobs: their counts belong to one moment."""
         yield from _jobs()
         yield from _queues()
         yield from _limits()

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from django.db.models import DateTimeField, F
 
+from django_jobs.db.connections import databases_to_read, on_database
 from django_jobs.models import Attempt, Batch, DeadLetter, Event, Job, JobStep, Queue, Schedule, ScheduleTick
 from django_jobs.scheduling.ticks import tick
 
@@ -17,6 +18,12 @@ def advance_time(delta: timedelta) -> None:
     """
     if delta < timedelta(0):
         raise ValueError("time goes forward only")
+    for database in databases_to_read():
+        with on_database(database):
+            _advance(delta)
+
+
+def _advance(delta: timedelta) -> None:
     for model in (Job, JobStep, Event, Attempt, Batch, DeadLetter, Schedule, Queue):
         times = [field.name for field in model._meta.concrete_fields if isinstance(field, DateTimeField)]
         model._default_manager.update(**{name: F(name) - delta for name in times})
@@ -27,6 +34,14 @@ def advance_time(delta: timedelta) -> None:
 
 def tick_schedules() -> list[Job]:
     """Submit the jobs of schedules that are due and return them; `run_due` leaves schedules alone."""
+    made: list[Job] = []
+    for database in databases_to_read():
+        with on_database(database):
+            made += _tick_schedules()
+    return made
+
+
+def _tick_schedules() -> list[Job]:
     known = set(ScheduleTick.objects.values_list("pk", flat=True))
     while (rest := tick()) is not None and rest <= 0:
         pass

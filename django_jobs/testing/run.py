@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import TestCase
 
-from django_jobs.db.connections import jobs_connection, open_blocks
+from django_jobs.db.connections import databases_to_read, jobs_connection, on_database, open_blocks
 from django_jobs.exceptions import (
     Cancelled,
     HandlerNotFound,
@@ -42,7 +42,9 @@ STEERING = (Retry, Snooze, Cancelled, Waiting, ProcessDied)
 _IN_ERROR = 3  # libpq's PQTRANS_INERROR
 
 
-def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = True) -> list[Job]:
+def run_due(
+    *, queue: str | None = None, job_type: Any = None, reraise: bool = True, using: str | None = None
+) -> list[Job]:
     """Run each job that is ready or due now, once, in claim order; return them as they are afterwards.
 
     What these jobs submit or wake is left for the next call (or use `drain`). What they pass to `transaction.on_commit` is
@@ -50,11 +52,20 @@ def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = T
 
     Args:
         queue, job_type: run only jobs of these.
+        using: the alias of a database; None: each that holds jobs, one after the other.
         reraise: raise what a handler raised, once that is recorded; the jobs after it are not run then. `Retry`, `Snooze` and
             `Cancelled` only steer the job and are not raised.
 
     Raises HandlerNotFound for a job without a handler, and JobsError for a result that is no JSON.
     """
+    ran: list[Job] = []
+    for database in databases_to_read() if using is None else (using,):
+        with on_database(database):
+            ran += _run_due(queue, job_type, reraise)
+    return ran
+
+
+def _run_due(queue: str | None, job_type: Any, reraise: bool) -> list[Job]:
     while len(promote()) == PROMOTE_BATCH:
         pass
     deliver()
@@ -75,14 +86,16 @@ def run_due(*, queue: str | None = None, job_type: Any = None, reraise: bool = T
     return [found[job_id] for job_id in ran if job_id in found]
 
 
-def drain(*, queue: str | None = None, job_type: Any = None, reraise: bool = True) -> list[Job]:
+def drain(
+    *, queue: str | None = None, job_type: Any = None, reraise: bool = True, using: str | None = None
+) -> list[Job]:
     """Run jobs until none is ready or due, those that they submit or wake included; return them in the order of their runs.
 
     A retry or a job for later waits until `advance_time` has made it due. The arguments are those of `run_due`. Raises
     AssertionError when there is no end to it.
     """
     ran: list[Job] = []
-    while jobs := run_due(queue=queue, job_type=job_type, reraise=reraise):
+    while jobs := run_due(queue=queue, job_type=job_type, reraise=reraise, using=using):
         ran += jobs
         if len(ran) > MOST_RUNS:
             raise AssertionError(f"more than {MOST_RUNS} runs and no end; the last job was {ran[-1]}")

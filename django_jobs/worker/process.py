@@ -6,9 +6,11 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from django_jobs.conf import get_settings
+from django_jobs.db.connections import on_database
 from django_jobs.db.notify import listen_in_process
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob
@@ -155,7 +157,8 @@ class Process:
         """
         with self._registering:  # a lock of its own: a server may be silent, and the process is to end all the same
             if not self._is_registered:
-                leases.register(self.id, queues=self.queues or [], threads=self.threads)
+                with self._on_its_database():
+                    leases.register(self.id, queues=self.queues or [], threads=self.threads)
                 self._is_registered = True
         return True
 
@@ -169,10 +172,11 @@ class Process:
             if self._has_started:
                 return
             self._has_started = True
-        self._stop_listening = listen_in_process(self.state.pollers.wake)
         try:
-            for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
-                loop.start()
+            with self._on_its_database():
+                self._stop_listening = listen_in_process(self.state.pollers.wake)
+                for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
+                    loop.start()
         except RuntimeError as error:  # the system gives no further thread
             self.state.recycle_after(error)
             raise
@@ -284,11 +288,16 @@ class Process:
         # Before the row goes: a beat that finds none would take the lease for lost.
         self.lease.stop()
         if ended and not self.state.is_lost:
-            do_within(END_SECONDS, lambda: release_process(self.id))
+            with self._on_its_database():
+                do_within(END_SECONDS, lambda: release_process(self.id))
 
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""
         for worker in self.workers():
             worker.buffer.give_up_run(worker.slot)
         self.coroutines.give_up_all()
-        release_process(self.id)
+        with self._on_its_database():
+            release_process(self.id)
+
+    def _on_its_database(self) -> AbstractContextManager[None]:
+        return on_database(self.state.database)

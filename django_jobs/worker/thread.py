@@ -69,7 +69,7 @@ class Worker(threading.Thread):
         names = queue_names(queue)
         if poll_interval is not None and not is_seconds(poll_interval):
             raise InvalidJob(f"poll_interval={shown(poll_interval)}: give a positive number of seconds")
-        self.process = process or local_process()
+        self.process = process or local_process(getattr(queue, "using", None))
         self.worker_id = self.process.new_worker_id()
         super().__init__(name=f"worker {self.worker_id}", daemon=True)
         self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -56,9 +56,14 @@ def _freeze(server: PrivateServer) -> Callable[[], None]:
     """Stop all processes of a server, so that it is silent; return what lets them go on."""
     assert server.pid is not None
     pids = [server.pid, *children(server.pid)]
+    _signal_all(pids, signal.SIGSTOP)
+    return lambda: _signal_all(pids, signal.SIGCONT)
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    return lambda: [os.kill(pid, signal.SIGCONT) for pid in pids] and None
+        with suppress(ProcessLookupError):  # it was about to end
+            os.kill(pid, number)
 
 
 def _kill(server: PrivateServer) -> Callable[[], None]:

@@ -1,17 +1,13 @@
 """One worker process over several databases: each is served in its turn, with a lease of its own."""
 
-import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connections
 from django.test import override_settings
 
 import django_jobs
@@ -22,7 +18,7 @@ from django_jobs.models import Job, WorkerProcess
 from tests.support.databases import Database, new_url, why_unreachable
 from tests.support.effects.models import Effect
 from tests.support.processes import Workers, manage, spawn_workers
-from tests.support.several import known_as, more_databases
+from tests.support.several import more_databases
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -196,29 +192,3 @@ def test_wrong_names_and_missing_tables_are_told(
     with more_databases({"empty": url}, migrated=False) as more:
         done = manage("runworkers", settings={"DATABASES": ["default", "empty"]}, env=more)
     assert (done.returncode, "database 'empty': the database lacks" in done.stderr) == (1, True), done.stderr
-
-
-@pytest.mark.databases("sqlite")
-def test_twenty_files_in_one_worker(environment: dict[str, str], tmp_path: Path) -> None:
-    empty = Path(connections["tenant"].settings_dict["NAME"])
-    connections["tenant"].close()  # what it wrote goes into the file
-    urls = {}
-    for number in range(20):
-        copy = shutil.copy(empty, tmp_path / f"t{number}.sqlite3")
-        urls[f"t{number}"] = f"sqlite:///{copy}"
-    settings = {"DATABASES": [*urls]}
-    with ExitStack() as stack:
-        for alias, url in urls.items():
-            stack.enter_context(known_as(alias, url))
-        stack.enter_context(override_settings(DJANGO_JOBS=settings))
-        for alias in urls:
-            django_jobs.submit_many([NewJob("effects.record_here") for _ in range(5)], using=alias)
-        done = manage(
-            "runworkers", "--drain", "--threads", "3", settings=settings,
-            env={**environment, "MORE_DATABASES": json.dumps(urls)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        for alias in urls:
-            assert are_completed(alias)
-            assert set(jobs(alias).values_list("result", flat=True)) == {alias}
-            assert Effect.objects.using(alias).count() == 5

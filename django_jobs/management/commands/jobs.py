@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import jobs_connection, use_database
+from django_jobs.db.connections import jobs_connection, on_database
 from django_jobs.db.server import missing_migrations
 from django_jobs.exceptions import JobsError
 from django_jobs.management.jobs import (
@@ -33,6 +33,7 @@ from django_jobs.management.jobs import (
     submit,
     transfer,
 )
+from django_jobs.management.jobs.databases import run_verb
 from django_jobs.management.jobs.output import Output, clean, problems_of
 from django_jobs.management.jobs.verbs import HelpFormatter, Verbs
 from django_jobs.text import shown
@@ -65,10 +66,10 @@ class Command(BaseCommand):
         """Run the verb; on the command line, print what was refused without the name of an exception class."""
         out = Output(self.stdout, self.stderr, as_json=options.get("as_json", False), yes=options.get("yes", False))
         try:
-            with use_database(options.get("database")), _command_errors():
+            with on_database(options.get("database")), _command_errors():
                 get_settings()  # every verb refuses wrong settings, whether it needs one or not
                 get_user_model()  # and a site without users, whom dead letters refer to
-                options["function"](options, out)
+                run_verb(options, out)
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False) or options.get("traceback"):
                 raise

@@ -20,7 +20,7 @@ from django_jobs.models.job import JobQuerySet
 from django_jobs.shell import SHELL
 
 from .output import Output, as_text, streamed
-from .verbs import Verbs
+from .verbs import EACH, JOB, JOBS, Verbs
 
 ATTEMPT = ("number", "outcome", "started_at", "ended_at", "worker_id", "error", "traceback")
 STEP = ("position", "name", "kind", "state", "started_at", "ended_at", "due_at", "result")
@@ -36,18 +36,27 @@ HEADS = ("ID", "TYPE", "QUEUE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "ER
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
     parser = verbs.add(
-        "list", list_jobs, "list jobs, the newest first", "list --status pending", "list --queue mail --limit 0 --json"
+        "list",
+        list_jobs,
+        "list jobs, the newest first",
+        "list --status pending",
+        "list --queue mail --limit 0 --json",
+        over=EACH,
     )
     add_filters(parser)
     parser.add_argument("--type", dest="job_type")
     parser.add_argument("--batch", metavar="ID", help="the members of this batch")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many, 0: all (default: 50)")
-    parser = verbs.add("show", show, "show a job with its attempts and steps", "show job-1")
+    parser = verbs.add("show", show, "show a job with its attempts and steps", "show job-1", over=JOB)
     parser.add_argument("job_id", metavar="ID")
-    parser = verbs.add("cancel", cancel_jobs, "cancel jobs; a running one is asked to stop", "cancel job-1")
+    parser = verbs.add("cancel", cancel_jobs, "cancel jobs; a running one is asked to stop", "cancel job-1", over=JOBS)
     parser.add_argument("job_ids", nargs="+", metavar="ID")
     parser = verbs.add(
-        "retry", retry_jobs, "run scheduled jobs now, and dead, failed or cancelled ones again", "retry job-1 job-2"
+        "retry",
+        retry_jobs,
+        "run scheduled jobs now, and dead, failed or cancelled ones again",
+        "retry job-1 job-2",
+        over=JOBS,
     )
     parser.add_argument("job_ids", nargs="+", metavar="ID")
     parser.add_argument("--from-start", action="store_true", help="forget which steps were done, and do them again")

@@ -10,14 +10,14 @@ from django_jobs.stats import LimitStats, limit_stats
 from django_jobs.text import shown
 
 from .output import Output
-from .verbs import Verbs
+from .verbs import EACH, Verbs
 
 NONE = "none"
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    parser = verbs.add("limits", list_limits, "list limits: how many jobs run under each, and how many wait")
+    parser = verbs.add("limits", list_limits, "list limits: how many jobs run under each, and how many wait", over=EACH)
     below = Verbs(parser, dest="limits_verb", required=False)
     parser = below.add(
         "set",
