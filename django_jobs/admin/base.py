@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from . import paging
+from .databases import on_chosen_database
 from .paging import EVERYTHING, SCOPE, EmptyChangeList, KeysetChangeList
 from .search import Search
 from .widgets import cut
@@ -37,6 +38,14 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     class Media:
         css = {"all": ("django_jobs/console.css",)}
         js = ("django_jobs/console.js",)
+
+    @property
+    def urls(self) -> list[Any]:
+        """The pages, each on the database that the user has chosen."""
+        pages = super().urls
+        for page in pages:
+            page.callback = on_chosen_database(page.callback)
+        return pages
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
         return KeysetChangeList

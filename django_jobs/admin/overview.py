@@ -19,6 +19,7 @@ from django_jobs.models import DeadLetter, Job, JobStatus, Overview, Schedule, W
 from .acts import ActPages
 from .causes import Cause, find_causes
 from .charts import bars_of, chart
+from .databases import database_table
 from .paging import MOST_COUNTED, REFRESH_SECONDS, capped_count, count_text
 from .problems import find_problems
 from .queues import queue_table
@@ -54,6 +55,7 @@ class OverviewAdmin(ActPages):
             "refresh": REFRESH_SECONDS,
             "state": state,
             "cards": self._cards(state, queues),
+            "databases": database_table(),
             "problems": find_problems(self, queues, state, processes, now, floor),
             "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour"), deploys),
             "day": chart(bars_of(newest.minutes, now, 48, timedelta(minutes=30)), _("Last 24 hours"), deploys),
