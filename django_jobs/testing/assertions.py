@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from django.db import connections
+
 from django_jobs.db.connections import databases_to_read, on_database
 from django_jobs.exceptions import HandlerNotFound
 from django_jobs.handlers import registry, unknown_job_type
@@ -18,6 +20,15 @@ EXPECTED = (
     "unique_key", "using",
 )  # fmt: skip
 _ANY: Any = object()
+
+
+def databases_of_test() -> list[str | None]:
+    """Return the aliases of the databases with jobs that the test may use (None: that of the routers)."""
+    return [alias for alias in databases_to_read() if alias is None or not _is_forbidden(alias)]
+
+
+def _is_forbidden(alias: str) -> bool:
+    return hasattr(connections[alias].connect, "wrapped")  # as Django's TestCase does to those that it does not name
 
 
 def name_of(job_type: Any) -> str:
@@ -76,7 +87,7 @@ def _fitting(name: str, payload: Any, expected: Mapping[str, Any]) -> list[Job]:
 
 def _of_type(name: str, database: str | None = None) -> list[Job]:
     found: list[Job] = []
-    for one in databases_to_read() if database is None else (database,):
+    for one in databases_of_test() if database is None else (database,):
         with on_database(one):
             found += Job.objects.filter(job_type=name)
     return sorted(found, key=lambda job: (job.created_at, job.pk))
@@ -117,7 +128,7 @@ def _others(name: str) -> str:
 
 def _types() -> set[str]:
     types: set[str] = set()
-    for database in databases_to_read():
+    for database in databases_of_test():
         with on_database(database):
             types |= set(Job.objects.order_by().values_list("job_type", flat=True).distinct())
     return types

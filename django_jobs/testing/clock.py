@@ -6,9 +6,11 @@ from datetime import timedelta
 
 from django.db.models import DateTimeField, F
 
-from django_jobs.db.connections import databases_to_read, on_database
+from django_jobs.db.connections import on_database
 from django_jobs.models import Attempt, Batch, DeadLetter, Event, Job, JobStep, Queue, Schedule, ScheduleTick
 from django_jobs.scheduling.ticks import tick
+
+from .assertions import databases_of_test
 
 
 def advance_time(delta: timedelta) -> None:
@@ -18,7 +20,7 @@ def advance_time(delta: timedelta) -> None:
     """
     if delta < timedelta(0):
         raise ValueError("time goes forward only")
-    for database in databases_to_read():
+    for database in databases_of_test():
         with on_database(database):
             _advance(delta)
 
@@ -35,7 +37,7 @@ def _advance(delta: timedelta) -> None:
 def tick_schedules() -> list[Job]:
     """Submit the jobs of schedules that are due and return them; `run_due` leaves schedules alone."""
     made: list[Job] = []
-    for database in databases_to_read():
+    for database in databases_of_test():
         with on_database(database):
             made += _tick_schedules()
     return made

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import TestCase
 
-from django_jobs.db.connections import databases_to_read, jobs_connection, on_database, open_blocks
+from django_jobs.db.connections import jobs_connection, on_database, open_blocks
 from django_jobs.exceptions import (
     Cancelled,
     HandlerNotFound,
@@ -33,7 +33,7 @@ from django_jobs.models import Job, Queue
 from django_jobs.worker.executor import execute
 from django_jobs.worker.run import Run
 
-from .assertions import name_of
+from .assertions import databases_of_test, name_of
 from .crash import ProcessDied
 from .factory import worker_process
 
@@ -59,7 +59,7 @@ def run_due(
     Raises HandlerNotFound for a job without a handler, and JobsError for a result that is no JSON.
     """
     ran: list[Job] = []
-    for database in databases_to_read() if using is None else (using,):
+    for database in databases_of_test() if using is None else (using,):
         with on_database(database):
             ran += _run_due(queue, job_type, reraise)
     return ran

@@ -128,6 +128,7 @@ class Member(threading.Thread):
         process = self.process
         self._wait_for_migration()
         start(process, self._options, self._signals, self._group.ending)
+        connections.close_all()  # of this thread, which only watches from now on
         if self._group.ending.is_set():
             return False
         logger.info("%s", started_text(process))

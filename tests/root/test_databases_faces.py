@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -25,6 +26,7 @@ from django_jobs.monitoring import health
 from django_jobs.queue import JobQueue, JobQueueManager, Scheduler
 from django_jobs.scheduling import spec
 from django_jobs.scheduling.store import sync_after_migrate
+from django_jobs.testing.factory import worker_process
 from django_jobs.worker.local_process import stop_local_process
 from tests.support.databases import Database, new_url
 from tests.support.several import more_databases
@@ -120,22 +122,15 @@ def test_health_covers_all_and_says_which() -> None:
     with pytest.raises(CommandError, match="no worker process is alive") as refused:
         jobs("health", "--database", "tenant")
     assert "default" not in str(refused.value)
-    with testing_worker("tenant"):
+    with a_worker_in("tenant"):
         assert health.live().healthy, "the worker is alive, whatever another database has to say"
 
 
-def testing_worker(alias: str) -> Any:
-    """Give a worker process in one database."""
-    from contextlib import contextmanager
-
-    from django_jobs.testing.factory import worker_process
-
-    @contextmanager
-    def there() -> Iterator[None]:
-        with use_database(alias), worker_process(), use_database(None):
-            yield
-
-    return there()
+@contextmanager
+def a_worker_in(alias: str) -> Iterator[None]:
+    """Give a worker process in one database, and choose none."""
+    with use_database(alias), worker_process(), use_database(None):
+        yield
 
 
 def test_metrics_are_labelled_and_one_database_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,11 +215,20 @@ def test_the_testing_kit_covers_all_or_the_named_one() -> None:
     here, there = django_jobs.submit(TYPE), django_jobs.submit(TYPE, using="tenant", delay=60)
     assert testing.assert_submitted(TYPE, using="tenant").pk == there.pk
     testing.assert_submitted(TYPE, count=2)
-    testing.refute_submitted(TYPE, using="elsewhere")
     assert testing.drain(using="tenant") == []
     testing.advance_time(timedelta(minutes=2))
     assert [job.pk for job in testing.drain()] == [here.pk, there.pk]
+    with pytest.raises(AssertionError, match="1 submitted"):
+        testing.refute_submitted(TYPE, using="tenant")
     assert testing.make_job(TYPE, status="dead", using="tenant")._state.db == "tenant"
+
+
+@pytest.mark.django_db(databases=["default"])
+def test_the_testing_kit_leaves_alone_what_the_test_may_not_use() -> None:
+    job = django_jobs.submit(TYPE)
+    assert [one.pk for one in testing.drain()] == [job.pk]
+    testing.advance_time(timedelta(minutes=2))
+    testing.assert_submitted(TYPE, count=1)
 
 
 # --- the admin
@@ -263,7 +267,13 @@ def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> 
     assert '<input type="hidden" name="django_jobs_database" value="tenant">' in page
     client.get(f"{address}?database=default")
     pk = DeadLetter.objects.using("tenant").get().pk
-    form = {"action": "replay", "_selected_action": [pk], "django_jobs_database": "tenant", "confirmed": "1"}
+    form = {
+        "action": "replay",
+        "index": "0",
+        "_selected_action": [pk],
+        "django_jobs_database": "tenant",
+        "confirmed": "1",
+    }
     client.post(address, form)
     dead.refresh_from_db()
     assert dead.status == "pending"
