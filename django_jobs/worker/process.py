@@ -208,7 +208,7 @@ class Process:
             idle = [other for other in self._workers if other.idle_since < idle_before and not other.is_stopping]
             is_spare = worker in idle and len(idle) > 1
             if is_spare:
-                worker.end_soon()
+                worker.idle_since = float("inf")  # for the others, before the thread has ended
             return is_spare
 
     def remove(self, worker: Worker) -> None:

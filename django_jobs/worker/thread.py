@@ -163,11 +163,9 @@ class Worker(threading.Thread):
     def _is_to_rest_no_more(self) -> bool:
         if self.is_stopping or self._places is None:
             return self.is_stopping
-        return self.process.spare(self, time.monotonic() - SPARE_SECONDS)
-
-    def end_soon(self) -> None:
-        """End after the current rest, because other threads are idle, too."""
-        self._stopping.set()
+        if self.process.spare(self, time.monotonic() - SPARE_SECONDS):
+            self._stopping.set()
+        return self._stopping.is_set()
 
     def _step_in_turn(self) -> float:
         """Make a step in a place of the process, where databases share them."""

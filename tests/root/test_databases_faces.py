@@ -268,7 +268,7 @@ def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> 
     client.get(f"{address}?database=default")
     pk = DeadLetter.objects.using("tenant").get().pk
     form = {
-        "action": "replay",
+        "action": "replay_selected",
         "index": "0",
         "_selected_action": [pk],
         "django_jobs_database": "tenant",
