@@ -22,6 +22,7 @@ from django_jobs.conf import get_settings
 from django_jobs.exceptions import InvalidJob
 from django_jobs.text import shown
 
+_AS_IT_IS = nullcontext()
 _chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
 
 
@@ -32,7 +33,7 @@ def _job_model() -> type[Model]:
 
 def jobs_alias() -> str:
     """Return the alias of the jobs' database: as chosen by `use_database`, else as the site's routers say."""
-    return _chosen.get() or usual_alias()
+    return _chosen.get() or router.db_for_write(_job_model())  # and not by a further call: each statement asks
 
 
 def usual_alias() -> str:
@@ -90,9 +91,9 @@ def database_of_submit(using: Any = None) -> AbstractContextManager[None]:
     That is `using`; without it the one on which the caller has a transaction open, if it is one of the site's DATABASES; else
     that of the context, such as the job's whose handler runs. Raises InvalidJob for a `using` that holds no jobs.
     """
-    databases = get_settings().DATABASES
     if using is None:
-        return nullcontext() if databases is None else use_database(_of_open_transaction(databases))
+        databases = get_settings().DATABASES
+        return _AS_IT_IS if databases is None else use_database(_of_open_transaction(databases))
     check_holds_jobs(using)
     return use_database(using)
 
