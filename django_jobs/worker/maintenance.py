@@ -31,6 +31,7 @@ from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
+CHORE_SECONDS = 2.0  # a chore may take longer than a look ahead before its server is taken for silent
 TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
 LIMITS_SECONDS = 4.0  # a changed limit holds within five
@@ -107,13 +108,14 @@ class Maintenance(Loop):
         for chore in self._chores:
             if self.is_over or self._due[chore] > time.monotonic():
                 continue
+            self._state.asked_at = time.monotonic() + CHORE_SECONDS
             try:
                 rest = chore()
             except Exception as error:  # one bad chore must not end the others
                 rest = self._state.backoff.after(error)
-                self._state.asked_at = None
                 self._liveness.contact_lost()
                 discard_connection()
+            self._state.asked_at = None
             self._due[chore] = time.monotonic() + rest
         return max(0.0, min(self._due.values()) - time.monotonic())
 
@@ -124,7 +126,7 @@ class Maintenance(Loop):
             began, start = time.monotonic(), marks.promotion.start
             self._state.asked_at = began
             due, next_tick, has_events = look_ahead(self._state.id, start)
-            self._state.asked_at = None
+            self._state.asked_at = began + CHORE_SECONDS
             if has_events:
                 self._advance(self.deliver, time.monotonic())
             if next_tick is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CLAIM_SECONDS = 0.1  # a claim that takes longer keeps no place from others
 LOOK_SECONDS = 0.1
+LOOKS_BEFORE_ASKING = 2
 
 
 class Waiter:
@@ -69,13 +70,22 @@ class Places:
         with self._lock:
             self._waiting.append(waiter)
             self._give()
+        looks = 0
         while not waiter.given.wait(LOOK_SECONDS):
+            looks += 1
+            if looks == LOOKS_BEFORE_ASKING:
+                self._ask_holders()
             with self._lock:
                 if worker.is_stopping and not waiter.given.is_set():
                     self._waiting.remove(waiter)
                     return False
                 self._give()  # a claim may have become slow, or a server silent, which nobody tells
         return True
+
+    def _ask_holders(self) -> None:
+        """Have the processes that hold places look at their databases now, and not within a second: one of them may be silent."""
+        for process in {worker.process for worker in list(self._held)}:
+            process.maintenance.expect_due(0.0)
 
     def runs(self, worker: Worker) -> None:
         """Note that the thread has got a job to run in its place."""
