@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from tests.support.servers import PRIVATE_SERVERS, PrivateServer
 
 DATABASE_FIXTURES = {"database", "db", "transactional_db", "django_db_reset_sequences", "live_server"}
 STATE = pytest.StashKey["dict[str, str]"]()
+LEFT_OUT = pytest.StashKey["Counter[str]"]()
+LONG = ("fault", "load", "browser")  # the marks that `addopts` leaves out
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "databases(*names): run this database test on these databases only")
     config.stash[STATE] = {}
+    config.stash[LEFT_OUT] = Counter()
 
 
 def _chosen(config: pytest.Config) -> list[str]:
@@ -102,10 +105,20 @@ def _allowed(item: pytest.Item) -> tuple[str, ...]:
     return mark.args if mark else VENDORS
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the tests that their mark left out, for the summary."""
+    for item in items:
+        if mark := next((mark for mark in LONG if item.get_closest_marker(mark)), None):
+            item.config.stash[LEFT_OUT][mark] += 1
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if state := config.stash[STATE]:
         told = ", ".join(f"{vendor} {what}" for vendor, what in state.items())
         terminalreporter.write_line(f"databases: {told}", yellow="not run" in told)
+    if left_out := config.stash[LEFT_OUT]:
+        told = ", ".join(f"{count} of {mark}" for mark, count in left_out.items())
+        terminalreporter.write_line(f'left out: {told}; they run with -m "{" or ".join(left_out)}"')
 
 
 @pytest.fixture(scope="session")

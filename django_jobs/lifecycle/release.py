@@ -1,4 +1,4 @@
-"""Release: hand unrun work back. No retry is spent, and nothing is recorded for a job that never started."""
+"""Release: hand work back. No retry is spent, and nothing is recorded for a job that is known never to have started."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from .leases import leave
 from .settle import LOCK_WAIT_SECONDS, Outcome, write_attempts
 
 SHUT_DOWN = "the worker process shut down before the job was done"
+UNHELD = "the answer to the job's claim, or what came of its run, was lost on the way to or from the database"
 
 
 class Held(Protocol):
@@ -96,16 +97,27 @@ def _release(jobs: Sequence[Held]) -> int:
 
 
 @transactional
-def release_started(jobs: Sequence[ClaimedJob], process_id: str) -> int:
-    """Hand back jobs that were interrupted by a shutdown, each with an attempt that says so; no retry is spent."""
+def release_started(jobs: Sequence[ClaimedJob], process_id: str, reason: str = SHUT_DOWN) -> int:
+    """Hand back jobs that have started, each with an attempt that says why; no retry is spent."""
     fences = {job.id: job.fence for job in jobs}
     rows = Job.objects.held_by(process_id).filter(pk__in=fences).order_by("pk").select_for_update()
     read = rows.values_list("pk", "fence", "started_at", DbNow())
     ran = {pk: (now - started_at).total_seconds() for pk, fence, started_at, now in read if fences[pk] == fence}
     interrupted = [job for job in jobs if job.id in ran]
     release(interrupted)
-    write_attempts([Outcome.released(job, SHUT_DOWN)._replace(seconds=ran[job.id]) for job in interrupted], process_id)
+    write_attempts([Outcome.released(job, reason)._replace(seconds=ran[job.id]) for job in interrupted], process_id)
     return len(interrupted)
+
+
+def release_unheld(jobs: Sequence[HeldJob], process_id: str) -> int:
+    """Hand back jobs whose rows name a process that does not hold them; return how many still were under their fence.
+
+    A claim whose answer was lost has started no run, and a run whose settle was undone by a failover has: the row does not tell
+    which, so an attempt says so of both.
+    """
+    fences = {job.id: job.fence for job in jobs}
+    named = [ClaimedJob.of(job) for job in Job.objects.held_by(process_id).filter(pk__in=fences)]
+    return release_started([job for job in named if job.fence == fences[job.id]], process_id, UNHELD)
 
 
 def release_process(process_id: str) -> int:

@@ -9,7 +9,8 @@ from django_jobs.db.connections import jobs_connection
 
 BESIDE_THREADS = 6  # connections of a process besides one a thread: those of its loops and of its main thread
 SPARE = 16  # for what handlers open, at the very least
-FILES_PER_CONNECTION = {"sqlite": 3}  # the database, its write-ahead log and that one's index; elsewhere a socket
+# The database, its write-ahead log and that one's index; a socket, and while psycopg waits for it the selector; elsewhere a socket.
+FILES_PER_CONNECTION = {"sqlite": 3, "postgresql": 2}
 
 
 def make_room(threads: int, databases: int = 1) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from django_jobs.conf import get_settings
-from django_jobs.lifecycle.release import HeldJob, held_jobs, release
+from django_jobs.lifecycle.release import HeldJob, held_jobs, release_unheld
 from django_jobs.models.worker_process import ProcessSnapshot
 
 from .lease import BEATS_PER_LEASE
@@ -102,4 +102,4 @@ class LivenessMonitor:
         lost = [job for job in suspicious if now - wait >= self._unheld[job.id][1] < claiming_since]
         if lost:
             logger.warning("handing back %d jobs whose claim was answered by nobody", len(lost))
-            release(lost)
+            release_unheld(lost, self._state.id)

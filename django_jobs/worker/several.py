@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import Error, connections
 
-from django_jobs.db.connections import use_database, work_on
+from django_jobs.db.connections import discard_connection, use_database, work_on
 from django_jobs.db.errors import is_away
 from django_jobs.lifecycle import leases
 
@@ -140,12 +140,14 @@ class Member(threading.Thread):
         return process.state.is_lost and self._group.others_live(self)
 
     def _wait_for_migration(self) -> None:
-        """Wait for the tables of a database that was away when the others were looked at."""
+        """Wait for a database that was away when the others were looked at, and for its tables."""
         while not self._group.ending.is_set():
             try:
                 problem = unmigrated()
-            except Error:  # whoever registers the process waits for the database
-                return
+            except Error as error:
+                discard_connection()
+                self._group.ending.wait(self.process.state.backoff.after(error))
+                continue
             if not problem:
                 return
             logger.error("database %r: %s", self.database, problem)

@@ -21,7 +21,7 @@ from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
 # On one database: what a browser makes of a page does not depend on it.
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.databases("sqlite")]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.databases("sqlite")]
 
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -39,6 +39,7 @@ def browser(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Brows
     """Give a headless Chromium, started after the database was made: Playwright keeps an event loop in this thread."""
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "no Chromium on the PATH: install one, or name it in CHROMIUM"
     with sync_playwright() as playwright:
         # While a loop runs, Django keeps another connection object for this thread; an earlier database may have left one.
         with suppress(AttributeError):

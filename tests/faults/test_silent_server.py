@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from django.db import connection
 from django_jobs import NewJob, submit, submit_many
 from django_jobs.db.connections import jobs_connection
 from django_jobs.models import Job, WorkerProcess
-from tests.support.proc import children
+from tests.support.outages import frozen
 from tests.support.processes import Workers, manage, spawn_workers
 from tests.support.servers import PrivateServer
 from tests.support.waiting import wait_until
@@ -21,24 +21,6 @@ from tests.support.waiting import wait_until
 GRACE = 1
 SETTINGS = {"LEASE_SECONDS": 60, "SHUTDOWN_GRACE_SECONDS": GRACE}
 LONGEST = GRACE + 2 + 3  # with some room for a busy machine; without the mend it is half a minute and more
-
-
-@contextmanager
-def frozen(server: PrivateServer) -> Iterator[None]:
-    """Stop every process of a server, so that its sessions stay established and silent."""
-    assert server.pid is not None
-    pids = [server.pid, *children(server.pid)]
-    _signal_all(pids, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        _signal_all(pids, signal.SIGCONT)
-
-
-def _signal_all(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):  # a server's processes come and go
-            os.kill(pid, number)
 
 
 @contextmanager

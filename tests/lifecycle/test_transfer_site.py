@@ -56,7 +56,10 @@ def make_site() -> None:
     sync_declared()
     Schedule.objects.filter(name="code").update(next_run_at=database_now() - timedelta(seconds=5))
     tick()
-    Schedule.objects.create(name="broken", job_type="effects.record", kind="cron", cron="61 * * * *")
+    due_at = database_now() - timedelta(seconds=1)
+    Schedule.objects.create(
+        name="broken", job_type="effects.record", kind="cron", cron="61 * * * *", next_run_at=due_at
+    )
     tick()
     assert Schedule.objects.get(name="broken").last_error
 

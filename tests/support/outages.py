@@ -1,10 +1,15 @@
-"""What a server does to its clients: end their connections, or refuse their writes."""
+"""What a server does to its clients: end their connections, refuse their writes, or fall silent."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from django.db import DatabaseError, connection
+
+from .proc import children
+from .servers import PrivateServer
 
 
 def end_connections() -> int:
@@ -58,3 +63,21 @@ def _as_administrator(statement: str) -> None:
         cursor.execute(statement)
         if connection.vendor == "postgresql":
             cursor.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def frozen(server: PrivateServer) -> Iterator[None]:
+    """Stop every process of a server, so that its sessions stay established and silent."""
+    assert server.pid is not None
+    pids = [server.pid, *children(server.pid)]
+    _signal_all(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal_all(pids, signal.SIGCONT)
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a server's processes come and go
+            os.kill(pid, number)

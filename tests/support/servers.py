@@ -21,13 +21,15 @@ from .proc import children, is_alive
 class PrivateServer:
     """A server that is a child process of this one; a context manager that starts it and removes all trace of it.
 
+    It asks nobody on this machine, and on its networks, for a password.
     What a client saw committed survives `kill`: commits reach the operating system at once, though not the disk.
     """
 
     account: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
 
-    def __init__(self) -> None:
+    def __init__(self, *, addresses: str = "127.0.0.1") -> None:
+        self.addresses = addresses  # that it listens at; "*": all
         self.port = _free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="private_server_"))
         self.directory.chmod(0o755)
@@ -136,18 +138,20 @@ class PrivatePostgres(PrivateServer):
         """Write an empty data directory."""
         authentication = ("-U", "postgres", "-A", "trust")
         self._run(
-            _program("initdb"), "-D", str(self.data), *authentication, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"
+            program("initdb"), "-D", str(self.data), *authentication, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"
         )
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write("host all all samenet trust\n")
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # of a killed one, whose number may be another's by now
         settings = {
-            "port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 200,
+            "port": self.port, "listen_addresses": self.addresses, "unix_socket_directories": "", "max_connections": 200,
             "shared_buffers": "64MB", "fsync": "off", "full_page_writes": "off", "synchronous_commit": "on",
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [_program("postgres"), "-D", str(self.data), *options]
+        return [program("postgres"), "-D", str(self.data), *options]
 
 
 class PrivateMariaDB(PrivateServer):
@@ -178,13 +182,13 @@ class PrivateMariaDB(PrivateServer):
     def install(self) -> None:
         """Make the server's own tables, and an account root without a password."""
         options = ("--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db")
-        self._run(_program("mariadb-install-db"), *options, f"--datadir={self.data}", f"--tmpdir={self.temporary}")
+        self._run(program("mariadb-install-db"), *options, f"--datadir={self.data}", f"--tmpdir={self.temporary}")
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
         return [
-            _program(self.program), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
-            f"--tmpdir={self.temporary}", "--bind-address=127.0.0.1", f"--socket={self.data}/socket",
+            program(self.program), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
+            f"--tmpdir={self.temporary}", f"--bind-address={self.addresses}", f"--socket={self.data}/socket",
             f"--pid-file={self.data}/pid", "--character-set-server=utf8mb4", "--skip-log-bin", "--max-connections=300",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
         ]  # fmt: skip
@@ -198,13 +202,14 @@ class PrivateMySQL(PrivateMariaDB):
     def install(self) -> None:
         """Make the server's own tables, and an account root without a password."""
         options = ("--no-defaults", "--initialize-insecure", f"--tmpdir={self.temporary}")
-        self._run(_program(self.program), *options, f"--datadir={self.data}")
+        self._run(program(self.program), *options, f"--datadir={self.data}")
 
 
 _PROGRAMS = os.environ.get("JOBS_TEST_PROGRAMS", "")
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Return the path of a program of the installed servers, of the newest PostgreSQL among several."""
     versions = Path("/usr/lib/postgresql").glob("*/bin") if Path("/usr/lib/postgresql").exists() else ()
     newest_first = sorted(versions, key=lambda path: [int(n) for n in path.parent.name.split(".")], reverse=True)
     places = [_PROGRAMS, *map(str, newest_first), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec"]

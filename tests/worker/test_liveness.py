@@ -58,7 +58,9 @@ def test_a_claim_whose_reply_was_lost_is_handed_back_after_two_looks(own: Own) -
     assert own.look() == "running"
     assert own.look(after=HALF_A_LEASE - 1) == "running"
     assert own.look(after=1) == "pending"
-    assert not Attempt.objects.exists()
+    attempt = Attempt.objects.get()
+    assert (attempt.outcome, attempt.worker_id) == ("released", own.state.id)
+    assert attempt.error.startswith("the answer to the job's claim, or what came of its run, was lost")
 
 
 def test_what_it_holds_stays(own: Own) -> None:

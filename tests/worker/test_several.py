@@ -1,5 +1,6 @@
 """One worker process over several databases: each is served in its turn, with a lease of its own."""
 
+import json
 import os
 import signal
 import time
@@ -181,6 +182,16 @@ def test_one_of_them_may_be_named_alone(environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
     assert are_completed("tenant")
     assert jobs("default").get().status == "pending"
+
+
+def test_one_that_is_away_at_the_start_is_waited_for_and_the_others_are_served(database: Database) -> None:
+    job = django_jobs.submit("effects.record", using="default")
+    away = {"MORE_DATABASES": json.dumps({"tenant": "postgresql://nobody@127.0.0.1:1/nothing"})}
+    with spawn_workers(settings=BOTH, env=away) as workers:
+        wait_until(lambda: jobs("default").filter(pk=job.pk, status="completed").exists(), 20)
+        workers.terminate()
+        assert workers.wait(20) == 0, workers.output()
+    assert workers.output().count("cannot be used, waiting for it") == 2, "once at the start, once by its member"
 
 
 def test_wrong_names_and_missing_tables_are_told(

@@ -1,0 +1,140 @@
+"""A network that loses packets without a word, one way, the other or both: what runs behind it, and how soon it goes on."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from django.db import connection, connections
+
+from django_jobs import NewJob, submit_many
+from django_jobs.models import Attempt, Job, WorkerProcess
+from tests.support.databases import create_database, default_database_at, migrate, new_url
+from tests.support.hosts import Host, host
+from tests.support.invariants import check_drained
+from tests.support.processes import Workers, spawn
+from tests.support.servers import PRIVATE_SERVERS
+from tests.support.waiting import wait_until
+
+from .storm import open_jobs
+
+pytestmark = pytest.mark.fault
+
+LEASE = 12
+SETTINGS = {"LEASE_SECONDS": LEASE, "BASE_DELAY": 0.05, "MAX_DELAY": 0.3}
+
+
+class Site:
+    """Two hosts with workers, behind cables of their own, before one server; `cut` is the one whose cable fails."""
+
+    def __init__(self, cut: Host, workers: Workers, other: Workers) -> None:
+        self.cut = cut
+        self.workers = workers
+        self.other = other
+        self.submitted: list[str] = []
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._submit, daemon=True)
+        self._thread.start()
+
+    def _submit(self) -> None:
+        number = 0
+        while not self._is_over.wait(0.1):
+            types = ("effects.record_atomic", "effects.sleep", "effects.sleep_async", "effects.record")
+            jobs = [NewJob(types[(number + each) % 4], {"seconds": 0.02}, max_retries=100) for each in range(8)]
+            self.submitted += [job.pk for job in submit_many(jobs)]
+            number += 1
+        connections.close_all()
+
+    def finish(self) -> None:
+        """Submit nothing more, and see all done and whole."""
+        self._is_over.set()
+        self._thread.join(30)
+        wait_until(lambda: open_jobs() == 0, 120, "the end of all jobs")
+        for workers in (self.workers, self.other):
+            workers.terminate()
+            assert workers.wait(30) == 0
+        check_drained(self.submitted, output=self.workers.output() + self.other.output())
+        assert [*Job.objects.exclude(status="completed")] == []
+
+    def processes(self) -> set[str]:
+        """Return the names of the worker processes on the host that is cut off."""
+        return set(WorkerProcess.objects.filter(pid__in=self.workers.pids()).values_list("id", flat=True))
+
+    def done_by(self, names: set[str]) -> int:
+        return Job.objects.filter(status="completed", worker_id__in=names).count()
+
+
+@pytest.fixture(params=sorted(PRIVATE_SERVERS))
+def site(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[Site]:
+    with ExitStack() as stack:
+        cut, near = stack.enter_context(host()), stack.enter_context(host())
+        server = stack.enter_context(PRIVATE_SERVERS[request.param](addresses="*"))
+        stack.enter_context(django_db_blocker.unblock())
+        url = new_url(request.param, tmp_path, server.url)
+        create_database(url)
+        stack.enter_context(default_database_at(url))
+        migrate()
+        if connection.vendor == "mysql":
+            with connection.cursor() as cursor:
+                cursor.execute("CREATE USER root@'10.214.%'")
+                cursor.execute("GRANT ALL ON *.* TO root@'10.214.%'")
+        workers = [stack.enter_context(_workers_on(each, url)) for each in (cut, near)]
+        for one in workers:
+            one.wait_ready(2, timeout=60)
+        yield Site(cut, *workers)
+
+
+@contextmanager
+def _workers_on(where: Host, url: str) -> Iterator[Workers]:
+    parts = urlsplit(url)
+    account = (parts.username or "") + "@"
+    env = {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"{account}{where.gateway}:{parts.port}"))}
+    arguments = ("runworkers", "--processes", "2", "--threads", "2")
+    with spawn(*arguments, program=where.program, env=env, settings=SETTINGS) as workers:
+        yield workers
+
+
+@pytest.mark.parametrize("direction", ["in", "out", "both"])
+@pytest.mark.parametrize("seconds", [5, LEASE / 2, 3 * LEASE])
+def test_a_host_that_is_cut_off(site: Site, direction: str, seconds: float) -> None:
+    before = site.processes()
+    wait_until(lambda: site.done_by(before) > 50, 60, "jobs that this host did")
+    with site.cut.losing(direction):
+        time.sleep(seconds)  # the silence itself
+    back, done = time.monotonic(), Job.objects.filter(status="completed").count()
+    names: set[str] = set()
+
+    def goes_on() -> bool:
+        names.update(site.processes())
+        return Job.objects.filter(pk__in=site.submitted[-200:], status="completed", worker_id__in=names).exists()
+
+    mark = len(site.submitted)
+    wait_until(lambda: len(site.submitted) > mark + 200, 60, "new jobs")
+    wait_until(goes_on, 90, "a new job that this host did")
+    resumed = time.monotonic() - back
+    after = site.processes()
+    site.finish()
+    crashed = Attempt.objects.filter(outcome="crashed").count()
+    kept = "kept its processes" if after == before else "has new processes"
+    print(
+        f"\n{connection.vendor}, {direction}, {seconds:g} s: {done} done by then, {crashed} taken back; the host {kept},"
+        f" and did a new job after {resumed:.1f} s"
+    )
+    if seconds <= LEASE / 2:
+        assert after == before
+        assert not crashed, "nobody who lives was rescued"
+
+
+@pytest.mark.parametrize("share", [0.1])
+def test_a_network_that_loses_a_tenth_of_its_packets(site: Site, share: float) -> None:
+    before = site.processes()
+    with site.cut.losing("both", share):
+        wait_until(lambda: site.done_by(before) > 200, 120, "jobs that this host did")
+        assert site.processes() == before
+    site.finish()
+    print(f"\n{connection.vendor}: {Attempt.objects.count()} attempts beside {len(site.submitted)} jobs")
+    assert not Attempt.objects.filter(outcome="crashed").exists()
