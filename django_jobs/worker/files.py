@@ -9,7 +9,7 @@ from django_jobs.db.connections import jobs_connection
 
 BESIDE_THREADS = 6  # connections of a process besides one a thread: those of its loops and of its main thread
 SPARE = 16  # for what handlers open, at the very least
-# The database, its write-ahead log and that one's index; a socket, and while psycopg waits for it the selector; elsewhere a socket.
+# The database, its write-ahead log and that one's index; a socket, and while psycopg waits for it a selector; else a socket.
 FILES_PER_CONNECTION = {"sqlite": 3, "postgresql": 2}
 
 

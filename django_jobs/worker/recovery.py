@@ -35,7 +35,7 @@ class Recovery(threading.Thread):
         super().__init__(name="recovery", daemon=True)
         self._ended: deque[tuple[str, bool]] = deque()
         self._changed = threading.Condition()
-        self._backoff = OutageBackoff()
+        self._backoff = OutageBackoff(database=database)
 
     def rescue(self, process_id: str) -> None:
         """Take back the jobs of a child that died by itself: they are suspects."""

@@ -60,7 +60,7 @@ class WorkerState:
     ) -> None:
         self.id = leases.new_process_id()
         self.database = database
-        self.backoff = OutageBackoff(self.recycle_after)
+        self.backoff = OutageBackoff(self.recycle_after, database)
         self.pollers = Pollers()
         self.exit_code = EXIT_DRAINED
         self.completed = 0
