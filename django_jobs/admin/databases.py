@@ -53,7 +53,7 @@ def _chosen(request: HttpRequest, databases: tuple[str, ...]) -> str:
         query = request.GET.copy()
         del query[ASKED]
         request.GET = query  # type: ignore[assignment]
-        if asked in databases:
+        if asked in databases and request.user.is_staff:  # nobody else is given a session
             request.session[KEPT] = asked
     usual = usual_alias()
     for name in (request.POST.get(KEPT), asked, request.session.get(KEPT), usual):

@@ -87,7 +87,6 @@ def test_one_server_away_holds_nobody_up_and_loses_nothing(
             back()
             wait_until(lambda: _are_all_completed("default"), 60, workers.output())
             output = workers.output()
-        print("DELAYS", len(delays), sorted(delays)[len(delays) // 2], sorted(delays)[-4:])
         assert max(delays) < 2, f"{sorted(delays)[-5:]} of {len(delays)}\n{output}"
         assert output.count("the database 'default' cannot be used") <= 2, output
         atomic = [job.pk for job in submitted if job.job_type == "effects.record_here"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
-from django.test import override_settings
+from django.test import Client, override_settings
 
 import django_jobs
 from django_jobs import testing
@@ -249,6 +249,13 @@ def test_the_admin_shows_the_chosen_database_and_keeps_the_choice() -> None:
     assert there.pk in client.get(f"{address}{there.pk}/change/").content.decode()
     client.get("/admin/django_jobs/job/?database=default")
     assert there.pk not in client.get(address).content.decode()
+
+
+def test_a_visitor_who_chooses_is_given_no_session(client: Client) -> None:
+    answer = client.get("/admin/django_jobs/job/?database=tenant")
+    assert answer.status_code == 302
+    assert "database%3Dtenant" in answer["Location"], "the choice holds after the login"
+    assert not answer.cookies
 
 
 def test_the_overview_counts_each_database() -> None:
