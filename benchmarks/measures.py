@@ -70,6 +70,20 @@ MEASURES = {
         extra=("clean_jobs_per_second", "jobs_per_second", "worker_cpu_us", "server_cpu_us"),
         drawn=("of_clean",),
     ),
+    "pressure": Measure(
+        title="Under pressure",
+        figure="pressed_of_clean",
+        extra=(
+            "recovered_of_clean",
+            "clean p99 ms",
+            "pressed p99 ms",
+            "recovered p99 ms",
+            "not_started",
+            "dead_rows",
+            "table_mib",
+            "index_mib",
+        ),
+    ),
     "claim": Measure(
         title="One claim beside a backlog",
         figure="p99 ms",
@@ -114,6 +128,9 @@ COLUMNS = {
     "worker_cpu_us": "worker CPU, µs/job",
     "server_cpu_us": "server CPU, µs/job",
     "of_ideal": "of the ideal",
+    "pressed_of_clean": "pressed ÷ clean",
+    "recovered_of_clean": "recovered ÷ clean",
+    "not_started": "never started",
     "of_clean": "of the clean rate",
     "clean_jobs_per_second": "clean, jobs/s",
     "pss_mib": "PSS, MiB",
@@ -179,5 +196,6 @@ def group(measure: str, case: dict[str, Any], quiet: tuple[str, ...]) -> str:
         "rest": "after {} s without a job",
         "way": "{}",
         "before": "after {:,} jobs",
+        "pressure": "{}",
     }
     return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in shown.items())

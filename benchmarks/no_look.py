@@ -8,5 +8,5 @@ from django.core.management import execute_from_command_line
 
 if __name__ == "__main__":
     django.setup()
-    with mock.patch("django_jobs.lifecycle.settle.wake_dependents", return_value=None):
+    with mock.patch("django_jobs.lifecycle.settle.wake_dependents", return_value={}):
         execute_from_command_line(["manage.py", *sys.argv[1:]])

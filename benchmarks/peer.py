@@ -52,6 +52,9 @@ class Peer(ABC):
     def prepare(self) -> None:
         """Make tables and queues in the empty store."""
 
+    def connect(self) -> None:  # noqa: B027  for most there is nothing to do
+        """Make ready to submit in another process than the one that prepared the store."""
+
     @abstractmethod
     def submit(self, job: str, count: int) -> None:
         """Submit `count` jobs of one kind the fastest documented way, in as few calls as that takes."""

@@ -18,7 +18,16 @@ from benchmarks import stores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-QUIET_OPTIONS = ("jobs", "limit", "load", "seconds", "rows", "held", "claims")  # how much, not what, is measured
+QUIET_OPTIONS = (
+    "jobs",
+    "limit",
+    "load",
+    "seconds",
+    "rows",
+    "held",
+    "claims",
+    "rate",
+)  # how much, not what, is measured
 
 
 @dataclass(frozen=True)

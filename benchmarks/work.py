@@ -65,9 +65,21 @@ def counts(directory: Path) -> list[tuple[float, int]]:
 
 
 def stamps(directory: Path) -> dict[int, float]:
-    """Return the start time of each latency job."""
-    lines = [line for path in directory.glob("*.stamps") for line in path.read_text().splitlines()]
-    return {int(number): float(when) for number, when in (line.split() for line in lines)}
+    """Return the time of the first start of each latency job."""
+    return _first_times(directory, "*.stamps")
+
+
+def submits(directory: Path) -> dict[int, float]:
+    """Return the time of each submit of the producers."""
+    return _first_times(directory, "*.submits")
+
+
+def _first_times(directory: Path, pattern: str) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for path in directory.glob(pattern):
+        for number, when in (line.split() for line in path.read_text().splitlines()):
+            found[int(number)] = min(float(when), found.get(int(number), float("inf")))
+    return found
 
 
 def _new_lock() -> None:

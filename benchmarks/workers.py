@@ -28,6 +28,7 @@ class Commands:
         self.environment = os.environ | environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.log = stores.run_dir() / "workers.log"
         self.started: list[subprocess.Popen[bytes]] = []
+        self.restarts = True  # whether who looks after them starts others when they end
 
     def __enter__(self) -> Self:
         with open(self.log, "ab") as log:

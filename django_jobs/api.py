@@ -25,7 +25,7 @@ from django_jobs.handlers import make_handler_with_arguments, payload_problems, 
 from django_jobs.limit import Limit
 from django_jobs.other_queues import refuse_calls
 from django_jobs.scheduling.spec import declare
-from django_jobs.submission import NewJob, SubmitOptions
+from django_jobs.submission import NewJob, SubmitCall
 
 if TYPE_CHECKING:
     from django_jobs.models import Batch, Event, Job
@@ -53,6 +53,9 @@ class HandlerOptions(TypedDict, total=False):
     dead_letter: bool | None
     max_crashes: int | None
     limit: Limit | None
+    log_level: str | int | None
+    bulk: int | None
+    bulk_wait: float | None
     every: timedelta | float | None
     cron: str | None
     timezone: str | None
@@ -72,10 +75,10 @@ class JobFunction(Protocol[P, A, R]):
         A type checker knows them. Raises InvalidJob when they do not fit.
         """
 
-    def submit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
+    def submit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitCall]) -> Job:
         """Submit a job of this type; the options are those of `django_jobs.submit`."""
 
-    async def asubmit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
+    async def asubmit(self, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitCall]) -> Job:
         """Submit a job of this type from async code."""
 
 
@@ -113,7 +116,11 @@ def job(job_type: Any = None, **options: Any) -> Any:
         takes_context: give the handler the context as its first argument.
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
-        limit: how many of its jobs may run at once, over all processes; see `Limit`.
+        limit: how many of its jobs may run at once, or start in a time, over all processes; see `Limit`.
+        log_level: keep what the handler logs from this level of `logging` up, for the page of its job; None: as LOG_LEVEL says.
+        bulk: call the function with a list of the payloads of up to so many jobs, or of their contexts; it returns None or a list
+            of results, and raises `BulkFailure` when only some of them failed.
+        bulk_wait: how long the first job of a list waits for others, in seconds; 0 takes what is there.
         every, cron: declare a schedule of this name too, at an interval or by a cron expression in `timezone`.
 
     Raises InvalidJob for unknown or wrong options, and when another function holds the job type.
@@ -136,10 +143,10 @@ def _register(function: Any, job_type: str | None, options: dict[str, Any]) -> A
     if timing:
         declare(name, name, **timing)
 
-    def submit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitOptions]) -> Job:
+    def submit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitCall]) -> Job:
         return submit(name, payload, **given)
 
-    async def asubmit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitOptions]) -> Job:
+    async def asubmit_this(payload: Mapping[str, Any] | None = None, **given: Unpack[SubmitCall]) -> Job:
         return await asubmit(name, payload, **given)
 
     function.job_type = name
@@ -154,7 +161,7 @@ def _whole_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
     return dict(payload)
 
 
-def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
+def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitCall]) -> Job:
     """Write a job in the caller's transaction and return it; a worker starts it after the commit.
 
     Args:
@@ -168,33 +175,39 @@ def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: U
         unique_key: while a live job holds this key, that job is returned instead of a new one.
         job_id: an id of your own, at most 64 characters.
         limit_key: the value by which the limit of its type counts it, in place of what the payload says.
+        using: the database that is to hold it, one of DJANGO_JOBS["DATABASES"]; by default one of them on which the caller has a
+            transaction open, else that of the job whose handler submits, else what the routers say.
 
     Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
     """
+    from django_jobs.db.connections import database_of_submit
     from django_jobs.lifecycle import submit as lifecycle
 
-    return lifecycle.submit(job_type, payload, options=options)
+    with database_of_submit(options.pop("using", None)):
+        return lifecycle.submit(job_type, payload, options=options)
 
 
-async def asubmit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitOptions]) -> Job:
+async def asubmit(job_type: str, payload: Mapping[str, Any] | None = None, **options: Unpack[SubmitCall]) -> Job:
     """Submit from async code; see `submit`."""
     return await sync_to_async(submit)(job_type, payload, **options)
 
 
-def submit_many(new_jobs: Iterable[NewJob]) -> list[Job]:
-    """Write all of the jobs in one transaction, or none, and return them in the order given.
+def submit_many(new_jobs: Iterable[NewJob], *, using: str | None = None) -> list[Job]:
+    """Write all of the jobs in one transaction on one database, or none, and return them in the order given.
 
-    Jobs may depend on each other by `job_id`, forward references included. Raises InvalidJob that names the index of each bad
-    item, and CycleError with the path of a circle.
+    Jobs may depend on each other by `job_id`, forward references included; `using` is that of `submit`. Raises InvalidJob that
+    names the index of each bad item, and CycleError with the path of a circle.
     """
+    from django_jobs.db.connections import database_of_submit
     from django_jobs.lifecycle import submit as lifecycle
 
-    return lifecycle.submit_many(new_jobs)
+    with database_of_submit(using):
+        return lifecycle.submit_many(new_jobs)
 
 
-async def asubmit_many(new_jobs: Iterable[NewJob]) -> list[Job]:
+async def asubmit_many(new_jobs: Iterable[NewJob], *, using: str | None = None) -> list[Job]:
     """Submit many from async code; see `submit_many`."""
-    return await sync_to_async(submit_many)(new_jobs)
+    return await sync_to_async(submit_many)(new_jobs, using=using)
 
 
 def emit(
@@ -203,6 +216,7 @@ def emit(
     key: str | None = None,
     payload: Mapping[str, Any] | None = None,
     retention: timedelta | float | None = None,
+    using: str | None = None,
 ) -> Event:
     """Write an event in the caller's transaction and return it; the jobs that wait for it go on after the commit.
 
@@ -211,12 +225,15 @@ def emit(
         payload: a JSON object, which `context.wait_for_event` returns.
         retention: how long it is kept for jobs that wait later (timedelta or seconds; 0: only for those that wait now;
             None: DJANGO_JOBS["RETENTION"]["events"] days).
+        using: the database whose jobs it is for, chosen as by `submit`.
 
     Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
     """
+    from django_jobs.db.connections import database_of_submit
     from django_jobs.lifecycle import events
 
-    return events.emit(name, key=key, payload=payload, retention=retention)
+    with database_of_submit(using):
+        return events.emit(name, key=key, payload=payload, retention=retention)
 
 
 async def aemit(
@@ -225,9 +242,10 @@ async def aemit(
     key: str | None = None,
     payload: Mapping[str, Any] | None = None,
     retention: timedelta | float | None = None,
+    using: str | None = None,
 ) -> Event:
     """Emit from async code; see `emit`."""
-    return await sync_to_async(emit)(name, key=key, payload=payload, retention=retention)
+    return await sync_to_async(emit)(name, key=key, payload=payload, retention=retention, using=using)
 
 
 def batch(
@@ -237,6 +255,7 @@ def batch(
     on_success: NewJob | None = None,
     on_failure: NewJob | None = None,
     on_finish: NewJob | None = None,
+    using: str | None = None,
 ) -> AbstractContextManager[Batch]:
     """Begin a batch, to be used with `with`: jobs that are submitted to it, and others that are submitted at its end.
 
@@ -248,13 +267,16 @@ def batch(
         on_success: a NewJob that is submitted when all members have completed.
         on_failure: the same when all have ended and some of them not well: dead, failed or cancelled.
         on_finish: the same in either case.
+        using: the database that is to hold it with its members, chosen as by `submit`.
 
     Raises InvalidJob with every problem of the call.
     """
+    from django_jobs.db.connections import database_of_submit
     from django_jobs.lifecycle.batches import new_batch
 
     callbacks = {"on_success": on_success, "on_failure": on_failure, "on_finish": on_finish}
-    return new_batch(description, metadata=metadata, callbacks=callbacks)
+    with database_of_submit(using):
+        return new_batch(description, metadata=metadata, callbacks=callbacks)
 
 
 def schedule(
@@ -266,6 +288,7 @@ def schedule(
     at: datetime | None = None,
     timezone: str | None = None,
     payload: Mapping[str, Any] | None = None,
+    using: str | None = None,
     **options: Any,
 ) -> None:
     """Declare a schedule in code, usually in a `jobs.py`; it is written on `migrate` and at worker start.
@@ -276,7 +299,14 @@ def schedule(
         timezone: the zone of a cron expression; the site's by default.
         options: queue, priority, max_retries, timeout_seconds, metadata, limit_key, catch_up, grace_seconds, overlap,
             jitter_seconds.
+        using: the database whose jobs it submits, one of DJANGO_JOBS["DATABASES"]; that of the routers by default.
 
     Raises InvalidJob when something is wrong with it.
     """
-    declare(name, job_type, cron=cron, every=every, at=at, timezone=timezone, payload=payload, **options)
+    if using is not None:
+        from django_jobs.db.connections import check_holds_jobs
+
+        check_holds_jobs(using)
+    declare(
+        name, job_type, database=using, cron=cron, every=every, at=at, timezone=timezone, payload=payload, **options
+    )

@@ -11,6 +11,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.names import did_you_mean
 from django_jobs.text import shown
 
+LIST = "payloads"
 WHOLE = "payload"  # a parameter of this name gets the whole payload
 CONTEXT = "context"
 _MOST_SHOWN = 20  # keys of a payload that has nothing to do with the handler
@@ -34,10 +35,10 @@ class Arguments:
             signature: its parameters without the context.
             refused: keys that `**rest` cannot take, because the context has that name.
         """
-        by_name = [one for one in signature.parameters.values() if one.kind in _BY_NAME]
+        self._signature = signature
+        by_name = self.by_name()
         takes_any = any(one.kind is Parameter.VAR_KEYWORD for one in signature.parameters.values())
         self._call = call
-        self._signature = signature
         self._refused = refused
         self._required = frozenset(one.name for one in by_name if one.default is Parameter.empty)
         self._known = None if takes_any else frozenset(one.name for one in by_name)
@@ -62,6 +63,15 @@ class Arguments:
             f"payload: {shown(name)} is too much, for {self._call}.{did_you_mean(name, free)}"
             for name in too_much[:_MOST_SHOWN]
         ]
+
+    def by_name(self) -> list[Parameter]:
+        """Return the parameters that take a key of the payload, in the order in which they are declared."""
+        return [one for one in self._signature.parameters.values() if one.kind in _BY_NAME]
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether there is a `**rest` for further keys."""
+        return self._known is None
 
     def payload(self, *values: Any, **named: Any) -> dict[str, Any]:
         """Return the payload with which the handler is called as if with these arguments; raise InvalidJob as a submit would."""
@@ -130,6 +140,18 @@ def check_takes_whole(function: Callable[..., Any], takes_context: bool) -> None
     raise InvalidJob(
         f"{_shown_call(function, signature)} cannot be called by a worker, which calls {name}({', '.join(arguments)}):"
         f" define it so{hint}"
+    )
+
+
+def check_takes_list(function: Callable[..., Any], takes_context: bool) -> None:
+    """Raise InvalidJob when a function cannot be called with one list, of payloads or of contexts."""
+    signature = _readable_signature(function)
+    if signature is None or _takes(signature, (LIST,)):
+        return
+    what = "contexts" if takes_context else LIST
+    raise InvalidJob(
+        f"{_shown_call(function, signature)} cannot be called by a worker, which calls a bulk handler with one list:"
+        f" define it as {_name_of(function)}({what})"
     )
 
 

@@ -63,7 +63,7 @@ class JobsBackend(TakesOurOptions):
     """Enqueues tasks as jobs, in the caller's transaction; `runworkers` runs them.
 
     OPTIONS are defaults for its tasks: max_retries, timeout_seconds, base_delay, max_delay, retry_on, fail_on, atomic,
-    isolation, dead_letter, max_crashes, on_dependency_failure.
+    isolation, dead_letter, max_crashes, on_dependency_failure; and `using`, the alias of the database of their jobs.
     """
 
     supports_defer = True
@@ -98,10 +98,12 @@ class JobsBackend(TakesOurOptions):
         Raises InvalidTask for a task, and TypeError or ValueError for arguments, that cannot be stored; nothing is
         written then. With a `unique_key` that a live job holds, the result of that job is returned.
         """
+        from django_jobs.db.connections import database_of_submit
         from django_jobs.task_backend.enqueue import enqueue
 
         self.validate_task(task)
-        result, is_new = enqueue(task, args, kwargs, self.alias, self.options)
+        with database_of_submit(self.options.get("using")):
+            result, is_new = enqueue(task, args, kwargs, self.alias, self.options)
         if is_new:
             task_enqueued.send_robust(sender=type(self), task_result=result)
         return result
@@ -110,7 +112,7 @@ class JobsBackend(TakesOurOptions):
         """Return the result of a task by id; raise TaskResultDoesNotExist when there is none."""
         from django_jobs.task_backend.results import find_result
 
-        return find_result(result_id, self.alias)
+        return find_result(result_id, self.alias, self.options)
 
 
 class ImmediateBackend(TakesOurOptions, compat.ImmediateBackend):

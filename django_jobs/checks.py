@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
 from django_jobs.conf import NAME, parse, valid_settings
-from django_jobs.db.connections import jobs_alias, jobs_connection
+from django_jobs.db.connections import jobs_alias, jobs_connection, use_database
 from django_jobs.db.server import OLDEST, journal_mode, max_connections, missing_migrations, product_and_version
 from django_jobs.handlers import registry
 from django_jobs.limit import Limit
@@ -51,28 +51,34 @@ def check_use_tz(**kwargs: Any) -> list[CheckMessage]:
 @register("django_jobs")
 def check_database_time_zone(**kwargs: Any) -> list[CheckMessage]:
     """Report E005 when the jobs' database keeps local times: its clock, which decides what is due, is read in UTC."""
-    alias = jobs_alias()
-    zone = settings.DATABASES[alias].get("TIME_ZONE")
-    if zone in (None, "UTC"):
-        return []
-    message = f"The jobs are in the database {alias!r}, which has TIME_ZONE {zone!r}; django_jobs needs UTC."
-    hint = f"Remove TIME_ZONE from DATABASES[{alias!r}], or route django_jobs to another database."
-    return [Error(message, hint=hint, id="django_jobs.E005")]
+    found: list[CheckMessage] = []
+    for alias in _aliases():
+        zone = settings.DATABASES[alias].get("TIME_ZONE")
+        if zone not in (None, "UTC"):
+            message = f"The jobs are in the database {alias!r}, which has TIME_ZONE {zone!r}; django_jobs needs UTC."
+            hint = f"Remove TIME_ZONE from DATABASES[{alias!r}], or route django_jobs to another database."
+            found.append(Error(message, hint=hint, id="django_jobs.E005"))
+    return found
 
 
 @register("django_jobs")
 def check_router(**kwargs: Any) -> Iterator[CheckMessage]:
-    """Report E007, E008 for routers that split the tables over databases or do not create them, W008 for users elsewhere."""
+    """Report E007, E008, E014 for routers that split the tables, do not create them or name a database that is not among
+    DATABASES; W008 for users elsewhere."""
     alias = jobs_alias()
+    if alias not in _aliases():
+        message = f"The routers send jobs to the database {alias!r}, which DJANGO_JOBS['DATABASES'] does not name."
+        yield Error(message, hint="Name it there, or route django_jobs to one of those.", id="django_jobs.E014")
     models = list(apps.get_app_config("django_jobs").get_models())
     elsewhere = sorted({model.__name__ for model in models if router.db_for_write(model) != alias})
     if elsewhere:
         message = f"The jobs are in the database {alias!r}, but a router sends {', '.join(elsewhere)} to another one."
         yield Error(message, hint="Route all models of django_jobs to one database.", id="django_jobs.E007")
-    if not all(router.allow_migrate_model(alias, model) for model in models):
-        message = f"The jobs are in the database {alias!r}, but a router does not let their tables be made there."
-        hint = f"Let allow_migrate({alias!r}, 'django_jobs') return True or None."
-        yield Error(message, hint=hint, id="django_jobs.E008")
+    for one in _aliases():
+        if not all(router.allow_migrate_model(one, model) for model in models):
+            message = f"The jobs are in the database {one!r}, but a router does not let their tables be made there."
+            hint = f"Let allow_migrate({one!r}, 'django_jobs') return True or None."
+            yield Error(message, hint=hint, id="django_jobs.E008")
     user_model = _user_model()
     if user_model is not None and router.db_for_write(user_model) != alias:
         message = (
@@ -97,6 +103,12 @@ def check_user_model(**kwargs: Any) -> list[CheckMessage]:
 @register("django_jobs")
 def check_database_options(**kwargs: Any) -> Iterator[CheckMessage]:
     """Report E006, E011 for a database or a driver we have no statements for; W001, W002, W004, W005 for its options."""
+    for alias in _aliases():
+        with use_database(alias):
+            yield from _check_options()
+
+
+def _check_options() -> Iterator[CheckMessage]:
     connection: Any = jobs_connection()
     alias = connection.alias
     options = connection.settings_dict.get("OPTIONS") or {}
@@ -179,7 +191,7 @@ def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:
     for name in sorted({limit.name or "" for limit in (*queues.values(), *types.values())}):
         of_types = {job_type: limit for job_type, limit in types.items() if limit.name == name}
         of_queues = {queue: limit for queue, limit in queues.items() if limit.name == name}
-        if len({limit.concurrency for limit in (*of_types.values(), *of_queues.values())}) > 1:
+        if len({_numbers(limit) for limit in (*of_types.values(), *of_queues.values())}) > 1:
             message = f"The limits named {name!r} say different numbers: {_owners({**of_types, **of_queues})}."
             hint = "Limits of one name are one limit: give them one number, or names of their own."
             yield Error(message, hint=hint, id="django_jobs.E012")
@@ -189,8 +201,31 @@ def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:
             yield Error(message, hint=hint, id="django_jobs.E013")
 
 
+@register("django_jobs")
+def check_bulk_handlers(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Report W012 for bulk handlers whose lists can never be as long as they say, because a limit lets fewer jobs run."""
+    for handler in registry:
+        most = handler.limit.concurrency if handler.limit else None
+        if handler.bulk is not None and most is not None and most < handler.bulk:
+            message = (
+                f"{handler.job_type!r} has bulk={handler.bulk}, and its limit lets {most} of its jobs run at once."
+            )
+            hint = (
+                "A limit counts jobs and not calls: raise its concurrency to as many jobs as are to run, or lower bulk."
+            )
+            yield Warning(message, hint=hint, id="django_jobs.W012")
+
+
 def _owners(limits: Mapping[str, Limit]) -> str:
-    return ", ".join(f"{owner} {limit.concurrency}" for owner, limit in sorted(limits.items())[:MOST_TYPES])
+    return ", ".join(f"{owner} {_words(limit)}" for owner, limit in sorted(limits.items())[:MOST_TYPES])
+
+
+def _numbers(limit: Limit) -> tuple[object, ...]:
+    return limit.concurrency, limit.parsed_rate
+
+
+def _words(limit: Limit) -> str:
+    return " and ".join(str(number) for number in (limit.concurrency, limit.rate) if number is not None)
 
 
 @register("django_jobs")
@@ -219,9 +254,14 @@ def check_shell_jobs(**kwargs: Any) -> list[CheckMessage]:
 @register("django_jobs", Tags.database)
 def check_database(databases: Sequence[str] | None = None, **kwargs: Any) -> Iterator[CheckMessage]:
     """Ask the jobs' database itself (`check --database`, `migrate`): E009 too old, W003 no WAL, W006 connections, W010 types."""
+    for alias in _aliases():
+        if alias in (databases or ()):
+            with use_database(alias):
+                yield from _check_server()
+
+
+def _check_server() -> Iterator[CheckMessage]:
     alias = jobs_alias()
-    if alias not in (databases or ()):
-        return
     product, version = product_and_version()
     name, oldest = OLDEST.get(product, (product, ()))
     if version < oldest:
@@ -236,7 +276,8 @@ def check_database(databases: Sequence[str] | None = None, **kwargs: Any) -> Ite
     if most is not None and most < _wanted_connections():
         message = f"One worker process holds up to {_wanted_connections()} connections, and the server takes {most}."
         yield Warning(message, hint="Raise the server's max_connections, or lower THREADS.", id="django_jobs.W006")
-    yield from _check_job_types()
+    if not parse(getattr(settings, NAME, {}))[1]:  # else the check of the settings says what is wrong
+        yield from _check_job_types()
 
 
 def _check_job_types() -> Iterator[CheckMessage]:
@@ -254,6 +295,11 @@ def _check_job_types() -> Iterator[CheckMessage]:
             message = f"{what} the type {job_type!r}, which has no handler.{did_you_mean(job_type, known)}"
             hint = "Register a handler of this name in a jobs.py, or cancel the jobs; a worker makes them FAILED."
             yield Warning(message, hint=hint, id="django_jobs.W010")
+
+
+def _aliases() -> tuple[str, ...]:
+    """Return the aliases that may hold jobs."""
+    return valid_settings().DATABASES or (jobs_alias(),)
 
 
 def _user_model() -> Any:

@@ -15,7 +15,20 @@ from django.core.signals import setting_changed
 
 from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean, queue_problem
-from django_jobs.rules import RULES, Refused, Rule, flag, integer, limit_or_dict, number, optional, seconds, short_text
+from django_jobs.rules import (
+    RULES,
+    Refused,
+    Rule,
+    duration,
+    flag,
+    integer,
+    limit_or_dict,
+    number,
+    optional,
+    seconds,
+    short_text,
+    web_address,
+)
 from django_jobs.text import scrub, shown
 
 NAME = "DJANGO_JOBS"
@@ -44,6 +57,14 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _aliases(value: Any) -> tuple[str, ...]:
+    known = {**settings.DATABASES, "default": {}}  # there is always one of that name
+    given = value if isinstance(value, list | tuple) else ()
+    if not given or not all(isinstance(alias, str) and alias in known for alias in given) or len({*given}) < len(given):
+        raise Refused(f"a list of aliases of DATABASES, each once ({', '.join(sorted(known))})")
+    return tuple(given)
+
+
 def _release(value: Any) -> Any:
     if not isinstance(value, str) and not callable(value):
         raise Refused("a string, or a callable that returns one")
@@ -61,6 +82,25 @@ def _key(default: Any, rule: Rule | None) -> Any:
     return field(default_factory=lambda: default, metadata={"rule": rule})
 
 
+def _addresses(value: Any) -> tuple[str, ...]:
+    addresses = _words(value)
+    if not all("@" in address and address.isprintable() for address in addresses):
+        raise Refused("a list of e-mail addresses")
+    return addresses
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertSettings:
+    """DJANGO_JOBS["ALERTS"]: whom to tell by e-mail and at which address on the web, and what to tell.
+
+    queue_wait: how long the oldest ready job of a queue may wait (seconds, kept of "10m"; None: for ever).
+    """
+
+    email: tuple[str, ...] = _key((), _addresses)
+    webhook: str | None = _key(None, optional(web_address))
+    queue_wait: float | None = _key(600.0, optional(duration))
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueueSettings:
     """DJANGO_JOBS["QUEUES"][name]: the settings of one queue, None where the site's hold. Times in seconds."""
@@ -73,6 +113,7 @@ class QueueSettings:
     timeout_seconds: float | None = _key(None, optional(RULES["timeout_seconds"]))
     dead_letter: bool | None = _key(None, optional(RULES["dead_letter"]))
     limit: Limit | None = _key(None, optional(limit_or_dict))  # noqa: RUF009  a field, as above
+    ageing: float | None = _key(None, optional(duration))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +138,9 @@ class JobsSettings:
     RELEASE: the release of the site's code, recorded with worker processes, attempts and dead letters: a string, a callable that
         returns one, or None for what a common environment variable says (see `this_release`).
     SITE: whose schedules and workers these are, where several sites share a database (None: see `this_site`).
+    LOG_LEVEL: keep what handlers log from this level of `logging` up (a name or a number; None: nothing is kept).
+    ALERTS: whom to tell that jobs die, wait or have no worker, see `AlertSettings` (None: nobody).
+    DATABASES: the aliases that may hold jobs, each with tables of its own (None: what the routers name).
     UNKNOWN_TYPE_GRACE_SECONDS: how long a job whose type a worker does not know is left to another site or deploy before it is
     FAILED (seconds; None: an hour where another site is known, else 0).
     """
@@ -124,8 +168,11 @@ class JobsSettings:
     MAX_JOBS: int | None = _key(None, optional(integer(1, _LARGEST)))
     PROCESS_MEMORY_MB: int | None = _key(None, optional(integer(1, _MANY)))
     SITE: str | None = _key(None, optional(short_text(MAX_SITE)))
+    DATABASES: tuple[str, ...] | None = _key(None, optional(_aliases))
     RELEASE: str | Callable[[], str] | None = _key(None, optional(_release))  # noqa: RUF009  as the others
     UNKNOWN_TYPE_GRACE_SECONDS: float | None = _key(None, optional(seconds()))
+    LOG_LEVEL: int | None = _key(None, optional(RULES["log_level"]))
+    ALERTS: AlertSettings | None = _key(None, None)  # noqa: RUF009  as the others
 
 
 def parse(raw: Any) -> tuple[JobsSettings, list[Problem]]:
@@ -138,6 +185,8 @@ def parse(raw: Any) -> tuple[JobsSettings, list[Problem]]:
         rules = dict.fromkeys(RETENTION_DEFAULT, _days)
         given = _parse_keys(f"{NAME}['RETENTION']", values["RETENTION"], rules, problems)
         values["RETENTION"] = MappingProxyType({**RETENTION_DEFAULT, **given})
+    if values.get("ALERTS") is not None:
+        values["ALERTS"] = _parse_alerts(values["ALERTS"], problems)
     return JobsSettings(**values), problems
 
 
@@ -179,7 +228,7 @@ def this_release() -> str:
     return scrub(found).strip()[:MAX_RELEASE]
 
 
-def _rules(kind: type[JobsSettings] | type[QueueSettings]) -> dict[str, Rule | None]:
+def _rules(kind: type[JobsSettings] | type[QueueSettings] | type[AlertSettings]) -> dict[str, Rule | None]:
     return {key.name: key.metadata["rule"] for key in fields(kind)}
 
 
@@ -226,8 +275,17 @@ def _parse_queues(raw: Any, problems: list[Problem]) -> Mapping[str, QueueSettin
     return MappingProxyType(queues)
 
 
+def _parse_alerts(raw: Any, problems: list[Problem]) -> AlertSettings | None:
+    where, known = f"{NAME}['ALERTS']", len(problems)
+    alerts = AlertSettings(**_parse_keys(where, raw, _rules(AlertSettings), problems))
+    if len(problems) == known and not alerts.email and alerts.webhook is None:
+        hint = "Give 'email', a list of addresses, or 'webhook', or leave ALERTS out."
+        problems.append(Problem(kind="value", message=f"{where} names nobody to tell.", hint=hint))
+    return alerts
+
+
 def _clear_cache(*, setting: str, **kwargs: Any) -> None:
-    if setting == NAME:
+    if setting in (NAME, "DATABASES"):
         _read.cache_clear()
         get_settings.cache_clear()
         this_release.cache_clear()

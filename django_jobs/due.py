@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
 
 from .db.dialects import dialect
-from .models import Event, Job, JobStatus, Queue, Schedule, WorkerProcess
+from .models import Event, Job, JobStatus, LimitSlot, LimitTurn, Operation, Queue, Schedule, WorkerProcess
 from .models.fields import DbNow
 from .models.job import JobQuerySet
 
@@ -25,11 +25,12 @@ def seconds_until_tick() -> float | None:
 
 
 class Ahead(NamedTuple):
-    """The seconds until the next scheduled job is due, until the next tick, and whether an event waits to be delivered."""
+    """The seconds until the next scheduled job is due, the next tick, the next step of an operation; whether an event waits."""
 
     due: float | None = None
     tick: float | None = None
     has_events: bool = False
+    operation: float | None = None
 
 
 def look_ahead(process_id: str, since: datetime | None = None) -> Ahead:
@@ -46,10 +47,14 @@ def look_ahead(process_id: str, since: datetime | None = None) -> Ahead:
             Subquery(_ticking().values("next_run_at")[:1]),
             DbNow(),
             Subquery(Event.objects.undelivered().order_by("pk").values("pk")[:1]),
+            Subquery(Operation.objects.running().order_by("next_at").values("next_at")[:1]),
         )
         .first()
     )
-    return Ahead() if row is None else Ahead(_between(row[2], row[0]), _between(row[2], row[1]), row[3] is not None)
+    if row is None:
+        return Ahead()
+    due, tick, now, event, step = row
+    return Ahead(_between(now, due), _between(now, tick), event is not None, _between(now, step))
 
 
 def queues_with_work(besides: Sequence[str] = ()) -> list[str]:
@@ -64,20 +69,24 @@ def known_queues() -> set[str]:
 
 
 def has_due_work(queues: Iterable[str] | None = None) -> bool:
-    """Say whether there is work: a schedule that is due, or a job that is ready, held back, due or to be taken back.
+    """Say whether there is work: a schedule or operation that is due, or a job that is ready, held back, due or to be taken back.
 
     Args:
         queues: of whose jobs; None: of every queue that is not paused.
     """
-    if Schedule.objects.due().exists() or Event.objects.undelivered().exists():
+    if Schedule.objects.due().exists() or Event.objects.undelivered().exists() or Operation.objects.due().exists():
         return True
     jobs = Job.objects.exclude(queue__in=Queue.objects.paused_names())
     if queues is not None:
         jobs = jobs.in_queues(queues)
     # In the order in which a job moves: one that moves on between two of these looks is seen by the later one.
-    if _to_rescue(jobs).exists() or jobs.due().exists() or jobs.held_back().exists():
+    # Those that wait for their turn by a rate are for later, as scheduled ones are.
+    turns = LimitTurn.objects.filter(due_at__gt=DbNow()).values("scope")
+    waits = LimitSlot.objects.filter(waits=True).exclude(scope__in=turns).values("job")
+    held_back = jobs.filter(pending_limits=1, pk__in=waits)
+    if _to_rescue(jobs).exists() or jobs.due().exists() or held_back.exists():
         return True
-    return jobs.ready().exists() or jobs.held_back().exists()
+    return jobs.ready().exists() or held_back.exists()
 
 
 def _to_rescue(jobs: JobQuerySet) -> JobQuerySet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from django_jobs.numbers import LONGEST_SECONDS, seconds_of
@@ -61,6 +62,12 @@ class BatchNotFound(JobNotFound):
     what = "batch"
 
 
+class OperationNotFound(JobNotFound):
+    """There is no operation with this number."""
+
+    what = "operation"
+
+
 class HandlerNotFound(JobsError):
     """No handler is registered for a job type in this process."""
 
@@ -79,6 +86,37 @@ class Waiting(BaseException):
 
 class Crashed(JobsError):
     """The process that ran a job died; made for logs and signals, and raised nowhere."""
+
+
+class BulkFailure(JobsError):
+    """A bulk handler raises it when some of its jobs failed; the others are completed, without a result.
+
+    Args:
+        errors: an exception or a text for each job that failed, by its place in the list that the handler got (from 0).
+            `Retry`, `Snooze`, `Fail` and `Cancelled` steer that job.
+    """
+
+    def __init__(self, errors: Mapping[int, BaseException | str]) -> None:
+        self.errors = errors
+        super().__init__(errors)
+
+    def __str__(self) -> str:
+        return f"jobs that failed, by their place in the list: {self.errors!r}"
+
+    def by_index(self, number: int) -> dict[int, BaseException]:
+        """Return the exception of each job that failed, in a list of `number` jobs; raise JobsError for anything else."""
+        if not isinstance(self.errors, Mapping):
+            raise JobsError(f"BulkFailure: give a dict of places in the list to errors, not {self.errors!r:.80}")
+        found: dict[int, BaseException] = {}
+        for index, error in self.errors.items():
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < number:
+                raise JobsError(f"BulkFailure: there is no place {index!r:.80} in a list of {number} jobs")
+            if not isinstance(error, BaseException | str):
+                raise JobsError(
+                    f"BulkFailure: the error at place {index} is to be an exception or a text, not {error!r:.80}"
+                )
+            found[index] = JobsError(error) if isinstance(error, str) else error
+        return found
 
 
 class TimedOut(JobsError, TimeoutError):
@@ -121,6 +159,14 @@ class Fail(Steering):
     def __init__(self, reason: str = "") -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class ChildrenFailed(Fail):
+    """A child of `run_children` ended badly; `failed` has the ids of the first ones. Unless it is caught there is no retry."""
+
+    def __init__(self, reason: str = "", failed: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.failed = failed
 
 
 class Cancelled(Steering):

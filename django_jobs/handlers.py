@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from django_jobs.arguments import Arguments, arguments_of, check_takes_whole
+from django_jobs.arguments import Arguments, arguments_of, check_takes_list, check_takes_whole
 from django_jobs.conf import JobsSettings, QueueSettings, get_settings
 from django_jobs.exceptions import HandlerNotFound, InvalidJob
 from django_jobs.limit import Limit
@@ -42,6 +42,9 @@ class Handler:
     dead_letter: bool | None = None
     max_crashes: int | None = None
     limit: Limit | None = None
+    log_level: int | None = None
+    bulk: int | None = None
+    bulk_wait: float = 0.0
     is_async: bool = False
     arguments: Arguments | None = None
 
@@ -64,6 +67,7 @@ class JobOptions:
     retry_on: tuple[type[BaseException], ...] | None
     fail_on: tuple[type[BaseException], ...]
     queue_limit: Limit | None = None
+    ageing: float | None = None
 
     def policy(self, max_retries: int) -> RetryPolicy:
         """Return the retry policy of a job that was submitted with `max_retries`."""
@@ -170,6 +174,7 @@ def _job_options(handler: Handler | None, queue_settings: QueueSettings, setting
         retry_on=handler.retry_on if handler else None,
         fail_on=handler.fail_on if handler else (),
         queue_limit=queue_settings.limit,
+        ageing=queue_settings.ageing,
     )
 
 
@@ -233,14 +238,32 @@ def _make(
     )
     if is_async and kept.get("atomic"):
         problems.append("an async def handler cannot be atomic: Django's transactions belong to one thread")
+    problems += _bulk_problems(options, kept)
     if callable(function):
+        takes: Callable[[HandlerFunction, bool], Arguments | None] = (
+            check_takes_list if options.get("bulk") is not None else arguments_of
+        )
         try:
-            arguments = arguments_of(function, options.get("takes_context") is True)
+            arguments = takes(function, options.get("takes_context") is True)
         except InvalidJob as error:
             problems.extend(error.problems)
     if problems:
         raise InvalidJob(*problems)
     return Handler(job_type=name, function=function, is_async=is_async, arguments=arguments, **kept)
+
+
+def _bulk_problems(options: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the options of a bulk handler beside each other."""
+    if options.get("bulk") is None:
+        wait = kept.get("bulk_wait")
+        return (
+            []
+            if wait is None
+            else [f"bulk_wait={wait:g}: it is for a bulk handler; give bulk, the most jobs of a call"]
+        )
+    if kept.get("isolation") == "process":
+        return ["a bulk handler cannot have isolation='process', where each job has a process for itself"]
+    return []
 
 
 def _same_place(function: HandlerFunction, other: HandlerFunction) -> bool:

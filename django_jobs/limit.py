@@ -1,4 +1,4 @@
-"""Limits: how many jobs may run at once, as the code or the settings say it; no database here.
+"""Limits: how many jobs may run at once, and how many may start in a time, as the code says it; no database here.
 
 A scope is one limit for one value of its key: "type:mail.send", "queue:imports 7", "name:bank acme".
 """
@@ -6,9 +6,10 @@ A scope is one limit for one value of its key: "type:mail.send", "queue:imports 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.names import did_you_mean, limit_key_problem, limit_name_problem
@@ -16,15 +17,62 @@ from django_jobs.numbers import is_integer
 from django_jobs.text import describe_exception, shown
 
 MOST_AT_ONCE = 1_000_000
+MOST_STARTS = 1_000_000_000
+_UNITS = {
+    "s": 1,
+    "sec": 1,
+    "second": 1,
+    "m": 60,
+    "min": 60,
+    "minute": 60,
+    "h": 3600,
+    "hour": 3600,
+    "d": 86400,
+    "day": 86400,
+}
+_RATE = re.compile(rf"([0-9]{{1,10}})/({'|'.join(_UNITS)})")
+_LATE_SHARE, _LATE_SECONDS = 0.15, 1.0  # see `Rate.late`
 KeyOf = str | Callable[[dict[str, Any]], object]
+
+
+class Rate(NamedTuple):
+    """At most `number` starts in any `seconds` (a sliding window)."""
+
+    number: int
+    seconds: int
+
+    @property
+    def late(self) -> float:
+        """By how many seconds a handler may begin later than its start was recorded, as far as rates allow for it.
+
+        A handler that looks at the clock sees a later time than the one at which its start was recorded, right before it was
+        called: by a few milliseconds, or by a tenth of a second on a busy host. Were the recorded time to count, a late start and
+        one in time could lie nearer to each other than a rate lets them.
+        """
+        return min(self.seconds * _LATE_SHARE, _LATE_SECONDS)
+
+    @property
+    def kept(self) -> int:
+        """For how many seconds a start stays on record: the next longer unit, which an operator may change to."""
+        return min((unit for unit in _UNITS.values() if unit > self.seconds), default=2 * self.seconds)
+
+
+def parse_rate(text: object) -> Rate:
+    """Return the rate that a text such as "100/m" says; raise InvalidJob for any other value."""
+    found = _RATE.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not 1 <= int(found[1]) <= MOST_STARTS:
+        words = f'give a number from 1 to {MOST_STARTS} and a unit, s, m, h or d, such as "100/m"'
+        raise InvalidJob(f"rate={shown(text)}: {words}")
+    return Rate(int(found[1]), _UNITS[found[2]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """At most so many jobs at once, over all processes and hosts.
+    """At most so many jobs at once, and at most so many starts in a time, over all processes and hosts.
 
     Args:
         concurrency: how many jobs may run at once, at least 1.
+        rate: how many may start in any second, minute, hour or day: "10/s", "100/m", "1000/h", "5000/d".
         key: count them apart for each value of this key of the payload, or of what this function makes of the payload when
             the job is submitted. A job whose value is None is not limited.
         name: limits of one name are one limit, whatever types have them; by default each type and queue has its own.
@@ -33,24 +81,35 @@ class Limit:
     """
 
     concurrency: int | None = None
+    rate: str | None = None
     key: KeyOf | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
         problems = []
-        if self.concurrency is None:
-            problems.append("Limit: it needs concurrency, the number of jobs that may run at once")
-        elif not is_integer(self.concurrency, 1, MOST_AT_ONCE):
+        if self.concurrency is None and self.rate is None:
+            problems.append("Limit: it needs concurrency or rate: how many jobs may run at once, or start in a time")
+        if self.concurrency is not None and not is_integer(self.concurrency, 1, MOST_AT_ONCE):
             hint = "; to stop a queue, pause it" if self.concurrency == 0 else ""
             problems.append(
                 f"Limit: concurrency={shown(self.concurrency)}: give an integer from 1 to {MOST_AT_ONCE}{hint}"
             )
+        if self.rate is not None:
+            try:
+                parse_rate(self.rate)
+            except InvalidJob as error:
+                problems += [f"Limit: {problem}" for problem in error.problems]
         if self.key is not None and (problem := _key_problem(self.key)):
             problems.append(f"Limit: key={shown(self.key)}: {problem}")
         if self.name is not None and (problem := limit_name_problem(self.name)):
             problems.append(f"Limit: {problem}")
         if problems:
             raise InvalidJob(*problems)
+
+    @property
+    def parsed_rate(self) -> Rate | None:
+        """The rate as numbers; None without one."""
+        return None if self.rate is None else parse_rate(self.rate)
 
     @property
     def key_text(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 KEY = "trace"  # in the job's metadata
 Carrier = dict[str, str]
+Follow = Callable[["Sequence[ClaimedJob]", Handler, list[Carrier]], Callable[..., Any]]
 
 _give: Callable[[], Carrier] | None = None
-_follow: Callable[[ClaimedJob, Handler, Carrier], Callable[..., Any]] | None = None
+_follow: Follow | None = None
 
 
-def connect(
-    give: Callable[[], Carrier] | None, follow: Callable[[ClaimedJob, Handler, Carrier], Callable[..., Any]] | None
-) -> None:
-    """Have `give()` say what a submit carries, and `follow(job, handler, carried)` make the function that runs in that trace."""
+def connect(give: Callable[[], Carrier] | None, follow: Follow | None) -> None:
+    """Have `give()` say what a submit carries, and `follow(jobs, handler, carried)` make the function that runs in that trace.
+
+    There are several jobs where a bulk handler runs a list, and what each of them carries, for those that carry something.
+    """
     global _give, _follow
     _give, _follow = give, follow
 
@@ -47,4 +49,13 @@ def traced(job: ClaimedJob, handler: Handler) -> Callable[..., Any]:
     if _follow is None or f'"{KEY}"' not in job.metadata_text:
         return handler.function
     carried = decode(job.metadata_text).get(KEY)
-    return _follow(job, handler, carried) if isinstance(carried, dict) else handler.function
+    return _follow([job], handler, [carried]) if isinstance(carried, dict) else handler.function
+
+
+def traced_list(jobs: Sequence[ClaimedJob], handler: Handler) -> Callable[..., Any]:
+    """Return a bulk handler's function; one that runs it in a trace that leads to those of its jobs' submits, if any has one."""
+    if _follow is None:
+        return handler.function
+    found = [decode(job.metadata_text).get(KEY) for job in jobs if f'"{KEY}"' in job.metadata_text]
+    carried = [one for one in found if isinstance(one, dict)]
+    return _follow(jobs, handler, carried) if carried else handler.function

@@ -6,9 +6,12 @@ a key of `JobsSettings` or `QueueSettings`.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.limit import Limit, limit_of
@@ -20,6 +23,9 @@ from django_jobs.text import shown
 # Returns the value as it is kept. Raises Refused, or InvalidJob with sentences that name the option themselves.
 Rule = Callable[[Any], Any]
 MAX_DELAY = timedelta(days=3660)
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MOST_AT_ONCE = 10_000  # jobs of one call of a bulk handler
 
 
 class Refused(Exception):
@@ -115,6 +121,27 @@ def positive_seconds(value: Any) -> float:
     return float(value)
 
 
+def web_address(value: Any) -> str:
+    """Allow an address of http or https."""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and value.isprintable() else None
+        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or " " in value:
+        raise Refused("an address that begins with https:// or http://")
+    return str(value)
+
+
+def duration(value: Any) -> float:
+    """Allow a positive number of seconds, or a text of an integer and a unit: "10m"; at most ten years. Kept as seconds."""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        value = int(found[1]) * _UNITS[found[2]]
+    if not is_number(value, 0, LONGEST_SECONDS) or value == 0:
+        raise Refused('a positive number of seconds, or a text such as "30s", "10m", "2h" or "1d", at most ten years')
+    return float(value)
+
+
 def flag(value: Any) -> bool:
     """Allow True and False."""
     if not isinstance(value, bool):
@@ -188,6 +215,14 @@ def limit_or_dict(value: Any) -> Limit:
         raise Refused("a Limit, or a dict of its keywords", f" {error}.") from None
 
 
+def log_level(value: Any) -> int:
+    """Allow a level of `logging`, by name or number."""
+    number: Any = logging.getLevelNamesMapping().get(value.upper()) if isinstance(value, str) else value
+    if not is_integer(number, 0, 100):
+        raise Refused('a level of logging, such as "INFO", or its number')
+    return int(number)
+
+
 def _moment(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise Refused("a datetime with a time zone, such as django.utils.timezone.now()")
@@ -226,6 +261,9 @@ RULES: Mapping[str, Rule] = {
     "takes_context": flag,
     "isolation": one_of("thread", "process"),
     "limit": _limit,
+    "log_level": log_level,
+    "bulk": integer(1, MOST_AT_ONCE),
+    "bulk_wait": seconds(),
     # Of a job.
     "job_id": _name(id_problem),
     "unique_key": _name(unique_key_problem),

@@ -12,6 +12,7 @@ from .db.transactions import after_commit
 # The receivers are cached per sender: on the hot path "is anybody listening?" is asked for every job.
 job_submitted = Signal(use_caching=True)  # job: a new row was written
 job_started = Signal(use_caching=True)  # job, worker_id: its handler is about to run
+bulk_started = Signal(use_caching=True)  # job_type, queue, job_ids: a bulk handler is about to run with these jobs
 job_completed = Signal(use_caching=True)  # job, worker_id, result: its handler returned and that was recorded
 job_failed = Signal(use_caching=True)  # job, error, exception: an attempt failed, or a dependency did
 job_retried = Signal(use_caching=True)  # job, next_scheduled_at, error, exception: it will be tried again

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Func, IntegerField, Min, Q
 
 from django_jobs.db.dialects import dialect
+from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.active_limits import declared_limits
-from django_jobs.limit import name_of_scope, value_of_scope
-from django_jobs.models import GoneProcess, Job, JobStatus, Limit, LimitSlot, Queue, WorkerProcess
+from django_jobs.lifecycle.starts import windows
+from django_jobs.limit import name_of_scope, parse_rate, scope_of, value_of_scope
+from django_jobs.models import GoneProcess, Job, JobStatus, Limit, LimitSlot, LimitTurn, Queue, WorkerProcess
 
 WINDOW = 100_000
 SAMPLE = 2_000
@@ -213,14 +215,26 @@ def usual_runs(floor: Floor) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitStats:
-    """A limit, or one value of its key. `concurrency` of None: any number; `set_at`: when an operator set it."""
+    """A limit, or one value of its key.
+
+    A `concurrency` or `rate` of None: any number. `started` counts the starts in the time of the rate, `next_start_at` says when
+    the first that waits for it may start, and `set_at` when an operator set the limit.
+    """
 
     name: str
     key: str | None
     concurrency: int | None
+    rate: str | None
     running: int
     waiting: int
+    started: int = 0
+    next_start_at: datetime | None = None
     set_at: datetime | None = None
+
+    @property
+    def scope(self) -> str:
+        """The limit and the value of its key in one."""
+        return scope_of(self.name, self.key, keyed=False) or ""
 
 
 def limit_stats() -> list[LimitStats]:
@@ -235,7 +249,8 @@ def limit_stats() -> list[LimitStats]:
     for scope, runs, waits in LimitSlot.objects.values_list("scope").annotate(running=running, waiting=waiting):
         if runs or waits:
             scopes[scope] = (runs, waits)
-    return [_limit_of(scope, *numbers, code, rows) for scope, numbers in sorted(scopes.items())]
+    found = [_limit_of(scope, *numbers, code, rows) for scope, numbers in sorted(scopes.items())]
+    return _with_rates(found) if any(one.rate for one in found) else found
 
 
 def _limit_of(scope: str, running: int, waiting: int, code: Mapping[str, Any], rows: Mapping[str, Limit]) -> LimitStats:
@@ -245,7 +260,19 @@ def _limit_of(scope: str, running: int, waiting: int, code: Mapping[str, Any], r
         name=name,
         key=value_of_scope(scope),
         concurrency=row.concurrency_now if row else limit.concurrency if limit else None,
+        rate=row.rate_now if row else limit.rate if limit else None,
         running=running,
         waiting=waiting,
         set_at=row.set_at if row else None,
     )
+
+
+def _with_rates(limits: Sequence[LimitStats]) -> list[LimitStats]:
+    """Return limits with what is known of their rates."""
+    rates = {one.scope: parse_rate(one.rate) for one in limits if one.rate is not None}
+    counted = windows(rates, database_now())
+    turns = dict(LimitTurn.objects.values_list("scope", "due_at"))
+    return [
+        replace(one, started=counted[one.scope].number, next_start_at=turns.get(one.scope)) if one.rate else one
+        for one in limits
+    ]

@@ -37,6 +37,12 @@ class SubmitOptions(TypedDict, total=False):
     limit_key: str | None
 
 
+class SubmitCall(SubmitOptions, total=False):
+    """The keywords of `submit()`, with the alias of the database that is to hold the job."""
+
+    using: str | None
+
+
 class NewJob:
     """A job for `submit_many`: the arguments of `submit()`."""
 

@@ -42,10 +42,10 @@ def scrub(text: object, limit: int = ERROR_LENGTH) -> str:
     """
     plain = _as_text(text)
     if len(plain) <= limit:
-        return _storable(plain)
+        return storable(plain)
     note = f"… [{len(plain):,} characters in all]"
     keep = limit - len(note)
-    return _storable(plain[:keep]) + note if keep > 0 else _storable(plain[:limit])
+    return storable(plain[:keep]) + note if keep > 0 else storable(plain[:limit])
 
 
 def describe_exception(exc: BaseException, limit: int = ERROR_LENGTH) -> str:
@@ -73,7 +73,7 @@ def format_traceback(exc: BaseException) -> str:
         text = "\n".join(_traceback_parts(exc, set()))
     except Exception:
         text = f"<the traceback cannot be read>\n{describe_exception(exc)}"
-    text = _storable(text)
+    text = storable(text)
     if len(text) <= TRACEBACK_LENGTH:
         return text
     note = f"\n… [{len(text):,} characters in all] …\n"
@@ -101,7 +101,8 @@ def _as_text(text: object) -> str:
         return f"<{type(text).__name__}>"
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Return text without what no database stores: NUL is left out, a lone surrogate replaced."""
     if text.isascii() and "\x00" not in text:
         return text  # at a tenth of the time
     return UNSTORABLE.sub(lambda match: "" if match[0] == "\x00" else "\ufffd", text)

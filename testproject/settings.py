@@ -53,7 +53,9 @@ WSGI_APPLICATION = None
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 DATABASES = {
-    "default": database_from_url(os.environ.get("DATABASE_URL", f"sqlite:///{quote(str(BASE_DIR))}/demo.sqlite3"))
+    "default": database_from_url(os.environ.get("DATABASE_URL", f"sqlite:///{quote(str(BASE_DIR))}/demo.sqlite3")),
+    # Further databases with jobs, as {alias: URL}.
+    **{alias: database_from_url(url) for alias, url in json.loads(os.environ.get("MORE_DATABASES", "{}")).items()},
 }
 
 USE_TZ = True

@@ -3,6 +3,8 @@
 import os
 from importlib.util import find_spec
 
+from django import VERSION
+
 from testproject.settings import *  # noqa: F403
 from testproject.settings import INSTALLED_APPS, MIDDLEWARE
 
@@ -20,6 +22,8 @@ INSTALLED_APPS += PEERS
 if "django_tasks_db" in PEERS and find_spec("django.tasks") is None:
     INSTALLED_APPS.append("django_tasks")  # the backport
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users made by the hundred need no slow hash
+if VERSION >= (6, 1):  # where the older settings are deprecated
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 CATALOGUE_SCHEDULES = False  # no test shall depend on the time of the day
 
 # Any queue will do; the second one names its queues and has defaults for its tasks.

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 FLOORS = (
     (
         "arguments", "conf", "exceptions", "handlers", "limit", "retry", "rules", "payloads", "compat", "ids", "names", "numbers",
-        "text", "other_queues",
+        "text", "other_queues", "run_log",
         "submission", "propagation", "masking", "scheduling.cron", "scheduling.spec",
     ),
     ("db",),
@@ -20,6 +20,7 @@ FLOORS = (
     ("lifecycle",),
     ("due", "stats", "waiting"),
     ("scheduling",),
+    ("alerts",),
     ("worker", "shell"),
     ("library", "transfer", "monitoring", "task_backend"),
     (
@@ -167,7 +168,8 @@ def row_locks(module: str, text: str) -> Iterator[str]:
 def alias_parameters(module: str, text: str) -> Iterator[str]:
     """Complain about a database alias that is passed by hand; it is context, see db/connections.py.
 
-    The alias of a backend for Django's tasks is another thing, and so is what Django passes to a method of its own.
+    The alias of a backend for Django's tasks is another thing, and so is what Django passes to a method of its own, or a caller
+    to us.
     """
     if module.startswith(("task_backend.", "backends")):
         return
@@ -175,12 +177,16 @@ def alias_parameters(module: str, text: str) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             given = {argument.arg for argument in arguments} & {"alias", "using"}
-            if given and (module, node.name) not in DJANGO_PASSES_AN_ALIAS:
+            if given and not module.startswith(GIVEN_A_DATABASE) and (module, node.name) not in GIVEN_AN_ALIAS:
                 yield f"line {node.lineno}: {node.name} takes {', '.join(sorted(given))}"
 
 
-DJANGO_PASSES_AN_ALIAS = {
+GIVEN_A_DATABASE = ("api", "library.", "testing.")  # where the caller chooses
+GIVEN_AN_ALIAS = {
+    ("db.connections", "on_database"),
+    ("db.connections", "database_of_submit"),
     ("db.connections", "use_database"),
+    ("db.connections", "work_on"),
     ("models.indexes", "create_sql"),
     ("apps", "_write_declared_schedules"),
 }

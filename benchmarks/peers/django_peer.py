@@ -19,6 +19,11 @@ class DjangoPeer(Peer, ABC):
         django.setup()
         call_command("migrate", verbosity=0, run_syncdb=True)
 
+    def connect(self) -> None:
+        import django
+
+        django.setup()
+
     def manage(self, *arguments: str) -> list[str]:
         """Return the command line of a management command."""
         return module("django", *arguments)

@@ -54,6 +54,9 @@ class Adapter(Peer):
             subprocess.run(
                 script("pgq", "--pg-dsn", self.store.url, command), check=True, capture_output=True, timeout=60
             )
+        self.connect()
+
+    def connect(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.connection = self.loop.run_until_complete(asyncpg.connect(self.store.url))
         self.queries = Queries(AsyncpgDriver(self.connection))

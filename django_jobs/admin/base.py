@@ -16,7 +16,8 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from . import paging
+from . import paging, selection
+from .databases import on_chosen_database
 from .paging import EVERYTHING, SCOPE, EmptyChangeList, KeysetChangeList
 from .search import Search
 from .widgets import cut
@@ -38,6 +39,14 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         css = {"all": ("django_jobs/console.css",)}
         js = ("django_jobs/console.js",)
 
+    @property
+    def urls(self) -> list[Any]:
+        """The pages, each on the database that the user has chosen."""
+        pages = super().urls
+        for page in pages:
+            page.callback = on_chosen_database(page.callback)
+        return pages
+
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
         return KeysetChangeList
 
@@ -45,7 +54,9 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Keep the rows that a search finds: all of them by columns, and by content those among the newest rows."""
         request.console_refused = search.refused  # type: ignore[attr-defined]
         if not search.fits:
+            selection.note(request, search.lookups)
             return search.narrow(rows)
+        selection.note(request, None)  # the keys that were found are the selection
         everything = request.GET.get(SCOPE) == EVERYTHING
         found = search.look(
             rows, most=None if everything else paging.WINDOW, seconds=LONGEST_SEARCH if everything else SHORT_SEARCH

@@ -18,12 +18,12 @@ from django_jobs.lifecycle.cancel import cancel_batch
 from django_jobs.lifecycle.moved import Moved
 from django_jobs.lifecycle.replay import replay_batch
 from django_jobs.masking import pretty
-from django_jobs.models import Batch, BatchStatus, JobStatus
+from django_jobs.models import Batch, BatchStatus, Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY, LIVE
 
 from .base import RowAdmin
-from .operations import Chunk, OperatingAdmin, Operation
+from .operations import Act, Chunk, OperatingAdmin
 from .paging import REFRESH_SECONDS
 from .widgets import badge, code, cut, duration, link, moment, progress_bar, status_badge, two_lines
 
@@ -47,7 +47,7 @@ def _one_by_one(move: Callable[[str, Any], object]) -> Callable[[Chunk], Moved]:
     return run
 
 
-CANCEL = Operation(
+CANCEL = Act(
     title=gettext_lazy("Cancel batches"),
     permission="cancel_job",
     run=_one_by_one(lambda batch_id, by: cancel_batch(batch_id)),
@@ -58,7 +58,7 @@ CANCEL = Operation(
         " failure and for the end come when the last one has ended."
     ),
 )
-REPLAY = Operation(
+REPLAY = Act(
     title=gettext_lazy("Replay batches"),
     permission="replay_deadletter",
     run=_one_by_one(lambda batch_id, by: replay_batch(batch_id, by=by)),
@@ -136,7 +136,7 @@ class BatchAdmin(RowAdmin, OperatingAdmin):
             "status": status_badge(row),
             "bar": _bar(counts),
             "counts": self._counts(row, counts),
-            "facts": _facts(row),
+            "facts": [*_facts(row), *self._awaited_by(row)],
             "parent_url": self.object_url("batch", row.parent_id) if row.parent_id else "",
             "callbacks": {name: callback["job_type"] for name, callback in row.callbacks.items()},
             "may_see": may_see,
@@ -149,6 +149,13 @@ class BatchAdmin(RowAdmin, OperatingAdmin):
             "may_cancel": not row.is_finished and not row.cancel_requested_at and self.has_cancel_permission(request),
             "may_replay": self.has_replay_permission(request) and any(counts[status] for status in ENDED_BADLY),
         }
+
+    def _awaited_by(self, batch: Batch) -> list[tuple[str, Any]]:
+        """Return the job whose children these are, with its link; it may have been deleted."""
+        job_id = batch.awaited_by
+        if job_id is None or not Job.objects.filter(pk=job_id).exists():
+            return []
+        return [(_("Awaited by"), link(self.object_url("job", job_id), code(job_id, 64)))]
 
     def _counts(self, batch: Batch, counts: Mapping[str, int]) -> list[dict[str, Any]]:
         """Return the statuses of which there are members, each with a link to these."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.contrib.admin.utils import quote
-from django.db.models import Count, Max, Min
+from django.db.models import BooleanField, Case, Count, Max, Min, QuerySet, When
 from django.db.models.functions import Left, Right
 from django.utils.http import urlencode
 
-from django_jobs.models import DeadLetter, Job
+from django_jobs.models import Cause, DeadLetter, Job
+from django_jobs.models.fields import DbNow
 
 from .widgets import SHORT, cut
 
 MOST_CAUSES = 100
 MOST_READ = 10_000
 LISTED = 20
+CLOSED = 200  # of the acknowledged ones, whose notes are read
 SAMPLES = 3
 DEAD_AGAIN = "dead again"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ([^\n]+)')
@@ -28,10 +31,11 @@ _LIBRARY = re.compile(r"site-packages|dist-packages|[/\\]lib[/\\]python\d|^<froz
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cause:
+class FoundCause:
     """Dead letters of one cause: how many, when the first and the last died, the newest one, the list's query.
 
-    `release` is that of the first one; `page` is the part of the address of its history, empty where it has none.
+    `release` is that of the first one; `page` is the part of the address of its history, empty where it has none; `kept` is
+    what operators noted about it.
     """
 
     count: int
@@ -42,9 +46,11 @@ class Cause:
     place: str
     release: str
     page: str
+    kept: Cause | None
+    is_muted: bool
 
 
-def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Cause]:
+def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[FoundCause]:
     """Return the causes of the dead letters that died since a time (None: ever), the largest first.
 
     At most MOST_CAUSES + 1 are returned. `parameters` become part of each query.
@@ -63,8 +69,9 @@ def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Caus
         .in_bulk([row["newest"] for row in found])
     )
     releases = dict(DeadLetter.objects.filter(pk__in=[row["oldest"] for row in found]).values_list("pk", "release"))
+    kept = {cause.pk: cause for cause in kept_of(row["fingerprint"] for row in found if "fingerprint" in row)}
     return [
-        Cause(
+        FoundCause(
             count=row["count"],
             first=row["first"],
             last=row["last"],
@@ -73,10 +80,18 @@ def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Caus
             release=releases.get(row["oldest"], ""),
             page=quote(row["fingerprint"]) if row.get("fingerprint") else "",
             place=place_in(newest[row["newest"]].frames),
+            kept=kept.get(row.get("fingerprint", "")),
+            is_muted=getattr(kept.get(row.get("fingerprint", "")), "muted", False),
         )
         for row in found
         if row["newest"] in newest
     ]
+
+
+def kept_of(fingerprints: Iterable[str]) -> QuerySet[Cause]:
+    """Return what operators keep of these causes, each with whether it is `muted` now."""
+    muted = Case(When(muted_until__gt=DbNow(), then=True), default=False, output_field=BooleanField())
+    return Cause.objects.filter(pk__in=list(fingerprints)).select_related("changed_by").annotate(muted=muted)
 
 
 def _counted(groups: Any) -> list[dict[str, Any]]:
@@ -148,9 +163,14 @@ def read_history(fingerprint: str) -> CauseHistory | None:
         ended[died_at] = (good, bad + 1)
         if replayed_at is not None:
             replays.setdefault((replayed_at.replace(second=0, microsecond=0), by or ""), []).append(outcome)
-    noted = letters.exclude(note="").order_by("-acknowledged_at").values_list(
-        "acknowledged_at", "acknowledged_by__username", "note"
-    )  # fmt: skip
+    # By key: to look for notes in all of them would read each with its texts.
+    closed = sorted(((row[5], row[0]) for row in rows if row[5] is not None), reverse=True)[:CLOSED]
+    noted = (
+        DeadLetter.objects.filter(pk__in=[pk for _at, pk in closed])
+        .exclude(note="")
+        .order_by("-acknowledged_at")
+        .values_list("acknowledged_at", "acknowledged_by__username", "note")
+    )
     notes = list(
         dict.fromkeys((at.replace(second=0, microsecond=0), by or "", note) for at, by, note in noted[:LISTED] if at)
     )

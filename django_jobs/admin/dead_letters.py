@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from django import forms
@@ -11,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path
@@ -19,6 +19,7 @@ from django.utils.decorators import method_decorator
 from django.utils.formats import number_format
 from django.utils.html import format_html
 from django.utils.http import urlencode
+from django.utils.timezone import localtime, make_aware
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
 from django.views.decorators.http import require_POST, require_safe
@@ -27,20 +28,23 @@ from django_jobs import stats
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
 from django_jobs.lifecycle.acknowledge import acknowledge
+from django_jobs.lifecycle.causes import note_cause
+from django_jobs.lifecycle.operations import SLOWEST
 from django_jobs.lifecycle.replay import replay_dead_letters, replay_edited
 from django_jobs.masking import pretty, unmasked
-from django_jobs.models import DeadLetter, JobStatus
+from django_jobs.models import Cause, DeadLetter, JobStatus, OperationKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
 from django_jobs.text import shown
 
 from .base import RowAdmin
-from .causes import DEAD_AGAIN, MOST_CAUSES, MOST_READ, find_causes, place_in, read_history
+from .causes import DEAD_AGAIN, MOST_CAUSES, MOST_READ, find_causes, kept_of, place_in, read_history
 from .charts import bars_of, chart
-from .filters import AGES, DeadLetterTypeFilter, DiedFilter, FingerprintFilter, StateFilter
-from .operations import SLOWEST, OperatingAdmin, Operation, ReplayForm
+from .filters import AGES, DeadLetterTypeFilter, DiedFilter, FingerprintFilter, OrderFilter, ReasonFilter, StateFilter
+from .operations import Act, OperatingAdmin, ReplayForm
 from .paging import capped_count, count_text
 from .search import Search
+from .selection import note
 from .widgets import (
     LONGEST_TEXT,
     SHORT,
@@ -55,6 +59,8 @@ from .widgets import (
 )
 
 HEAVY = ("error", "traceback", "note", "job__payload", "job__result", "job__error", "job__metadata")
+LONGEST_MUTE = timedelta(days=366)
+LONGEST_NOTE = 2_000
 SPANS = (
     ("1h", gettext_lazy("1 hour")),
     ("24h", gettext_lazy("24 hours")),
@@ -68,11 +74,41 @@ class NoteForm(forms.Form):
 
     note = forms.CharField(
         label=gettext_lazy("Note"),
-        max_length=2_000,
+        max_length=LONGEST_NOTE,
         required=False,
         widget=forms.TextInput(attrs={"size": 60}),
         help_text=gettext_lazy("Why nothing needs to be done; kept with the dead letter and in the history."),
     )
+
+
+class CauseForm(forms.Form):
+    """What operators keep of a cause."""
+
+    note = forms.CharField(
+        label=gettext_lazy("Note"),
+        max_length=LONGEST_NOTE,
+        required=False,
+        widget=forms.TextInput(attrs={"size": 60}),
+        help_text=gettext_lazy("What is known of it, for whoever sees it next."),
+    )
+    muted_until = forms.DateField(
+        label=gettext_lazy("Mute until"),
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
+        input_formats=["%Y-%m-%d"],
+        help_text=gettext_lazy(
+            "To the end of that day. Its dead letters are kept and stay open, but raise no alarm and no alert. Empty: not muted."
+        ),
+    )
+
+    def clean_muted_until(self) -> datetime | None:
+        day = self.cleaned_data["muted_until"]
+        if day is None:
+            return None
+        today = localtime(database_now()).date()
+        if not today <= day <= today + LONGEST_MUTE:
+            raise forms.ValidationError(_("Give a day from today on, at most a year from now."))
+        return make_aware(datetime.combine(day + timedelta(days=1), time()))
 
 
 class DeadLetterActionForm(ActionForm):
@@ -88,17 +124,21 @@ class DeadLetterActionForm(ActionForm):
     )
 
 
-REPLAY = Operation(
+REPLAY = Act(
     title=gettext_lazy("Replay dead letters"),
+    kind=OperationKind.REPLAY_DEAD_LETTERS,
+    keywords=("from_start",),
     permission="replay_deadletter",
     form=ReplayForm,
-    run=lambda chunk: replay_dead_letters(chunk.ids, by=chunk.by, from_start=chunk.from_start, waits=chunk.waits()),
+    run=lambda chunk: replay_dead_letters(chunk.ids, by=chunk.by, from_start=chunk.from_start),
     done=ngettext_lazy("Replayed %(count)s dead letter.", "Replayed %(count)s dead letters.", "number"),
     afterwards={"state": "replayed"},
     help=gettext_lazy("Each job runs again, with the retries of a new one."),
 )
-ACKNOWLEDGE = Operation(
+ACKNOWLEDGE = Act(
     title=gettext_lazy("Acknowledge dead letters"),
+    kind=OperationKind.ACKNOWLEDGE,
+    keywords=("note",),
     permission="acknowledge_deadletter",
     form=NoteForm,
     run=lambda chunk: acknowledge(chunk.ids, by=chunk.by, note=chunk.options.get("note") or ""),
@@ -113,7 +153,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     """The pages of dead letters."""
 
     list_display = ("dead_letter", "state", "job_text")
-    list_filter = (StateFilter, DiedFilter, "reason", DeadLetterTypeFilter, FingerprintFilter)
+    list_filter = (StateFilter, DiedFilter, ReasonFilter, DeadLetterTypeFilter, OrderFilter, FingerprintFilter)
     list_select_related = ("job",)
     search_fields = ("job__id", "job__job_type", "error")
     search_help_text = gettext_lazy(
@@ -128,16 +168,19 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     def get_urls(self) -> list[Any]:
         causes = self.admin_site.admin_view(self.causes_view)
         cause = self.admin_site.admin_view(self.cause_view)
+        noted = self.admin_site.admin_view(self.note_view)
         edited = self.admin_site.admin_view(self.replay_edited_view)
         return [
             path("causes/", causes, name="django_jobs_deadletter_causes"),
             path("causes/<str:fingerprint>/", cause, name="django_jobs_deadletter_cause"),
+            path("causes/<str:fingerprint>/note/", noted, name="django_jobs_deadletter_note"),
             path("<path:object_id>/replay-edited/", edited, name="django_jobs_deadletter_replay_edited"),
             *super().get_urls(),
         ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
         rows = super().get_queryset(request).annotate(short_error=Left("error", SHORT * 2), read_at=DbNow())
+        rows = rows.annotate(is_muted=_is_muted())
         return rows.defer(*HEAVY)  # type: ignore[no-any-return]
 
     def get_search_results(
@@ -149,6 +192,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             return queryset, False
         exact = queryset.filter(Q(fingerprint=term) | Q(job_id=term))
         if exact.exists():
+            note(request, None)
             return exact, False
         search = Search(text=term, may_see=self.may(request, "view_payload"), prefix="job__")
         return self.search(request, queryset, search), False
@@ -211,7 +255,26 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     def cause_view(self, request: HttpRequest, fingerprint: str) -> HttpResponse:
         """Show the history of one cause: since when, how often, what replays came to, what the jobs have in common."""
         self.require(request, "view_deadletter")
-        key = unquote(fingerprint)
+        return self._cause_page(request, unquote(fingerprint), None)
+
+    @method_decorator(require_POST)
+    def note_view(self, request: HttpRequest, fingerprint: str) -> HttpResponse:
+        """Keep a note about a cause, and mute it: POST `note` and `muted_until`."""
+        self.require(request, ACKNOWLEDGE.permission)
+        key, form = unquote(fingerprint), CauseForm(request.POST)
+        if not DeadLetter.objects.filter(fingerprint=key.replace("\x00", "")).exclude(fingerprint="").exists():
+            messages.warning(request, _("There is no dead letter with this cause; they may have been pruned."))
+            return HttpResponseRedirect(self.url("deadletter_causes"))
+        if not form.is_valid():
+            return self._cause_page(request, key, form)
+        note_cause(key, **form.cleaned_data, by=request.user)
+        message = _("Kept what was noted of the cause.")
+        messages.success(request, message)
+        told = [message, *(f"{name}: {value}." for name, value in form.cleaned_data.items() if value)]
+        self.write_log(request, [(key, key)], " ".join(told), Cause)
+        return HttpResponseRedirect(self.url("deadletter_cause", quote(key)))
+
+    def _cause_page(self, request: HttpRequest, key: str, form: CauseForm | None) -> HttpResponse:
         history = read_history(key) if key and "\x00" not in key else None
         if history is None:
             messages.warning(request, _("There is no dead letter with this cause; they may have been pruned."))
@@ -220,7 +283,13 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         newest = history.newest[0]
         may_see = self.may(request, "view_payload")
         deploys = stats.deploys(now - timedelta(days=2))
+        kept: Any = kept_of([key]).first()
+        if form is None and self.has_acknowledge_permission(request):
+            form = CauseForm(initial=_as_typed(kept))
         context = {
+            "kept": kept,
+            "form": form,
+            "note_url": self.url("deadletter_note", quote(key)),
             "history": history,
             "count": count_text(history.count, MOST_READ - 1),
             "now": now,
@@ -244,7 +313,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         return self.page(request, "cause_page.html", cut(newest.job.job_type, 100), context)
 
     def whole_rows(self) -> QuerySet[Any]:
-        return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by")
+        return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by").annotate(is_muted=_is_muted())
 
     def row_title(self, row: Any) -> str:
         return _("Dead letter")
@@ -298,6 +367,18 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             else "",
             "edited_url": self.url("deadletter_replay_edited", dead_letter.pk),
         }
+
+
+def _is_muted() -> Exists:
+    return Exists(Cause.objects.muted().filter(pk=OuterRef("fingerprint")))
+
+
+def _as_typed(kept: Any) -> dict[str, Any]:
+    """Return what the form of a cause begins with."""
+    if kept is None:
+        return {}
+    last = localtime(kept.muted_until) - timedelta(days=1) if kept.muted else None
+    return {"note": kept.note[:LONGEST_NOTE], "muted_until": last and last.date()}
 
 
 def _outcomes_text(outcomes: dict[str, int]) -> str:

@@ -15,13 +15,21 @@ from django_jobs.conf import get_settings
 from django_jobs.db.transactions import database_now
 from django_jobs.due import queues_with_work
 from django_jobs.handlers import registry
-from django_jobs.models import Job, JobStatus, Queue, Schedule, ScheduleTick, WorkerProcess
+from django_jobs.models import DeadLetterReason, Job, JobStatus, Queue, Schedule, ScheduleTick, WorkerProcess
 
+from .paging import OLDEST_FIRST, SORT
+from .selection import note
 from .widgets import cut
 
 NEWEST = 1_000
 MOST_CHOICES = 100
 AGES = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
+OPEN = {"acknowledged_at__isnull": True, "replayed_at__isnull": True}
+STATES: dict[str, dict[str, Any]] = {
+    "acknowledged": {"acknowledged_at__isnull": False},
+    "replayed": {"replayed_at__isnull": False},
+    "all": {},
+}
 Choices = Iterable[tuple[str, Any]]
 
 
@@ -41,9 +49,15 @@ class ChoiceFilter(admin.SimpleListFilter):
             choices[value] = cut(value, 60)
         return list(choices.items())
 
+    def lookups_of(self, value: str) -> dict[str, Any]:
+        """Return what a choice means, as values of JSON; nothing where it narrows nothing."""
+        return {self.path or str(self.parameter_name): value}
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
-        return queryset.filter(**{self.path or str(self.parameter_name): value}) if value else queryset
+        lookups = self.lookups_of(value) if value else {}
+        note(request, lookups)
+        return queryset.filter(**lookups) if lookups else queryset
 
 
 def queue_names(request: HttpRequest) -> list[str]:
@@ -112,9 +126,9 @@ class AgeFilter(ChoiceFilter):
     def known(self, request: HttpRequest) -> Choices:
         return (("1h", _("last hour")), ("24h", _("last 24 hours")), ("7d", _("last 7 days")))
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        span = AGES.get(self.value() or "")
-        return queryset.filter(**{f"{self.path}__gte": database_now() - span}) if span else queryset
+    def lookups_of(self, value: str) -> dict[str, Any]:
+        span = AGES.get(value)
+        return {f"{self.path}__gte": (database_now() - span).isoformat()} if span else {}
 
 
 class DiedFilter(AgeFilter):
@@ -134,6 +148,7 @@ class ScheduleFilter(ChoiceFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not self.value():
             return queryset
+        note(request, {"schedule": self.value()})
         return queryset.filter(pk__in=ScheduleTick.objects.filter(schedule__name=self.value()).values("job_id"))
 
 
@@ -146,6 +161,30 @@ class BatchFilter(ChoiceFilter):
 
     def known(self, request: HttpRequest) -> Choices:
         return ()
+
+
+class OrderFilter(admin.SimpleListFilter):
+    """The order of the list, by key or among the newest rows; the list itself sorts."""
+
+    title = _("order")
+    parameter_name = SORT
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        labels = {"run": _("longest run first"), "wait": _("longest wait first"), "retries": _("most retries first")}
+        return [
+            (OLDEST_FIRST, _("oldest first")),
+            *((name, labels[name]) for name in getattr(model_admin, "orders", ())),
+        ]
+
+    def choices(self, changelist: Any) -> Any:
+        """Offer `newest first` where other filters offer `all`."""
+        for choice in super().choices(changelist):
+            if choice["query_string"] == changelist.get_query_string(remove=[self.parameter_name]):
+                choice["display"] = _("newest first")
+            yield choice
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -165,14 +204,18 @@ class StateFilter(admin.SimpleListFilter):
             yield choice
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        match self.value():
-            case "acknowledged":
-                return queryset.acknowledged()  # type: ignore[attr-defined,no-any-return]
-            case "replayed":
-                return queryset.replayed()  # type: ignore[attr-defined,no-any-return]
-            case "all":
-                return queryset
-        return queryset.open()  # type: ignore[attr-defined,no-any-return]
+        lookups = STATES.get(self.value() or "", OPEN)
+        note(request, lookups)
+        return queryset.filter(**lookups)
+
+
+class ReasonFilter(ChoiceFilter):
+    title = _("reason")
+    parameter_name = "reason__exact"
+    path = "reason"
+
+    def known(self, request: HttpRequest) -> Choices:
+        return DeadLetterReason.choices
 
 
 class FingerprintFilter(ChoiceFilter):
@@ -184,6 +227,5 @@ class FingerprintFilter(ChoiceFilter):
     def known(self, request: HttpRequest) -> Choices:
         return ()
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        value = self.value()
-        return queryset.filter(fingerprint="" if value == "-" else value) if value else queryset
+    def lookups_of(self, value: str) -> dict[str, Any]:
+        return {"fingerprint": "" if value == "-" else value}

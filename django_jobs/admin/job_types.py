@@ -25,8 +25,8 @@ from django_jobs.handlers import Handler, registry
 from django_jobs.models import Job, Schedule
 from django_jobs.submission import DEFAULT_QUEUE
 
-from .base import ConsoleAdmin
 from .charts import bars_of, chart
+from .job_form import JobForms
 from .paging import REFRESH_SECONDS
 from .widgets import SHORT, code, cut, duration, link, moment
 
@@ -37,7 +37,7 @@ SLOWER = 1.5
 NO_SETTINGS = frozenset({"job_type", "function", "queue"})
 
 
-class JobTypePages(ConsoleAdmin):
+class JobTypePages(JobForms):
     """The list of job types, and the page of each; part of the admin of jobs."""
 
     def get_urls(self) -> list[Any]:
@@ -85,6 +85,7 @@ class JobTypePages(ConsoleAdmin):
             "now": now,
             "refresh": REFRESH_SECONDS,
             "types_url": self.url("job_types"),
+            "new_url": self.url("job_new", quote(name)) if self.may_make(request, name) else "",
             "jobs_url": f"{self.list_url('job')}?{urlencode({'job_type': name})}",
             "dead_letters_url": f"{self.list_url('deadletter')}?{urlencode({'job_type': name})}",
             "runs": len(runs),

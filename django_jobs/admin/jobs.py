@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Q, QuerySet
-from django.db.models.functions import Left
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Coalesce, Left
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -17,12 +18,14 @@ from django.utils.translation import gettext_lazy, ngettext, ngettext_lazy
 from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
+from django_jobs.lifecycle.delete import delete_finished, discard
 from django_jobs.lifecycle.events import emit
 from django_jobs.lifecycle.moved import Moved
 from django_jobs.lifecycle.promote import run_now
+from django_jobs.lifecycle.prune import may_go
 from django_jobs.lifecycle.replay import replay
 from django_jobs.masking import masked, pretty
-from django_jobs.models import Batch, Job, JobStatus, JobStep, ScheduleTick, StepKind
+from django_jobs.models import Batch, Job, JobStatus, JobStep, OperationKind, ScheduleTick, StepKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.graph import graph_of, root_cause
 from django_jobs.models.job import ENDED_BADLY, LIVE, TERMINAL, WAITING
@@ -30,12 +33,23 @@ from django_jobs.names import MAX_QUEUE
 from django_jobs.numbers import LONGEST_SECONDS
 
 from .base import RowAdmin
-from .filters import AgeFilter, BatchFilter, QueueFilter, ScheduleFilter, StatusFilter, TypeFilter, WorkerFilter
+from .filters import (
+    AgeFilter,
+    BatchFilter,
+    OrderFilter,
+    QueueFilter,
+    ScheduleFilter,
+    StatusFilter,
+    TypeFilter,
+    WorkerFilter,
+)
 from .graph import draw
+from .job_logs import logs_of
 from .job_types import JobTypePages
-from .operations import Chunk, OperatingAdmin, Operation, ReplayForm
+from .operations import Act, Chunk, OperatingAdmin, ReplayForm
 from .paging import REFRESH_SECONDS
 from .search import Search, term_of
+from .selection import note
 from .widgets import (
     LONGEST_TEXT,
     SHORT,
@@ -56,9 +70,22 @@ MOST_ATTEMPTS = 50
 MOST_EDGES = 100
 MOST_STEPS = 200
 MOST_LINKS = 12
+STEP_STATES = {
+    "done": gettext_lazy("done"),
+    "open": gettext_lazy("open"),
+    "waiting": gettext_lazy("waiting"),
+    "timed out": gettext_lazy("timed out"),
+    "failed": gettext_lazy("failed"),
+}
 ANY_STATUS = {"status": ""}  # the filter that still shows jobs whose status an operation changed
 
 
+# Spans that no index knows; rows without one come last on every database.
+ORDERS = {
+    "run": Coalesce(Coalesce("finished_at", DbNow()) - F("started_at"), timedelta()).desc(),
+    "wait": Coalesce(Coalesce("started_at", "finished_at", DbNow()) - F("available_at"), timedelta()).desc(),
+    "retries": F("retry_count").desc(),
+}
 SEARCH_HELP = gettext_lazy(
     "Words of an id, key, type, error or payload, or what stands under a key: account:7, metadata.tenant:a, error:Timeout,"
     " queue:mail, after:2026-11-01, before:2026-11-02T08:00."
@@ -84,25 +111,29 @@ class ChangeForm(forms.Form):
         return cleaned
 
 
-REPLAY = Operation(
+REPLAY = Act(
     title=gettext_lazy("Replay jobs"),
+    kind=OperationKind.REPLAY,
+    keywords=("from_start",),
     permission="replay_deadletter",
     form=ReplayForm,
-    run=lambda chunk: replay(chunk.ids, by=chunk.by, from_start=chunk.from_start, waits=chunk.waits()),
+    run=lambda chunk: replay(chunk.ids, by=chunk.by, from_start=chunk.from_start),
     done=ngettext_lazy("Replayed %(count)s job.", "Replayed %(count)s jobs.", "number"),
     afterwards=ANY_STATUS,
     help=gettext_lazy("Dead, failed and cancelled jobs run again, and their open dead letters are closed."),
 )
-RUN_NOW = Operation(
+RUN_NOW = Act(
     title=gettext_lazy("Run jobs now"),
+    kind=OperationKind.RUN_NOW,
     permission="replay_deadletter",
     run=lambda chunk: run_now(chunk.ids),
     done=ngettext_lazy("%(count)s job may run now.", "%(count)s jobs may run now.", "number"),
     afterwards=ANY_STATUS,
     help=gettext_lazy("Scheduled jobs, and those that wait for their next retry, start as soon as a worker is free."),
 )
-CANCEL = Operation(
+CANCEL = Act(
     title=gettext_lazy("Cancel jobs"),
+    kind=OperationKind.CANCEL,
     permission="cancel_job",
     run=lambda chunk: cancel(chunk.ids),
     done=ngettext_lazy(
@@ -117,8 +148,10 @@ CANCEL = Operation(
         " runs to its end. Jobs that depend on them fail, unless they run anyway."
     ),
 )
-CHANGE = Operation(
+CHANGE = Act(
     title=gettext_lazy("Change priority or queue"),
+    kind=OperationKind.CHANGE,
+    keywords=("priority", "queue"),
     permission="change_job",
     form=ChangeForm,
     run=lambda chunk: change(
@@ -127,6 +160,34 @@ CHANGE = Operation(
     done=ngettext_lazy("Changed %(count)s job.", "Changed %(count)s jobs.", "number"),
     needs_confirmation=True,
     help=gettext_lazy("Jobs that wait are changed; those that run or are finished stay as they are."),
+)
+
+
+DELETE = Act(
+    title=gettext_lazy("Delete finished jobs"),
+    kind=OperationKind.DELETE,
+    permission="delete_job",
+    is_final=True,
+    run=lambda chunk: delete_finished(chunk.ids),
+    done=ngettext_lazy("Deleted %(count)s job.", "Deleted %(count)s jobs.", "number"),
+    needs_confirmation=True,
+    help=gettext_lazy(
+        "Finished jobs are deleted with all that is on record of them. Those with an open dead letter, those that a live job"
+        " depends on and members of a batch that goes on stay."
+    ),
+)
+DISCARD = Act(
+    title=gettext_lazy("Discard waiting jobs"),
+    kind=OperationKind.DISCARD,
+    permission="discard_job",
+    is_final=True,
+    run=lambda chunk: discard(chunk.ids),
+    done=ngettext_lazy("Discarded %(count)s job.", "Discarded %(count)s jobs.", "number"),
+    needs_confirmation=True,
+    help=gettext_lazy(
+        "Waiting jobs are cancelled and deleted: they never run, and nothing is left of them. Jobs that depend on them fail,"
+        " unless they run anyway."
+    ),
 )
 
 
@@ -149,7 +210,7 @@ def _send_events(chunk: Chunk) -> Moved:
     return Moved.of(chunk.ids, {}, sorted({wait.job_id for wait in found}), "")
 
 
-SEND_EVENT = Operation(
+SEND_EVENT = Act(
     title=gettext_lazy("Send the events that jobs wait for"),
     permission="send_event",
     form=EventForm,
@@ -182,10 +243,28 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
     """The pages of jobs; the list shows the newest first."""
 
     list_display = ("job", "status_text", "queue_text", "created")
-    list_filter = (StatusFilter, QueueFilter, TypeFilter, WorkerFilter, AgeFilter, ScheduleFilter, BatchFilter)
+    list_filter = (
+        StatusFilter,
+        QueueFilter,
+        TypeFilter,
+        WorkerFilter,
+        AgeFilter,
+        OrderFilter,
+        ScheduleFilter,
+        BatchFilter,
+    )
+    orders = ORDERS
     search_fields = ("id", "job_type", "unique_key")
     search_help_text = SEARCH_HELP
-    actions = ("replay_selected", "run_selected_now", "cancel_selected", "change_selected", "send_event_selected")
+    actions = (
+        "replay_selected",
+        "run_selected_now",
+        "cancel_selected",
+        "change_selected",
+        "send_event_selected",
+        "discard_selected",
+        "delete_selected",
+    )
     change_list_template = "admin/django_jobs/job_list.html"
     change_form_template = "admin/django_jobs/job_page.html"
 
@@ -202,6 +281,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             return queryset, False
         exact = queryset.filter(Q(pk=term) | Q(unique_lock=term))
         if exact.exists():
+            note(request, None)
             return exact, False
         return self.search(request, queryset, Search(text=term, may_see=self.may(request, "view_payload"))), False
 
@@ -217,6 +297,13 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
 
     def has_send_event_permission(self, request: HttpRequest) -> bool:
         return self.may(request, SEND_EVENT.permission)
+
+    def has_discard_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, DISCARD.permission)
+
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        # Not has_delete_permission: with that one Django would offer its own deletion.
+        return self.may(request, DELETE.permission)
 
     def has_reorder_permission(self, request: HttpRequest) -> bool:
         # Not has_change_permission: with that one Django would show a form.
@@ -241,6 +328,14 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
     @admin.action(description=gettext_lazy("Send this event…"), permissions=["send_event"])
     def send_event_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         return self.operate(request, queryset, SEND_EVENT)
+
+    @admin.action(description=gettext_lazy("Discard…"), permissions=["discard"])
+    def discard_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        return self.operate(request, queryset, DISCARD)
+
+    @admin.action(description=gettext_lazy("Delete…"), permissions=["remove"])
+    def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        return self.operate(request, queryset, DELETE)
 
     @admin.display(description=gettext_lazy("job"))
     def job(self, obj: Any) -> str:
@@ -278,7 +373,10 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             text = ngettext("waits for %(count)s dependency", "waits for %(count)s dependencies", count)
             return text % {"count": count}
         if obj.held_back_by:
-            return _("held back by %(limit)s") % {"limit": obj.held_back_by}
+            text = _("held back by %(limit)s") % {"limit": obj.held_back_by}
+            if obj.scheduled_at is None or obj.scheduled_at <= obj.read_at:
+                return text
+            return format_html("{}, {} {}", text, _("due"), moment(obj.scheduled_at, obj.read_at))
         if obj.status == JobStatus.SCHEDULED:
             if _is_open_ended(obj, obj.read_at):
                 return _("waits for an event")
@@ -306,7 +404,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "error": cut(job.error, LONGEST_TEXT),
             "timeline": _timeline(job, now),
             "facts": [*self._facts(job, now), *self._batch(job)],
-            "steps": [_step(step, may_see) for step in steps[:MOST_STEPS]],
+            "steps": [self._step(step, may_see) for step in steps[:MOST_STEPS]],
             "more_steps": len(steps) > MOST_STEPS,
             "attempts": [self._attempt(attempt) for attempt in attempts[:MOST_ATTEMPTS]],
             "more_attempts": len(attempts) > MOST_ATTEMPTS,
@@ -321,6 +419,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "has_result": job.result is not None,
             "buttons": self._buttons(request, job),
             **self._graph(job),
+            **logs_of(job, may_see),
         }
 
     def _facts(self, job: Job, now: Any) -> list[tuple[str, Any]]:
@@ -332,6 +431,10 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
                 return value
             return link(f"{self.list_url('job')}?{urlencode({parameter: value})}", cut(str(value), 130))
 
+        def searched(term: str, value: Any) -> Any:
+            text = term_of(term, value) if value not in (None, "") else None
+            return link(f"{self.list_url('job')}?{urlencode({'q': text})}", cut(str(value), 130)) if text else value
+
         facts: list[tuple[str, Any]] = [
             (_("Job type"), link(self.type_url(job.job_type), cut(job.job_type, 130))),
             (_("Queue"), others(job.queue, "queue")),
@@ -340,9 +443,10 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             (_("Timeout"), duration(job.timeout_seconds)),
             (_("Worker process"), self._worker(job.worker_id)),
             (_("Crashes"), job.crash_count or None),
-            (_("Unique key"), job.unique_key),
-            (_("Limit key"), job.limit_key),
+            (_("Unique key"), searched("key", job.unique_key)),
+            (_("Limit key"), searched("limit", job.limit_key)),
             (_("Held back by"), job.held_back_by),
+            (_("Held back until"), moment(job.held_back_until, now) if job.held_back_until else None),
             (_("Schedule"), others(tick.schedule.name, "schedule") if tick else None),
             (_("Due"), _due(job, now)),
         ]
@@ -375,6 +479,14 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             buttons.append(Button("change_selected", _("Change priority or queue…")))
         if job.status in LIVE and job.cancel_requested_at is None and self.has_cancel_permission(request):
             buttons.append(Button("cancel_selected", _("Cancel…"), "jobs-danger"))
+        if job.status in WAITING and self.has_discard_permission(request):
+            buttons.append(Button("discard_selected", _("Discard…"), "jobs-danger"))
+        if (
+            job.status in TERMINAL
+            and self.has_remove_permission(request)
+            and may_go(Job.objects.filter(pk=job.pk)).exists()
+        ):
+            buttons.append(Button("delete_selected", _("Delete…"), "jobs-danger"))
         return buttons
 
     def _batch(self, job: Job) -> list[tuple[str, Any]]:
@@ -390,6 +502,17 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "worker": self._worker(attempt.worker_id),
             "error": cut(attempt.error, 2_000),
             "traceback": cut(attempt.traceback, LONGEST_TEXT),
+        }
+
+    def _step(self, step: JobStep, may_see: bool) -> dict[str, Any]:
+        took = (step.ended_at - step.started_at).total_seconds() if step.ended_at else None
+        has_children = step.kind == StepKind.CHILDREN and step.event_key
+        return {
+            "step": step,
+            "state": STEP_STATES[step.state],
+            "url": self.object_url("batch", step.event_key) if has_children else "",
+            "took": duration(took) if took is not None else "",
+            "result": pretty(step.result) if may_see and step.result is not None else "",
         }
 
     def _dead_letters(self, job: Job, now: Any) -> list[dict[str, Any]]:
@@ -464,15 +587,3 @@ def _due(job: Job, now: Any) -> Any:
     if job.status != JobStatus.SCHEDULED:
         return None
     return _("waits for an event") if _is_open_ended(job, now) else moment(job.available_at, now)
-
-
-def _step(step: JobStep, may_see: bool) -> dict[str, Any]:
-    took = (step.ended_at - step.started_at).total_seconds() if step.ended_at else None
-    return {
-        "step": step,
-        "state": {"done": _("done"), "open": _("open"), "waiting": _("waiting"), "timed out": _("timed out")}[
-            step.state
-        ],
-        "took": duration(took) if took is not None else "",
-        "result": pretty(step.result) if may_see and step.result is not None else "",
-    }

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from django_jobs import stats
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle.limits import reset_limit, set_limit
+from django_jobs.lifecycle.limits import KEEP, Keep, reset_limit, set_limit
 from django_jobs.models import Limit
 
 from .operations import OperatingAdmin
@@ -24,7 +24,7 @@ MOST_ROWS = 200
 
 @admin.register(Limit)
 class LimitAdmin(OperatingAdmin):
-    """One page with every limit: its number, and the values of its key under which jobs run or wait."""
+    """One page with every limit: its numbers, and the values of its key under which jobs run or wait."""
 
     def get_urls(self) -> list[Any]:
         switch = self.admin_site.admin_view(self.set_view)
@@ -49,17 +49,15 @@ class LimitAdmin(OperatingAdmin):
 
     @method_decorator(require_POST)
     def set_view(self, request: HttpRequest) -> HttpResponse:
-        """Set or reset a limit: POST `limit`, and `concurrency` (a number; empty: any number) or `reset`."""
+        """Set or reset a limit: POST `limit`, and `concurrency` and `rate` (empty: any number; missing: as it is) or `reset`."""
         self.require(request, "change_limit")
-        name, given = request.POST.get("limit", ""), request.POST.get("concurrency", "").strip()
+        name = request.POST.get("limit", "")
         try:
             if "reset" in request.POST:
                 reset_limit(name)
                 text = _("Reset limit %(name)s to what the code says.")
-            elif given and not (given.isascii() and given.isdecimal()):
-                raise InvalidJob(_("Give a number of jobs, or nothing for any number."))
             else:
-                set_limit(name, concurrency=int(given) if given else None)
+                set_limit(name, concurrency=_concurrency(request), rate=_rate(request))
                 text = _("Set limit %(name)s; it holds within seconds.")
         except InvalidJob as error:
             messages.error(request, str(error))
@@ -68,3 +66,18 @@ class LimitAdmin(OperatingAdmin):
             messages.success(request, message)
             self.write_log(request, [(name, name)], message)
         return HttpResponseRedirect(self.list_url("limit"))
+
+
+def _concurrency(request: HttpRequest) -> int | Keep | None:
+    given = request.POST.get("concurrency")
+    if given is None:
+        return KEEP
+    text = given.strip()
+    if text and not (text.isascii() and text.isdecimal()):
+        raise InvalidJob(_("Give a number of jobs, or nothing for any number."))
+    return int(text) if text else None
+
+
+def _rate(request: HttpRequest) -> str | Keep | None:
+    given = request.POST.get("rate")
+    return KEEP if given is None else given.strip() or None

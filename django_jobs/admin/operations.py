@@ -1,4 +1,7 @@
-"""Run an operation on the selected rows or on all that match: permission, confirmation, chunks, message and log entry."""
+"""Do something to the selected rows or to all that match: permission, confirmation, message and log entry.
+
+A few rows are moved at once. Many, or those that are to be moved at a rate, become an operation, which workers carry out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import number_format
 from django.utils.html import format_html
@@ -22,20 +25,22 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from django_jobs.exceptions import JobsError
 from django_jobs.lifecycle.moved import CHUNK, Moved
+from django_jobs.lifecycle.operations import FASTEST, MOST_IDS, SLOWEST, begin
+from django_jobs.models import Operation, OperationKind
 from django_jobs.text import shown
 
 from .base import ConsoleAdmin
 from .paging import NEWER, OLDER, capped_count, count_text
+from .selection import noted
 
 SECONDS_PER_REQUEST = 20.0  # a proxy in front of the site gives up not much later
 LOGGED_ONE_BY_ONE = 200
 KEYS_AT_ONCE = 10_000
 SAMPLE = 10
-SLOWEST, FASTEST = 0.01, 10_000  # jobs per second
 
 
 class NoOptions(forms.Form):
-    """An operation without options."""
+    """An act without options."""
 
 
 class ReplayForm(forms.Form):
@@ -47,7 +52,7 @@ class ReplayForm(forms.Form):
         max_value=FASTEST,
         required=False,
         help_text=gettext_lazy(
-            "Spread the jobs over time so that they do not overrun what failed. Empty: all at once."
+            "A worker moves so many each second, so that they do not overrun what failed; you can pause it. Empty: all at once."
         ),
     )
     from_start = forms.BooleanField(
@@ -59,34 +64,28 @@ class ReplayForm(forms.Form):
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """The rows of one call of a move, the user, and the options of the operation's form.
-
-    `position` is the number of rows in the chunks before.
-    """
+    """The rows of one call of a move, the user, and the options of the act's form."""
 
     ids: Sequence[Any]
     by: Any
     options: dict[str, Any]
-    position: int = 0
 
     @property
     def from_start(self) -> bool:
         """Whether steps that were done are to be done again."""
         return bool(self.options.get("from_start"))
 
-    def waits(self) -> dict[Any, float]:
-        """Return the seconds that each row waits for the rate asked for (`per_second`); empty without a rate."""
-        rate = self.options.get("per_second")
-        return {pk: index // rate for index, pk in enumerate(self.ids, self.position)} if rate else {}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Operation:
+class Act:
     """What an operator can do to rows.
 
     Args:
+        kind: what it is as an operation, which workers make of it when the rows are many or a rate is asked for; None: nothing.
+        keywords: the options of the form that are keywords of the operation's move.
         done: the message afterwards, in singular and plural by `number`; it shows that number as `count`.
         needs_confirmation: ask also when the button of a row's own page was pressed; a selection in a list is always asked for.
+        is_final: nothing is left of the rows, so that nothing can be shown of them.
         afterwards: how the list's parameters change to show the rows that were done; an empty value takes one away.
     """
 
@@ -95,7 +94,10 @@ class Operation:
     run: Callable[[Chunk], Moved]
     done: Any
     form: type[forms.Form] = NoOptions
+    kind: OperationKind | None = None
+    keywords: Sequence[str] = ()
     needs_confirmation: bool = False
+    is_final: bool = False
     help: Any = ""
     afterwards: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,7 +107,7 @@ class Operation:
 
 
 class OperatingAdmin(ConsoleAdmin):
-    """An admin whose actions run operations."""
+    """An admin whose actions are acts."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # Without JavaScript, "all that match" may come without a selected row, which Django's action handling refuses.
@@ -115,27 +117,28 @@ class OperatingAdmin(ConsoleAdmin):
             request.POST = posted  # type: ignore[assignment]
         return super().changelist_view(request, extra_context)
 
-    def operate(self, request: HttpRequest, rows: QuerySet[Any], operation: Operation) -> HttpResponse | None:
-        """Run an operation on rows, or ask for its options or a confirmation first."""
-        self.require(request, operation.permission)
+    def operate(self, request: HttpRequest, rows: QuerySet[Any], act: Act) -> HttpResponse | None:
+        """Do something to rows, or ask for its options or a confirmation first."""
+        self.require(request, act.permission)
         if request.method != "POST":
             raise PermissionDenied
         across = request.POST.get("select_across") == "1"
         confirmed = "confirmed" in request.POST
-        form = operation.form(request.POST)
-        at_once = request.POST.get("back") == "page" and not (across or operation.needs_confirmation)
+        form = act.form(request.POST)
+        at_once = request.POST.get("back") == "page" and not (across or act.needs_confirmation)
         if form.is_valid() and (confirmed or at_once):
-            return self._run(request, rows, operation, form.cleaned_data, across)
+            return self._run(request, rows, act, form.cleaned_data, across)
         if not form.is_valid() and not confirmed and not any(name in request.POST for name in form.fields):
-            form = operation.form()  # nobody has filled it in yet, so it shows no errors
-        return self._confirmation(request, rows, operation, form, across)
+            form = act.form()  # nobody has filled it in yet, so it shows no errors
+        return self._confirmation(request, rows, act, form, across)
 
     def _confirmation(
-        self, request: HttpRequest, rows: QuerySet[Any], operation: Operation, form: forms.Form, across: bool
+        self, request: HttpRequest, rows: QuerySet[Any], act: Act, form: forms.Form, across: bool
     ) -> HttpResponse:
         count = capped_count(rows)
         context = {
-            "operation": operation,
+            "operation": act,
+            "is_large": act.kind is not None and count > CHUNK,
             "action": request.POST.get("action", ""),
             "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
             "across": across,
@@ -149,11 +152,14 @@ class OperatingAdmin(ConsoleAdmin):
             "back_url": self._back_url(request) or request.get_full_path(),
             "target": request.get_full_path(),
         }
-        return self.page(request, "confirm.html", operation.title, context)
+        return self.page(request, "confirm.html", act.title, context)
 
     def _run(
-        self, request: HttpRequest, rows: QuerySet[Any], operation: Operation, options: dict[str, Any], across: bool
+        self, request: HttpRequest, rows: QuerySet[Any], act: Act, options: dict[str, Any], across: bool
     ) -> HttpResponse | None:
+        if act.kind is not None and (options.get("per_second") or _are_many(rows)):
+            return self._begin(request, rows, act, options, across)
+        named = _named(rows) if act.is_final else None
         moved, seen, is_late = Moved([], {}), 0, False
         deadline = time.monotonic() + SECONDS_PER_REQUEST
         try:
@@ -161,39 +167,67 @@ class OperatingAdmin(ConsoleAdmin):
                 if time.monotonic() > deadline:
                     is_late = True
                     break
-                moved += operation.run(Chunk(ids=ids, by=request.user, options=options, position=seen))
+                moved += act.run(Chunk(ids=ids, by=request.user, options=options))
                 seen += len(ids)
         except JobsError as error:
             messages.error(request, str(error))
         gone = 0 if across else max(0, len(set(request.POST.getlist(ACTION_CHECKBOX_NAME))) - seen)
-        back = self._back_url(request)
-        shown_at = "" if back else self._shown_at(request, operation)
-        self._report(request, operation, len(moved.done), len(moved.left) + gone, is_late, shown_at)
+        back = None if act.is_final else self._back_url(request)
+        shown_at = "" if back else self._shown_at(request, act)
+        self._report(request, act, len(moved.done), len(moved.left) + gone, is_late, shown_at)
         if moved.done:
-            self._log(request, operation, moved.done, options, across)
+            self._log(request, act, moved.done, options, across, named)
         return HttpResponseRedirect(back) if back else None
 
-    def _shown_at(self, request: HttpRequest, operation: Operation) -> str:
+    def _begin(
+        self, request: HttpRequest, rows: QuerySet[Any], act: Act, options: dict[str, Any], across: bool
+    ) -> HttpResponse | None:
+        """Write an operation that workers carry out, and lead to its page."""
+        filters = noted(request) if across else None
+        keys = [] if filters is not None else list(rows.order_by("pk").values_list("pk", flat=True)[: MOST_IDS + 1])
+        try:
+            operation = begin(
+                act.kind,  # type: ignore[arg-type]
+                filters=filters,
+                ids=keys[:MOST_IDS] if filters is None else None,
+                options={name: options[name] for name in act.keywords if options.get(name) not in (None, "", False)},
+                per_second=options.get("per_second"),
+                by=request.user,
+                address=request.META.get("QUERY_STRING", "") if across else "",
+            )
+        except JobsError as error:
+            messages.error(request, str(error))
+            return None
+        words = {"title": str(act.title), "count": number_format(operation.total, force_grouping=True)}
+        text = _("Began: %(title)s (%(count)s).") % words
+        told = " ".join([text, *_told(options), *self._filter_text(request, across)])
+        self.write_log(request, [(str(operation.pk), str(operation))], told, Operation)
+        url = self.object_url("operation", operation.pk)
+        messages.success(request, format_html('{} <a href="{}">{}</a>', text, url, _("Watch it")))
+        if len(keys) > MOST_IDS:
+            text = _("These are the first %(count)s rows that match. Do it again for the rest.")
+            messages.warning(request, text % {"count": number_format(MOST_IDS, force_grouping=True)})
+        return HttpResponseRedirect(url) if self.may(request, "view_job") else None
+
+    def _shown_at(self, request: HttpRequest, act: Act) -> str:
         """Return the address of the list that shows the rows that were done; empty when this list does."""
         query = request.GET.copy()
         for name in (OLDER, NEWER):
             query.pop(name, None)
         before = query.urlencode()
-        for name, value in operation.afterwards.items():
+        for name, value in act.afterwards.items():
             query.pop(name, None)
             if value:
                 query[name] = value
         after = query.urlencode()
         return "" if after == before else f"{self.list_url(str(self.opts.model_name))}?{after}"
 
-    def _report(
-        self, request: HttpRequest, operation: Operation, done: int, left: int, is_late: bool, shown_at: str
-    ) -> None:
+    def _report(self, request: HttpRequest, act: Act, done: int, left: int, is_late: bool, shown_at: str) -> None:
         if done and shown_at:
-            told = format_html('{} <a href="{}">{}</a>', operation.message(done), shown_at, _("Show them"))
+            told = format_html('{} <a href="{}">{}</a>', act.message(done), shown_at, _("Show them"))
             messages.success(request, told)
         elif done:
-            messages.success(request, operation.message(done))
+            messages.success(request, act.message(done))
         if left:
             text = ngettext(
                 "%(count)s was left as it is: its state does not allow this.",
@@ -214,34 +248,65 @@ class OperatingAdmin(ConsoleAdmin):
         return None
 
     def _log(
-        self, request: HttpRequest, operation: Operation, ids: Sequence[Any], options: dict[str, Any], across: bool
+        self,
+        request: HttpRequest,
+        act: Act,
+        ids: Sequence[Any],
+        options: dict[str, Any],
+        across: bool,
+        named: dict[Any, str] | None,
     ) -> None:
         """Write who did what: an entry for each row that was changed, or one for all when they are many."""
-        done = operation.message(len(ids))
-        parts = [
-            done,
-            *(f"{name}: {shown(value)}." for name, value in options.items() if value not in (None, "", False)),
-        ]
-        if across:
-            parts.append(_("All that matched %(filter)s.") % {"filter": request.META.get("QUERY_STRING") or "-"})
-        named = self.get_queryset(request).in_bulk(ids) if len(ids) <= LOGGED_ONE_BY_ONE else {}
-        rows: list[tuple[str | None, str]] = [(str(pk), str(row)) for pk, row in named.items()]
-        self.write_log(request, rows or [(None, done)], " ".join(parts))
+        done = act.message(len(ids))
+        if named is None:
+            named = _named(self.get_queryset(request).filter(pk__in=ids)) if len(ids) <= LOGGED_ONE_BY_ONE else {}
+        rows: list[tuple[str | None, str]] = [(str(pk), named[pk]) for pk in ids if pk in named]
+        self.write_log(
+            request, rows or [(None, done)], " ".join([done, *_told(options), *self._filter_text(request, across)])
+        )
 
-    def write_log(self, request: HttpRequest, rows: Sequence[tuple[str | None, str]], message: str) -> None:
-        """Write a log entry with one message for each (primary key, description)."""
-        kind = ContentType.objects.get_for_model(self.model)
+    def _filter_text(self, request: HttpRequest, across: bool) -> list[str]:
+        """Return which rows were meant, where all were that match."""
+        if not across:
+            return []
+        return [_("All that matched %(filter)s.") % {"filter": request.META.get("QUERY_STRING") or "-"}]
+
+    def write_log(
+        self,
+        request: HttpRequest,
+        rows: Sequence[tuple[str | None, str]],
+        message: str,
+        model: type[Model] | None = None,
+        flag: int = CHANGE,
+    ) -> None:
+        """Write a log entry with one message for each (primary key, description) of the admin's model, or of another one."""
+        kind = ContentType.objects.get_for_model(model or self.model)
         LogEntry.objects.bulk_create(
             LogEntry(
                 user_id=request.user.pk or 0,
                 content_type=kind,
                 object_id=pk,
                 object_repr=description[:200],
-                action_flag=CHANGE,
+                action_flag=flag,
                 change_message=message,
             )
             for pk, description in rows
         )
+
+
+def _named(rows: QuerySet[Any]) -> dict[Any, str]:
+    """Return the names of rows by their keys, where they are so few that each gets a log entry."""
+    found = {row.pk: str(row) for row in rows.order_by("pk")[: LOGGED_ONE_BY_ONE + 1]}
+    return found if len(found) <= LOGGED_ONE_BY_ONE else {}
+
+
+def _are_many(rows: QuerySet[Any]) -> bool:
+    """Say whether there are more rows than one transaction moves."""
+    return rows.order_by().values("pk")[: CHUNK + 1].count() > CHUNK
+
+
+def _told(options: dict[str, Any]) -> list[str]:
+    return [f"{name}: {shown(value)}." for name, value in options.items() if value not in (None, "", False)]
 
 
 def _chunks_of(rows: QuerySet[Any]) -> Iterator[list[Any]]:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
@@ -14,13 +15,24 @@ from django.views.decorators.http import require_safe
 
 from django_jobs import stats
 from django_jobs.db.transactions import database_now
-from django_jobs.models import DeadLetter, Job, JobStatus, Overview, Schedule, WorkerProcess
+from django_jobs.models import (
+    Cause,
+    DeadLetter,
+    Job,
+    JobStatus,
+    Operation,
+    OperationState,
+    Overview,
+    Schedule,
+    WorkerProcess,
+)
 
 from .acts import ActPages
-from .causes import Cause, find_causes
+from .causes import FoundCause, find_causes
 from .charts import bars_of, chart
+from .databases import database_table
 from .paging import MOST_COUNTED, REFRESH_SECONDS, capped_count, count_text
-from .problems import find_problems
+from .problems import find_problems, of_operations
 from .queues import queue_table
 from .schedules import LATE
 from .widgets import duration
@@ -28,6 +40,8 @@ from .widgets import duration
 MOST_CAUSES = 5
 MOST_PROCESSES = 1_000
 MOST_LATE = 100
+MOST_MUTED = 1_000
+MOST_OPERATIONS = 20
 
 
 @admin.register(Overview)
@@ -46,6 +60,7 @@ class OverviewAdmin(ActPages):
         stats.add_times(queues, floor)
         newest = stats.newest_stats(now, floor)
         deploys = stats.deploys(now - timedelta(days=1))
+        operations = list(_operations(now).values_list("pk", "state", "kind", "error")[:MOST_OPERATIONS])
         processes = list(WorkerProcess.objects.registered().order_by("pk")[:MOST_PROCESSES])
         state = _state(queues, processes, now)
         context = {
@@ -54,7 +69,11 @@ class OverviewAdmin(ActPages):
             "refresh": REFRESH_SECONDS,
             "state": state,
             "cards": self._cards(state, queues),
-            "problems": find_problems(self, queues, state, processes, now, floor),
+            "databases": database_table(),
+            "problems": [
+                *find_problems(self, queues, state, processes, now, floor),
+                *of_operations(self, operations),
+            ],
             "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour"), deploys),
             "day": chart(bars_of(newest.minutes, now, 48, timedelta(minutes=30)), _("Last 24 hours"), deploys),
             "since": newest.since if newest.since and newest.since > now - timedelta(days=1) else None,
@@ -62,6 +81,8 @@ class OverviewAdmin(ActPages):
             "causes": self._causes(request, now),
             "causes_url": self.url("deadletter_causes"),
             "acts_url": self.url("acts"),
+            "operations_url": self.list_url("operation"),
+            "operations": sum(one[1] != OperationState.FAILED for one in operations),
         }
         return self.page(request, "overview.html", _("Overview"), context)
 
@@ -79,9 +100,11 @@ class OverviewAdmin(ActPages):
         jobs = self.list_url("job")
         has_work = state["ready"] or state["running"]
         overdue = _("%(count)s overdue") % {"count": count_text(state["overdue"])} if state["overdue"] else ""
+        number = state["dead_letters"] - state["loud"]
+        muted = _("%(count)s muted") % {"count": count_text(number)} if number else ""
         return [
-            card(_("open dead letters"), count_text(state["dead_letters"]), self.url("deadletter_causes"),
-                 alarm=bool(state["dead_letters"])),
+            card(_("open dead letters"), count_text(state["dead_letters"]), self.url("deadletter_causes"), muted,
+                 alarm=bool(state["loud"])),
             card(_("ready"), state["ready_text"], f"{jobs}?status=pending"),
             card(_("running"), state["running"], f"{jobs}?status=running"),
             card(_("scheduled"), count_text(state["scheduled"]), f"{jobs}?status=scheduled", overdue),
@@ -93,16 +116,25 @@ class OverviewAdmin(ActPages):
             times(_("run, p50"), [run for queue in queues.values() for run in queue.runs]),
         ]  # fmt: skip
 
-    def _causes(self, request: HttpRequest, now: datetime) -> list[Cause]:
+    def _causes(self, request: HttpRequest, now: datetime) -> list[FoundCause]:
         if not self.may(request, "view_deadletter"):
             return []
         return find_causes(now - timedelta(days=1), {"age": "24h"})[:MOST_CAUSES]
+
+
+def _operations(now: datetime) -> QuerySet[Operation]:
+    """Return the operations that have not ended, and those that failed within the last day, the newest first."""
+    failed = Q(state=OperationState.FAILED, ended_at__gt=now - timedelta(days=1))
+    return Operation.objects.filter(Q(ended_at=None) | failed).order_by("-pk")
 
 
 def _state(queues: dict[str, stats.QueueStats], processes: list[WorkerProcess], now: datetime) -> dict[str, Any]:
     ready = [queue.ready for queue in queues.values()]
     alive = [process for process in processes if process.lease_expires_at and process.lease_expires_at > now]
     scheduled = Job.objects.filter(status=JobStatus.SCHEDULED)
+    dead_letters = capped_count(DeadLetter.objects.open())
+    muted = list(Cause.objects.muted().values_list("pk", flat=True)[:MOST_MUTED])
+    loud = DeadLetter.objects.open().exclude(fingerprint__in=muted)
     late = Schedule.objects.filter(enabled=True, next_run_at__lt=now - LATE)
     return {
         "ready": sum(ready),
@@ -110,7 +142,8 @@ def _state(queues: dict[str, stats.QueueStats], processes: list[WorkerProcess], 
         "running": sum(queue.running for queue in queues.values()),
         "scheduled": capped_count(scheduled),
         "overdue": capped_count(scheduled.filter(available_at__lt=now - LATE)),  # nobody promoted them
-        "dead_letters": capped_count(DeadLetter.objects.open()),
+        "dead_letters": dead_letters,
+        "loud": capped_count(loud) if muted and dead_letters else dead_letters,
         "alive": len(alive),
         "threads": sum(process.threads for process in alive),
         "silent_threads": sum(process.silent_threads for process in alive),

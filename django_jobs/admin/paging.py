@@ -9,10 +9,12 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import AutoField, QuerySet
 from django.http import HttpRequest
 from django.utils.formats import number_format
 from django.utils.text import capfirst
+
+from . import selection
 
 REFRESH_SECONDS = 5
 MOST_COUNTED = 10_000
@@ -20,6 +22,9 @@ WINDOW = 100_000
 OLDER = "older_than"
 NEWER = "newer_than"
 SCOPE = "scope"
+SORT = "sort"
+OLDEST_FIRST = "oldest"
+SORTED = 10_000
 EVERYTHING = "everything"
 
 
@@ -36,7 +41,13 @@ def count_text(count: int, limit: int | None = None) -> str:
 
 
 def window_floor(rows: QuerySet[Any]) -> Any:
-    """Return the key of the oldest of the newest WINDOW rows, or None when there are not more rows than that."""
+    """Return the key of the oldest of the newest WINDOW rows, or None when there are not more rows than that.
+
+    Numbers are subtracted: to pass over 100,000 rows with their texts takes MariaDB 230 ms. With gaps it is fewer rows.
+    """
+    if isinstance(rows.model._meta.pk, AutoField):
+        newest = rows.order_by("-pk").values_list("pk", flat=True).first() or 0
+        return newest - WINDOW + 1 if rows.filter(pk__lte=newest - WINDOW).exists() else None
     return rows.order_by("-pk").values_list("pk", flat=True)[WINDOW - 1 : WINDOW].first()
 
 
@@ -48,6 +59,7 @@ class KeysetChangeList(ChangeList):
     newer_url: str | None = None
     window_url: str | None = None
     window_text: str
+    sorted_text: str = ""
     refused: Sequence[str] = ()
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
@@ -63,6 +75,7 @@ class KeysetChangeList(ChangeList):
         for parameters in (self.params, self.filter_params):
             for name in (OLDER, NEWER, SCOPE):
                 parameters.pop(name, None)
+        selection.start(request)
         rows = super().get_queryset(request, *args, **kwargs)
         self.window_text = count_text(WINDOW, WINDOW)
         self.refused = getattr(request, "console_refused", ())
@@ -72,7 +85,14 @@ class KeysetChangeList(ChangeList):
                 self.window_text = count_text(look.read, look.read)
                 self.window_url = self.get_query_string({SCOPE: EVERYTHING})
             return rows
-        return self.narrow(request, rows) if self.has_active_filters or self.query else rows
+        return self.narrow(request, rows) if self.query or self.filter_params.keys() - {SORT} else rows
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        """Return Django's; a lookup that was typed into the address is none of our filters."""
+        found = super().get_filters(request)
+        if found[2]:
+            selection.note(request, None)
+        return found
 
     def narrow(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """Keep the newest WINDOW rows only, unless the user asks for everything or the filter has an index."""
@@ -82,32 +102,20 @@ class KeysetChangeList(ChangeList):
         if floor is None:
             return rows
         request.console_window = WINDOW  # type: ignore[attr-defined]  # the confirmation page says so
+        selection.note(request, {"pk__gte": floor})
         self.window_url = self.get_query_string({SCOPE: EVERYTHING})
         return rows.filter(pk__gte=floor)
 
     def get_results(self, request: HttpRequest) -> None:
         """Fetch one page, by key, and a capped count."""
-        rows, size = self.queryset, self.list_per_page
+        sort = request.GET.get(SORT, "")
+        order = getattr(self.model_admin, "orders", {}).get(sort)
         try:
-            if NEWER in self.cursor:
-                page = list(rows.filter(pk__gt=self.cursor[NEWER]).order_by("pk")[: size + 1])
-                has_newer, has_older = len(page) > size, True
-                page = page[:size][::-1]
-            else:
-                if OLDER in self.cursor:
-                    rows = rows.filter(pk__lt=self.cursor[OLDER])
-                page = list(rows.order_by("-pk")[: size + 1])
-                has_newer, has_older = OLDER in self.cursor, len(page) > size
-                page = page[:size]
+            page, is_whole = self._sorted(order) if order else self._page(sort == OLDEST_FIRST)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
-        extra = {SCOPE: EVERYTHING} if self.everything else {}
-        if page and has_newer:
-            self.newer_url = self.get_query_string({**extra, NEWER: page[0].pk})
-        if page and has_older:
-            self.older_url = self.get_query_string({**extra, OLDER: page[-1].pk})
-        whole = not self.cursor and not has_older
-        self.result_count = len(page) if whole else capped_count(self.queryset)
+        size = self.list_per_page
+        self.result_count = len(page) if is_whole else capped_count(self.queryset)
         self.count_text = count_text(self.result_count)
         self.result_list = page
         self.show_admin_actions = bool(page)
@@ -115,6 +123,36 @@ class KeysetChangeList(ChangeList):
         self.can_show_all = True
         self.multi_page = False
         self.paginator = Paginator(page, size)
+
+    def _page(self, oldest_first: bool) -> tuple[list[Any], bool]:
+        """Return a page by key, and whether it is all there is."""
+        rows, size = self.queryset, self.list_per_page
+        upwards = NEWER in self.cursor or (oldest_first and OLDER not in self.cursor)
+        if upwards:
+            rows = rows.filter(pk__gt=self.cursor[NEWER]) if NEWER in self.cursor else rows
+            page = list(rows.order_by("pk")[: size + 1])
+            has_newer, has_older = len(page) > size, NEWER in self.cursor
+            page = page[:size][::-1]
+        else:
+            rows = rows.filter(pk__lt=self.cursor[OLDER]) if OLDER in self.cursor else rows
+            page = list(rows.order_by("-pk")[: size + 1])
+            has_newer, has_older = OLDER in self.cursor, len(page) > size
+            page = page[:size]
+        extra = {SCOPE: EVERYTHING} if self.everything else {}
+        if page and has_newer:
+            self.newer_url = self.get_query_string({**extra, NEWER: page[0].pk})
+        if page and has_older:
+            self.older_url = self.get_query_string({**extra, OLDER: page[-1].pk})
+        return page[::-1] if oldest_first else page, not (self.cursor or has_newer or has_older)
+
+    def _sorted(self, order: Any) -> tuple[list[Any], bool]:
+        """Return the first rows in an order that no index serves, among the newest SORTED of those that match."""
+        floor = self.queryset.order_by("-pk").values_list("pk", flat=True)[SORTED - 1 : SORTED].first()
+        rows = self.queryset if floor is None else self.queryset.filter(pk__gte=floor)
+        page = list(rows.order_by(order, "-pk")[: self.list_per_page + 1])
+        if floor is not None:
+            self.sorted_text = count_text(SORTED, SORTED)
+        return page[: self.list_per_page], floor is None and len(page) <= self.list_per_page
 
 
 class EmptyChangeList(ChangeList):

@@ -13,7 +13,7 @@ from django.utils.translation import ngettext
 
 from django_jobs import stats
 from django_jobs.conf import get_settings
-from django_jobs.models import Job, JobStatus, Schedule
+from django_jobs.models import Job, JobStatus, OperationKind, OperationState, Schedule
 from django_jobs.scheduling.store import NO_LONGER_DECLARED
 
 from .base import ConsoleAdmin
@@ -102,6 +102,15 @@ def _of_schedules(page: ConsoleAdmin, state: dict[str, Any]) -> Iterator[Problem
     for pk, name, error in broken.order_by("name").values_list("pk", "name", "last_error")[:MOST_NAMED]:
         text = _("Schedule %(name)s was disabled: %(error)s") % {"name": name, "error": cut(error, 160)}
         yield Problem(text=text, url=page.object_url("schedule", pk))
+
+
+def of_operations(page: ConsoleAdmin, operations: list[tuple[int, str, str, str]]) -> Iterator[Problem]:
+    """Name the operations that failed, of (key, state, kind, error)."""
+    for pk, state, kind, error in operations:
+        if state == OperationState.FAILED:
+            words = {"number": pk, "kind": OperationKind(kind).label, "error": cut(error, 160)}
+            text = _("Operation #%(number)s (%(kind)s) failed: %(error)s") % words
+            yield Problem(text=text, url=page.object_url("operation", pk))
 
 
 def _of_runs(page: ConsoleAdmin, now: datetime, floor: stats.Floor) -> Iterator[Problem]:

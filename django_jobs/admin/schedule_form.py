@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +26,7 @@ from django_jobs.models import Schedule
 from django_jobs.scheduling.store import save_schedule
 from django_jobs.text import shown
 
+from .forms import PayloadField
 from .operations import OperatingAdmin
 from .widgets import cut
 
@@ -34,21 +34,6 @@ PREVIEWED = 10
 TIMING = ("kind", "cron", "timezone", "interval_seconds", "run_at")
 JOB = ("queue", "priority", "max_retries", "timeout_seconds")
 MISSED = ("catch_up", "grace_seconds", "overlap", "jitter_seconds", "enabled")
-
-
-class PayloadField(forms.CharField):
-    """A JSON object as text."""
-
-    widget = forms.Textarea(attrs={"rows": 8, "class": "jobs-edit", "spellcheck": "false", "dir": "ltr"})
-
-    def clean(self, value: Any) -> Any:
-        try:
-            found = json.loads(value or "{}")
-        except (ValueError, RecursionError) as error:
-            raise forms.ValidationError(_("This is no JSON: %(error)s") % {"error": shown(str(error))}) from None
-        if not isinstance(found, dict):
-            raise forms.ValidationError(_("Give a JSON object, such as {}."))
-        return found
 
 
 class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]

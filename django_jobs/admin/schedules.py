@@ -26,7 +26,7 @@ from django_jobs.scheduling.store import disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
 from .base import RowAdmin
-from .operations import Chunk, Operation
+from .operations import Act, Chunk
 from .schedule_form import ScheduleForms
 from .widgets import NOTHING, badge, code, cut, duration, link, moment, status_badge, two_lines
 
@@ -53,7 +53,7 @@ def _one_by_one(move: Callable[[str], object]) -> Callable[[Chunk], Moved]:
     return run
 
 
-RUN_NOW = Operation(
+RUN_NOW = Act(
     title=gettext_lazy("Run schedules now"),
     permission="run_schedule",
     run=_one_by_one(run_schedule_now),
@@ -62,14 +62,14 @@ RUN_NOW = Operation(
     ),
     help=gettext_lazy("Each submits its job at once; its next tick stays as it is."),
 )
-ENABLE = Operation(
+ENABLE = Act(
     title=gettext_lazy("Enable schedules"),
     permission="change_schedule",
     run=_one_by_one(enable),
     done=ngettext_lazy("Enabled %(count)s schedule.", "Enabled %(count)s schedules.", "number"),
     help=gettext_lazy("They tick again from now on; what was missed is not caught up."),
 )
-DISABLE = Operation(
+DISABLE = Act(
     title=gettext_lazy("Disable schedules"),
     permission="change_schedule",
     run=_one_by_one(disable),

@@ -24,7 +24,7 @@ from django.utils.timezone import is_naive, make_aware
 from django_jobs.masking import MASK, masked
 
 MOST_FOUND = 1_000
-STEP = 10_000
+STEP, LARGEST_STEP = 2_500, 20_000  # rows; what the first steps take says how large the next ones may be
 ROOTS = ("payload", "metadata", "result")
 COLUMNS = {
     "id": "id",
@@ -33,6 +33,7 @@ COLUMNS = {
     "status": "status",
     "worker": "worker_id",
     "key": "unique_key",
+    "limit": "limit_key",
 }
 TIMES = {"after": "created_at__gte", "before": "created_at__lt"}
 _TOKEN = re.compile(r"([A-Za-z_][\w.-]*):(.+)", re.DOTALL)
@@ -59,7 +60,7 @@ class Search:
         may_see: whether payloads, results and metadata may be searched.
 
     `where` is what the database decides; `fits` decide about the values of a row that it lets through. `refused` are the terms
-    that say nothing, or that the user may not ask.
+    that say nothing, or that the user may not ask. `lookups` are `where` as values of JSON; None where they cannot say it.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Search:
     aliases: dict[str, Any] = field(default_factory=dict)
     fits: list[Fits] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    lookups: dict[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for token in _tokens(self.text):
@@ -86,13 +88,14 @@ class Search:
 
     def look(self, rows: QuerySet[Any], *, most: int | None, seconds: float) -> Look:
         """Read rows, the newest first, return those that fit: of `most` rows at most (None: all), in about so many seconds."""
-        size = min(STEP, most or STEP)
+        size = STEP
         every = rows.model._default_manager.using(rows.db).order_by("-pk").values_list("pk", flat=True)
         wanted = self.narrow(rows).order_by("-pk").values("pk", *self._columns())
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         keys: list[Any] = []
         read = 0
         while True:
+            size = min(size, most - read) if most else size
             floor = every[size - 1 : size].first()
             for values in wanted.filter(pk__gte=floor) if floor is not None else wanted:
                 # Masked before it is compared: else a search would find out, letter by letter, what a mask hides.
@@ -100,9 +103,12 @@ class Search:
                     keys.append(values["pk"])
             read += size
             is_over = floor is None
-            if is_over or len(keys) >= MOST_FOUND or (most and read >= most) or time.monotonic() > deadline:
+            spent = time.monotonic() - began
+            if is_over or len(keys) >= MOST_FOUND or (most and read >= most) or spent > seconds:
                 return Look(keys=keys[:MOST_FOUND], read=read, is_complete=is_over and len(keys) <= MOST_FOUND)
             every, wanted = every.filter(pk__lt=floor), wanted.filter(pk__lt=floor)
+            if spent < seconds / 8:
+                size = min(2 * size, LARGEST_STEP)
 
     def _columns(self) -> list[str]:
         names = ("id", "job_type", "unique_key", *(ROOTS if self.may_see else ()))
@@ -115,14 +121,23 @@ class Search:
                 self.refused.append(f"{name}:{value}")
             else:
                 self.where &= Q(**{f"{self.prefix}{TIMES[name]}": moment})
+                self._note(TIMES[name], moment.isoformat())
         elif name == "error":
             self.where &= self._like(self.error, value)
+            self.lookups = None
         elif name in COLUMNS:
             self.where &= Q(**{f"{self.prefix}{COLUMNS[name]}": value})
+            self._note(COLUMNS[name], value)
         elif self.may_see:
             self._add_key(name.split("."), value)
         else:
             self.refused.append(f"{name}:{value}")
+
+    def _note(self, name: str, value: str) -> None:
+        if self.lookups is None or name in self.lookups:  # two values of one column: nothing fits both
+            self.lookups = None
+        else:
+            self.lookups[f"{self.prefix}{name}"] = value
 
     def _add_key(self, names: list[str], wanted: str) -> None:
         """Search for a value under a path of keys: of the payload or the metadata, unless the first one names where."""

@@ -108,7 +108,11 @@ def dead_letter_badge(dead_letter: Any) -> SafeString:
     """Show the state of a dead letter."""
     if dead_letter.replayed_at:
         return badge("replayed", _("replayed"))
-    return badge("acknowledged", _("acknowledged")) if dead_letter.acknowledged_at else badge("open", _("open"))
+    if dead_letter.acknowledged_at:
+        return badge("acknowledged", _("acknowledged"))
+    if getattr(dead_letter, "is_muted", False):
+        return badge("stopping", _("open, muted"))
+    return badge("open", _("open"))
 
 
 def status_badge(job: Any) -> SafeString:

@@ -24,7 +24,7 @@ from django_jobs.models import Attempt, Ending, GoneProcess, Job, JobStatus, Wor
 from django_jobs.models.fields import DbNow
 
 from .base import RowAdmin
-from .operations import Chunk, OperatingAdmin, Operation
+from .operations import Act, Chunk, OperatingAdmin
 from .paging import REFRESH_SECONDS, window_floor
 from .widgets import badge, code, cut, duration, link, moment, progress_bar, two_lines, with_detail
 
@@ -39,7 +39,7 @@ def _stop(chunk: Chunk) -> Moved:
     return Moved(notified, {process_id: JobsError(f"worker process {process_id!r} is gone") for process_id in gone})
 
 
-STOP = Operation(
+STOP = Act(
     title=gettext_lazy("Ask worker processes to stop"),
     permission="stop_workerprocess",
     run=_stop,

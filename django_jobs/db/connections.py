@@ -1,13 +1,14 @@
 """The jobs' database: which alias it is, this thread's connection to it, and when that connection is of no more use.
 
 The alias is context and travels through no parameter: `jobs_alias()` answers with what `use_database()` chose, else with the
-routers' answer. Managers, dialects and transactions ask it.
+routers' answer. Managers, dialects and transactions ask it. Only a submit may choose another one, by the caller's word or by the
+caller's open transaction (`database_of_submit`), and only among the site's DATABASES.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -17,6 +18,11 @@ from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 
+from django_jobs.conf import get_settings
+from django_jobs.exceptions import InvalidJob
+from django_jobs.text import shown
+
+_AS_IT_IS = nullcontext()
 _chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
 
 
@@ -27,7 +33,12 @@ def _job_model() -> type[Model]:
 
 def jobs_alias() -> str:
     """Return the alias of the jobs' database: as chosen by `use_database`, else as the site's routers say."""
-    return _chosen.get() or router.db_for_write(_job_model())
+    return _chosen.get() or router.db_for_write(_job_model())  # and not by a further call: each statement asks
+
+
+def usual_alias() -> str:
+    """Return the alias of the jobs' database as the site's routers say, whatever is chosen."""
+    return router.db_for_write(_job_model())
 
 
 def jobs_connection() -> BaseDatabaseWrapper:
@@ -45,12 +56,59 @@ def use_database(alias: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def on_database(alias: str | None) -> AbstractContextManager[None]:
+    """Work on a database alias until the block ends; None leaves the choice as it is."""
+    return nullcontext() if alias is None else use_database(alias)
+
+
+def databases_to_read() -> tuple[str | None, ...]:
+    """Return the aliases of a look at everything: the chosen one, else the site's DATABASES; None stands for the one in use."""
+    return (None,) if _chosen.get() is not None else get_settings().DATABASES or (None,)
+
+
+def work_on(alias: str | None) -> None:
+    """Work on the jobs of a database alias (None: the routers' own) for as long as this thread lives."""
+    _chosen.set(alias)
+
+
 @contextmanager
 def database_of(row: Model) -> Iterator[None]:
     """Work on the database that a row is written to until the block ends; it may have been read from a replica of that."""
-    chosen = _chosen.get()
-    with use_database(chosen if chosen == row._state.db else router.db_for_write(type(row), instance=row)):
+    own = row._state.db
+    is_written_there = own == _chosen.get() or own in (get_settings().DATABASES or ())
+    with use_database(own if is_written_there else router.db_for_write(type(row), instance=row)):
         yield
+
+
+def jobs_databases() -> tuple[str, ...]:
+    """Return the aliases that may hold jobs: the site's DATABASES, else that of this context."""
+    return get_settings().DATABASES or (jobs_alias(),)
+
+
+def database_of_submit(using: Any = None) -> AbstractContextManager[None]:
+    """Work on the database that a submit writes to until the block ends.
+
+    That is `using`; without it the one on which the caller has a transaction open, if it is one of the site's DATABASES; else
+    that of the context, such as the job's whose handler runs. Raises InvalidJob for a `using` that holds no jobs.
+    """
+    if using is None:
+        databases = get_settings().DATABASES
+        return _AS_IT_IS if databases is None else use_database(_of_open_transaction(databases))
+    check_holds_jobs(using)
+    return use_database(using)
+
+
+def check_holds_jobs(database: Any) -> None:
+    """Raise InvalidJob for what is no alias of a database that may hold jobs."""
+    if database not in jobs_databases():
+        raise InvalidJob(f"using={shown(database)}: give an alias that holds jobs ({', '.join(jobs_databases())})")
+
+
+def _of_open_transaction(databases: tuple[str, ...]) -> str:
+    begun = {one.alias for one in connections.all(initialized_only=True) if is_in_real_transaction(one)}
+    if not begun.intersection(databases):
+        return jobs_alias()
+    return next(alias for alias in (usual_alias(), *databases) if alias in begun and alias in databases)
 
 
 def in_transaction() -> bool:
@@ -66,7 +124,11 @@ def open_blocks() -> int:
 
 def in_real_transaction() -> bool:
     """Say whether a transaction is open that others cannot see into; the blocks around a Django `TestCase` do not count."""
-    connection = jobs_connection()
+    return is_in_real_transaction(jobs_connection())
+
+
+def is_in_real_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Say the same of one connection."""
     if connection.in_atomic_block:
         return not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
     return not connection.get_autocommit()
@@ -92,6 +154,15 @@ def is_stuck(connection: BaseDatabaseWrapper) -> bool:
     if connection.vendor == "sqlite":
         return bool(raw.in_transaction)
     return not connection.get_autocommit()
+
+
+IN_ERROR = 3  # libpq's PQTRANS_INERROR
+
+
+def refuses_all(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a database error has left the open transaction refusing every further statement; asks no server."""
+    in_error = connection.vendor == "postgresql" and connection.connection.info.transaction_status == IN_ERROR
+    return bool(in_error or connection.needs_rollback)
 
 
 def discard_connection() -> None:

@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_jobs.conf import get_settings
 
-from .connections import discard, jobs_connection
+from .connections import discard, jobs_alias, jobs_connection
 from .transactions import after_commit
 
 logger = logging.getLogger("django_jobs")
@@ -32,8 +32,10 @@ FINISHED_CHANNEL = "django_jobs_finished"
 AWAITED = (0x646A, 0x66)
 AWAITED_SECONDS = 1.0  # how long a session may take to get it: who looks whether it is free has it for that statement
 _last: dict[tuple[str, str, str], float] = {}
-_work_listeners: list[Callable[[str], None]] = []
-_cascade_listeners: list[Callable[[], None]] = []
+# By the alias of their database.
+_work_listeners: dict[str, list[Callable[[str], None]]] = {}
+_cascade_listeners: dict[str, list[Callable[[], None]]] = {}
+_turn_listeners: dict[str, list[Callable[[float], None]]] = {}
 
 
 def has_notifications() -> bool:
@@ -46,21 +48,36 @@ def _can_notify(connection: BaseDatabaseWrapper) -> bool:
 
 
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
-    """Call `listener(queue)` after each submit of this process; return what ends that."""
-    _work_listeners.append(listener)
-    return lambda: _work_listeners.remove(listener) if listener in _work_listeners else None
+    """Call `listener(queue)` after each submit of this process to this database; return what ends that."""
+    listeners = _work_listeners.setdefault(jobs_alias(), [])
+    listeners.append(listener)
+    return lambda: listeners.remove(listener) if listener in listeners else None
 
 
 def cascade_in_process(listener: Callable[[], None]) -> Callable[[], None]:
-    """Call `listener()` after each move of this process that left dependents to be failed; return what ends that."""
-    _cascade_listeners.append(listener)
-    return lambda: _cascade_listeners.remove(listener)
+    """Call `listener()` after each move of this process that left dependents to be failed here; return what ends that."""
+    listeners = _cascade_listeners.setdefault(jobs_alias(), [])
+    listeners.append(listener)
+    return lambda: listeners.remove(listener)
 
 
 def notify_cascade() -> None:
     """Have the worker process, if this is one, fail the dependents that are left once the transaction has committed."""
-    for listener in list(_cascade_listeners):
+    for listener in list(_cascade_listeners.get(jobs_alias(), ())):
         after_commit(listener)
+
+
+def turns_in_process(listener: Callable[[float], None]) -> Callable[[], None]:
+    """Call `listener(seconds)` after each move of this process that set a turn here, so far off; return what ends that."""
+    listeners = _turn_listeners.setdefault(jobs_alias(), [])
+    listeners.append(listener)
+    return lambda: listeners.remove(listener)
+
+
+def notify_turn(seconds: float) -> None:
+    """Have the worker process, if this is one, let in whose turn has come in so many seconds; after the commit."""
+    for listener in list(_turn_listeners.get(jobs_alias(), ())):
+        after_commit(lambda listener=listener: listener(seconds))  # type: ignore[misc]
 
 
 def notify_work(queue: str) -> None:
@@ -68,7 +85,7 @@ def notify_work(queue: str) -> None:
     connection = jobs_connection()
 
     def wake() -> None:
-        for listener in list(_work_listeners):
+        for listener in list(_work_listeners.get(connection.alias, ())):
             listener(queue)
         _notify_now_and_then(connection, WORK_CHANNEL, queue)
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 from django.dispatch import Signal
 
 from django_jobs import conf, signals
+from django_jobs.db.connections import on_database
 from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import DeadLetter, Job
 from django_jobs.models.dead_letter import DeadLetterQuerySet
@@ -47,6 +48,7 @@ class EventHandler:
         """It will not be tried again."""
 
 
+KEYS = ("queues", "using")
 # For each signal the method of an event handler, and what that is given besides the job.
 EVENTS: dict[Signal, tuple[str, ...]] = {
     signals.job_submitted: ("on_job_submitted",),
@@ -62,8 +64,9 @@ class JobQueueManager:
     """Queues by name, with their handlers and their worker threads.
 
     Args:
-        config: {"queues": {name: configuration of a JobQueue}}. When it names queues, "default" is added only once a handler is
-            registered for it or a job submitted to it: a manager neither runs nor counts other people's jobs.
+        config: {"queues": {name: configuration of a JobQueue}, "using": the alias of the database that holds them}. When it names
+            queues, "default" is added only once a handler is registered for it or a job submitted to it: a manager neither runs
+            nor counts other people's jobs.
         event_handler: an object with some or all methods of EventHandler, notified of the jobs of these queues for what happens
             in this process. What it raises is logged and breaks no job.
 
@@ -77,7 +80,9 @@ class JobQueueManager:
         self._event_handler = event_handler
         self._adding = threading.RLock()
         self._default_is_used = False
-        for name, queue_config in _queues_of(config).items():
+        queues = _queues_of(config)
+        self.using: str | None = None if config is None else config.get("using")
+        for name, queue_config in queues.items():
             self.create_queue(name, **queue_config)
         if not self.queues:
             self.create_queue(DEFAULT_QUEUE)
@@ -95,7 +100,7 @@ class JobQueueManager:
         """Add a queue and return it; the options are those of JobQueue. Raises InvalidJob when the name is taken."""
         if name in self.queues:
             raise InvalidJob(f"the queue {name!r} is there already")
-        queue = self.queues[name] = JobQueue(name, **config)
+        queue = self.queues[name] = JobQueue(name, self.using, **config)
         return queue
 
     def queue(self, name: str) -> JobQueue:
@@ -167,7 +172,8 @@ class JobQueueManager:
         return self._open_dead_letters().select_related("job")
 
     def _open_dead_letters(self) -> DeadLetterQuerySet:
-        return DeadLetter.objects.open().filter(job__queue__in=list(self.queues))
+        with on_database(self.using):
+            return DeadLetter.objects.open().filter(job__queue__in=list(self.queues))
 
     def replay_dead_letter(self, job_id: str) -> Job:
         """Run a dead job again from the start and return it; raise JobNotFound when it has no open dead letter here."""
@@ -207,7 +213,7 @@ class JobQueueManager:
     # Events.
 
     def _hear(self, signal: Signal, job: Job, **sent: Any) -> None:
-        if job.queue not in self.queues:
+        if job.queue not in self.queues or (self.using is not None and job._state.db != self.using):
             return
         method, *names = EVENTS[signal]
         try:
@@ -223,10 +229,8 @@ def _queues_of(config: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, An
     given = {} if config is None else config
     if not isinstance(given, Mapping):
         raise InvalidJob(f"config: give a dict, not {shown(given)}")
-    if unknown := [key for key in given if key != "queues"]:
-        raise InvalidJob(
-            *(f"config has an unknown key {shown(key)}.{did_you_mean(key, ['queues'])}" for key in unknown)
-        )
+    if unknown := [key for key in given if key not in KEYS]:
+        raise InvalidJob(*(f"config has an unknown key {shown(key)}.{did_you_mean(key, KEYS)}" for key in unknown))
     queues = given.get("queues", {})
     if not isinstance(queues, Mapping) or not all(isinstance(queue, Mapping) for queue in queues.values()):
         raise InvalidJob('config["queues"]: give a dict of queue names to dicts')

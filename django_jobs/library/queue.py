@@ -5,23 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from django.db.models import Q
 
 from django_jobs import conf
-from django_jobs.db.connections import in_transaction
+from django_jobs.db.connections import check_holds_jobs, in_transaction, on_database
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
-from django_jobs.lifecycle.active_limits import declare_queue
+from django_jobs.lifecycle.active_limits import active_limits, declare_queue
+from django_jobs.lifecycle.ageing import aged
 from django_jobs.lifecycle.cancel import cancel
-from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune
-from django_jobs.lifecycle.slots import may_run
+from django_jobs.lifecycle.slots import may_run, take_turns
+from django_jobs.lifecycle.starts import record_start
 from django_jobs.lifecycle.submit import submit
 from django_jobs.lifecycle.transition import move_to
-from django_jobs.models import Job, JobStatus
+from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import JobQuerySet
 from django_jobs.names import queue_problem
@@ -29,12 +32,27 @@ from django_jobs.submission import with_moments
 from django_jobs.transfer.exporting import all_jobs, export_dicts
 from django_jobs.transfer.importing import import_dicts
 from django_jobs.waiting import wait
+from django_jobs.worker.executor import wait_to_start
 from django_jobs.worker.local_process import local_process
 from django_jobs.worker.process import Process
 from django_jobs.worker.thread import Worker
 
 # The options of a submit that a job from `Job.create` has under their own names.
 OF_JOB = ("job_id", "scheduled_at", "max_retries", "timeout_seconds", "metadata", "unique_key", "depends_on")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _there(method: F) -> F:
+    """Run a method on the database of its queue."""
+
+    @wraps(method)
+    def run(self: JobQueue, *args: Any, **kwargs: Any) -> Any:
+        with on_database(self.using):
+            return method(self, *args, **kwargs)
+
+    return cast(F, run)
 
 
 class QueueHandlers(Registry):
@@ -74,12 +92,16 @@ class JobQueue:
 
     Args:
         name: the queue's name; two objects of one name share its jobs, but not their handlers.
-        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter, limit.
+        using: the alias of the database that holds its jobs, one of DJANGO_JOBS["DATABASES"]; None: that of the routers.
+        config: default_priority, max_workers, max_retries, base_delay, max_delay, timeout_seconds, dead_letter, limit, ageing.
 
     Raises InvalidJob for a bad name or configuration.
     """
 
-    def __init__(self, name: str = "default", **config: Any) -> None:
+    def __init__(self, name: str = "default", using: str | None = None, **config: Any) -> None:
+        if using is not None:
+            check_holds_jobs(using)
+        self.using = using
         if problem := queue_problem(name):
             raise InvalidJob(problem)
         self.name = name
@@ -128,6 +150,7 @@ class JobQueue:
             options["max_retries"] = 0
         return self.enqueue_by_rules(job, payload, **options)
 
+    @_there
     def enqueue_by_rules(self, job_type: str, payload: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Write a job as `enqueue` does; without any other `max_retries` the site's MAX_RETRIES holds."""
         if options.get("queue", self.name) != self.name:
@@ -136,6 +159,7 @@ class JobQueue:
         stored = submit(job_type, payload, handlers=self.handlers, any_type=True, options=given)
         return str(stored.id)
 
+    @_there
     def _enqueue_job(self, job: Job) -> str:
         if job.status not in (JobStatus.PENDING, JobStatus.SCHEDULED) or not job._state.adding:
             raise InvalidJob(f"job {job.id!r} is {job.status} and not new; import_jobs() takes jobs in any state")
@@ -153,6 +177,7 @@ class JobQueue:
 
     # Running.
 
+    @_there
     def dequeue(self) -> Job | None:
         """Claim the next ready job and return it, or None; end it with `update_status`.
 
@@ -160,16 +185,28 @@ class JobQueue:
         """
         process = self._process()
         with process.state.claiming():
-            jobs = claim(self.name, 1, process.id)
+            jobs = claim(self.name, 1, process.id, ageing=self._ageing)
             for claimed in jobs:
                 process.hold(claimed)
+                _start(claimed)
         return self.get_job(jobs[0].id) if jobs else None
 
+    @_there
     def peek(self) -> Job | None:
         """Return the job that `dequeue` would claim, or None; it is not claimed."""
-        ready = self._ready().filter(pending_limits=0).order_by("rank", "available_at", "id")
-        return next((job for job in ready.iterator() if may_run(job)), None)
+        due = LimitTurn.objects.filter(due_at__lte=DbNow()).values("scope")
+        its_turn = Q(pk__in=LimitSlot.objects.filter(waits=True, scope__in=due).values("job"))
+        ready = self._ready().filter(Q(pending_limits=0) | its_turn).order_by("rank", "available_at", "id")
+        ageing = self._ageing
+        return next(
+            (job for job in (ready.iterator() if ageing is None else aged(ready, ageing)) if may_run(job)), None
+        )
 
+    @property
+    def _ageing(self) -> float | None:
+        return self.handlers.job_options(None, self.name).ageing
+
+    @_there
     def process_next(self) -> str | None:
         """Run the next ready job now, to its end, and return its id; None when none is ready.
 
@@ -187,11 +224,14 @@ class JobQueue:
             raise JobsError(
                 "a job cannot be claimed inside a transaction: the claim must be committed before the handler starts"
             )
-        process = local_process()
+        process = local_process(self.using)
         process.start()
         promote()
+        if active_limits().have_rates:
+            take_turns()
         return process
 
+    @_there
     def update_status(self, job_id: str, status: str) -> None:
         """Move a job to a status by a transition of the state machine.
 
@@ -200,17 +240,19 @@ class JobQueue:
         """
         job = self.get_job(job_id)
         options = self.handlers.job_options(self.handlers.find(job.job_type), self.name)
-        process = local_process()
+        process = local_process(self.using)
         process.start()
         with process.state.claiming():
             claimed = move_to(job_id, str(status), process_id=process.id, options=options)
             if claimed is not None:
                 process.hold(claimed)
+                _start(claimed)
         if claimed is None:
             process.let_go(job_id)
 
     # Looking.
 
+    @_there
     def jobs(self) -> JobQuerySet:
         """Return all jobs of this queue, as a queryset."""
         return all_jobs(self.name)
@@ -227,6 +269,7 @@ class JobQueue:
         """The number of jobs that are not finished."""
         return self.jobs().live().count()
 
+    @_there
     def ready_count(self) -> int:
         """Return the number of jobs that are due, those that a limit holds back included."""
         return self._ready().count()
@@ -235,10 +278,12 @@ class JobQueue:
         due = Q(status=JobStatus.SCHEDULED, available_at__lte=DbNow())
         return self.jobs().filter(Q(status=JobStatus.PENDING) | due, pending_dependencies=0)
 
+    @_there
     def get_stats(self) -> dict[str, int]:
         """Return the number of jobs in each status."""
         return self.jobs().counts_by_status()
 
+    @_there
     def wait_for_completion(self, job_id: str, timeout: float | None = None) -> bool:
         """Wait until a job is finished, in whatever status; return False when it is not after `timeout` seconds.
 
@@ -252,6 +297,7 @@ class JobQueue:
 
     # Operating.
 
+    @_there
     def cancel(self, job_id: str) -> bool:
         """Cancel a job, or ask its worker to; return False when there is no such job or it is finished."""
         try:
@@ -259,10 +305,12 @@ class JobQueue:
         except JobNotFound:
             return False
 
+    @_there
     def export_jobs(self) -> list[dict[str, Any]]:
         """Return all jobs of this queue with what a faithful restore needs, as `import_jobs` takes them."""
         return export_dicts(self.jobs())
 
+    @_there
     def import_jobs(self, data: Iterable[Mapping[str, Any]], *, include_running: bool = False) -> int:
         """Write jobs from `export_jobs` or `Job.to_dict`, all or none, and return how many were not there before.
 
@@ -273,6 +321,14 @@ class JobQueue:
         """
         return import_dicts(data, include_running=include_running, queue=self.name).written
 
+    @_there
     def cleanup(self) -> int:
         """Delete finished jobs past the site's RETENTION, of every queue; return how many."""
         return prune()
+
+
+def _start(job: ClaimedJob) -> None:
+    """Wait until a job may start that the caller handles itself, and record for its rates that it does."""
+    if job.rated:
+        wait_to_start(job)
+        record_start(job.id, job.fence, job.rated)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from django_jobs.db.connections import check_holds_jobs, on_database
 from django_jobs.handlers import registry
 from django_jobs.models import Schedule
 from django_jobs.scheduling.store import create_schedule, delete_schedule
@@ -17,9 +18,13 @@ class Scheduler:
 
     Args:
         queue: where the jobs go unless a call says otherwise: a name, or a `JobQueue`, whose handlers are known too.
+        using: the alias of the database that holds the schedules and their jobs; that of a `JobQueue`, else of the routers.
     """
 
-    def __init__(self, queue: Any = None) -> None:
+    def __init__(self, queue: Any = None, *, using: str | None = None) -> None:
+        if using is not None:
+            check_holds_jobs(using)
+        self._using: str | None = using if using is not None else getattr(queue, "using", None)
         self._queue: str | None = getattr(queue, "name", queue)
         self._handlers = getattr(queue, "handlers", registry)
 
@@ -61,8 +66,10 @@ class Scheduler:
 
     def cancel(self, job_id: str) -> bool:
         """Delete a schedule; return False when there is none. The jobs that it submitted stay."""
-        return delete_schedule(job_id)
+        with on_database(self._using):
+            return delete_schedule(job_id)
 
     def _create(self, name: str, job_type: str, payload: Mapping[str, Any] | None, options: dict[str, Any]) -> Schedule:
         options = {"queue": self._queue, **options}
-        return create_schedule(name, job_type, payload=payload, handlers=self._handlers, **options)
+        with on_database(self._using):
+            return create_schedule(name, job_type, payload=payload, handlers=self._handlers, **options)

@@ -12,6 +12,7 @@ from django_jobs.models import DeadLetter
 from django_jobs.models.fields import DbNow
 
 from .moved import Moved, chunks
+from .users import known_here
 
 
 def acknowledge(dead_letter_ids: Iterable[int], *, by: Any = None, note: str = "") -> Moved:
@@ -23,7 +24,7 @@ def acknowledge(dead_letter_ids: Iterable[int], *, by: Any = None, note: str = "
 def _acknowledge(dead_letter_ids: Sequence[int], by: Any, note: str) -> Moved:
     chosen = list(DeadLetter.objects.filter(pk__in=dead_letter_ids).open().order_by("pk").select_for_update())
     done = [dead_letter.pk for dead_letter in chosen]
-    DeadLetter.objects.filter(pk__in=done).update(acknowledged_at=DbNow(), acknowledged_by=by, note=note)
+    DeadLetter.objects.filter(pk__in=done).update(acknowledged_at=DbNow(), acknowledged_by=known_here(by), note=note)
     for dead_letter in chosen:
         signals.announce(signals.dead_letter_acknowledged, dead_letter.job_id, dead_letter=dead_letter, note=note)
     return Moved(done, why_closed(set(dead_letter_ids) - set(done)))

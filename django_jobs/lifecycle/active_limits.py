@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django_jobs.conf import JobsSettings, get_settings
 from django_jobs.db.connections import jobs_alias
 from django_jobs.handlers import registry
-from django_jobs.limit import MOST_AT_ONCE, Limit, name_of_scope, queue_owner, scope_of, type_owner
+from django_jobs.limit import MOST_AT_ONCE, Limit, Rate, name_of_scope, parse_rate, queue_owner, scope_of, type_owner
 from django_jobs.models import Limit as LimitRow
 from django_jobs.submission import DEFAULT_QUEUE
 
@@ -17,15 +17,21 @@ FRESH_SECONDS = 2.0  # how old the numbers may be that a process goes by
 
 
 class ActiveLimit(NamedTuple):
-    """A limit in force. `concurrency` of None: an operator has lifted it."""
+    """A limit in force. Without both numbers, an operator has lifted it."""
 
     name: str
     keyed: bool
     concurrency: int | None
+    rate: Rate | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds any job."""
+        return self.concurrency is not None or self.rate is not None
 
     def scope(self, value: str | None) -> str | None:
         """Return the scope of a job with this value of the key; None when the limit does not hold it."""
-        return None if self.concurrency is None else scope_of(self.name, value, keyed=self.keyed)
+        return scope_of(self.name, value, keyed=self.keyed) if self.holds else None
 
 
 class ActiveLimits(NamedTuple):
@@ -45,12 +51,32 @@ class ActiveLimits(NamedTuple):
         scopes = (limit.scope(value) for limit, value in limits if limit is not None)
         return tuple(scope for scope in scopes if scope is not None)
 
+    def rated(self, job_type: str, queue: str, limit_key: str | None, queue_limit_key: str | None) -> tuple[str, ...]:
+        """Return those of the scopes of a job that have a rate."""
+        scopes = self.scopes(job_type, queue, limit_key, queue_limit_key)
+        return tuple(scope for scope in scopes if self.rate(scope) is not None)
+
     def concurrency(self, scope: str) -> int | None:
         """Return how many jobs of a scope may run at once; None when its limit is not known here."""
         limit = self.by_name.get(name_of_scope(scope))
         if limit is None:
             return None
         return MOST_AT_ONCE if limit.concurrency is None else limit.concurrency
+
+    def rate(self, scope: str) -> Rate | None:
+        """Return how many jobs of a scope may start in a time; None for any number, or when its limit is not known here."""
+        limit = self.by_name.get(name_of_scope(scope))
+        return None if limit is None else limit.rate
+
+    def most_at_once(self, scope: str) -> int:
+        """Return how many jobs of a scope may start now when none has lately."""
+        rate = self.rate(scope)
+        return min(self.concurrency(scope) or 0, MOST_AT_ONCE if rate is None else rate.number)
+
+    @property
+    def have_rates(self) -> bool:
+        """Whether a limit in force has a rate."""
+        return any(limit.rate is not None for limit in self.by_name.values())
 
 
 NO_LIMITS = ActiveLimits({}, {}, {})
@@ -89,7 +115,7 @@ class _Known:
         alias = jobs_alias()
         read_at, found = self._active.get(alias, (float("-inf"), NO_LIMITS))
         if time.monotonic() - read_at > FRESH_SECONDS:
-            found = _active_limits(types, queues, {row.name: row.concurrency_now for row in LimitRow.objects.all()})
+            found = _active_limits(types, queues, {row.name: row for row in LimitRow.objects.all()})
             self._active[alias] = (time.monotonic(), found)
         return found
 
@@ -102,11 +128,13 @@ class _Known:
 
 
 def _active_limits(
-    types: Mapping[str, Limit], queues: Mapping[str, Limit], numbers: Mapping[str, int | None]
+    types: Mapping[str, Limit], queues: Mapping[str, Limit], rows: Mapping[str, LimitRow]
 ) -> ActiveLimits:
     def active(limit: Limit, owner: str) -> ActiveLimit:
         name = limit.full_name(owner)
-        return ActiveLimit(name, limit.key is not None, numbers.get(name, limit.concurrency))
+        row = rows.get(name)
+        concurrency, rate = (row.concurrency_now, row.rate_now) if row else (limit.concurrency, limit.rate)
+        return ActiveLimit(name, limit.key is not None, concurrency, None if rate is None else parse_rate(rate))
 
     of_types = {name: active(limit, type_owner(name)) for name, limit in types.items()}
     of_queues = {name: active(limit, queue_owner(name)) for name, limit in queues.items()}

@@ -27,6 +27,7 @@ from django_jobs.rules import check_all
 from . import members
 from .callbacks import checked, submit_callbacks
 from .dependents import LIVE_AGAIN, REVIVABLE
+from .events import tell_end
 from .members import Ended
 from .moved import in_chunks
 
@@ -41,7 +42,12 @@ _begun: set[str] = set()
 
 
 def new_batch(
-    description: str, *, metadata: Mapping[str, Any] | None, callbacks: Mapping[str, Any], parent_id: str | None = None
+    description: str,
+    *,
+    metadata: Mapping[str, Any] | None,
+    callbacks: Mapping[str, Any],
+    parent_id: str | None = None,
+    awaited_by: str | None = None,
 ) -> AbstractContextManager[Batch]:
     """Return a block whose transaction writes a batch and what is submitted to it; raise InvalidJob with every problem."""
     values: dict[str, Any] = {}
@@ -51,7 +57,7 @@ def new_batch(
         lambda: values.update(metadata=decode(encode_payload({} if metadata is None else metadata, where="metadata"))),
         lambda: values.update(callbacks=checked(callbacks)),
     )
-    batch = Batch(description=description, parent_id=parent_id, **values)
+    batch = Batch(description=description, parent_id=parent_id, awaited_by=awaited_by, **values)
     batch._state.db = jobs_alias()
     return _block(batch)
 
@@ -159,6 +165,8 @@ def _finish_one(batch_id: str) -> str | None:
         status = BatchStatus.CANCELLED if bad == {BatchStatus.CANCELLED} else BatchStatus.FAILED
     Batch.objects.filter(pk=batch_id).update(status=status, finished_at=DbNow())
     submit_callbacks(batch_id, batch.callbacks, ended_well=not bad)
+    if batch.awaited_by is not None:
+        tell_end(batch_id, status)
     notify_finished()
     parent_id: str | None = batch.parent_id
     return parent_id
@@ -260,3 +268,6 @@ def settle_restored(batch_ids: Sequence[str]) -> None:
     )
     _open(running)
     _finish([batch_id for batch_id in batch_ids if batch_id not in running and not _is_open(batch_id)])
+    ended = Batch.objects.finished().filter(pk__in=batch_ids, awaited_by__isnull=False)
+    for batch_id, status in ended.values_list("pk", "status"):  # the events that told of it are not imported
+        tell_end(batch_id, status)

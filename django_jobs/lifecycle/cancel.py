@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from django.db.models import F
 
 from django_jobs import signals
-from django_jobs.db.notify import notify_finished, notify_process
-from django_jobs.db.transactions import transactional
+from django_jobs.db.notify import notify_cascade, notify_finished, notify_process
+from django_jobs.db.transactions import after_commit, transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
-from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, MemberState
+from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, JobStep, MemberState, StepKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import WAITING
 
@@ -25,21 +26,30 @@ from .moved import Moved, chunks, lock_jobs
 
 def cancel(ids: Iterable[str]) -> Moved:
     """Cancel jobs that wait, and ask the workers of those that run; finished ones are left."""
-    moved = Moved([], {})
-    for chunk in chunks(ids):
-        cancelled, workers = _cancel(chunk)
-        for worker_id in workers:
-            notify_process(worker_id)
-        moved += cancelled
+    moved = cancel_some(ids)
     if moved.done:
-        notify_finished()
         cascade_for(CASCADE_SECONDS)
     return moved
 
 
+def cancel_some(ids: Iterable[str]) -> Moved:
+    """Cancel jobs as `cancel` does, and leave what is behind them to the workers' next cascade."""
+    moved = Moved([], {})
+    for chunk in chunks(ids):
+        cancelled, workers, scheduled = _cancel(chunk)
+        for worker_id in workers:
+            after_commit(partial(notify_process, worker_id))
+        moved += cancelled
+        _cancel_children(scheduled)
+    if moved.done:
+        notify_finished()
+        notify_cascade()
+    return moved
+
+
 @transactional
-def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str]]:
-    """Cancel a chunk; return what came of it, and the workers of the jobs that run."""
+def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str], list[str]]:
+    """Cancel a chunk; return what came of it, the workers of the jobs that run, and those that were scheduled."""
     jobs = lock_jobs(ids)
     running = [job for job in jobs.values() if job.status == JobStatus.RUNNING]
     Job.objects.filter(pk__in=[job.pk for job in running], cancel_requested_at=None).update(cancel_requested_at=DbNow())
@@ -48,7 +58,18 @@ def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str]]:
     settle_members(_cancel_waiting(waiting))
     done = [*waiting, *(job.pk for job in running)]
     moved = Moved.of(ids, jobs, done, " already; only a job that is not finished can be cancelled")
-    return moved, {job.worker_id or "" for job in running}
+    scheduled = [job.pk for job in jobs.values() if job.status == JobStatus.SCHEDULED]
+    return moved, {job.worker_id or "" for job in running}, scheduled
+
+
+def _cancel_children(ids: Sequence[str]) -> None:
+    """Cancel the children that jobs, which are cancelled now, were waiting for."""
+    if not ids:
+        return
+    waits = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, ended_at=None)
+    for batch_id in list(waits.order_by("pk").values_list("event_key", flat=True)):
+        with suppress(InvalidJob, BatchNotFound):  # they have ended meanwhile
+            cancel_batch(str(batch_id))
 
 
 def _cancel_waiting(batch_of: Mapping[str, str | None]) -> list[Ended]:

@@ -9,7 +9,7 @@ from django_jobs.models import DependencyState, JobDependency, OnFailure
 from django_jobs.models.job import ENDED_BADLY
 
 from .batches import settle_members
-from .dependents import STEP, OpenEdge, break_edges, locked_in_order, open_edges, satisfy
+from .dependents import STEP, OpenEdge, break_edges, free, locked_in_order, open_edges
 
 CASCADE_SECONDS = 2.0  # as long as a caller who cancels may be kept; workers do the rest
 
@@ -38,7 +38,7 @@ def continue_cascade() -> int:
             edges.append(edge)
             if edge.on_failure == OnFailure.FAIL:
                 bad.add(edge.job_id)
-    satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN])
+    free([edge for edge in edges if edge.on_failure == OnFailure.RUN])
     settle_members(break_edges([edge for edge in edges if edge.on_failure == OnFailure.FAIL]))
     return len(edges)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import starmap
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -44,6 +43,8 @@ class ClaimedJob(NamedTuple):
     created_at: Any = None
     batch_id: str | None = None
     is_limited: bool = False  # whether it may have slots, which its end gives on
+    rated: tuple[str, ...] = ()  # the scopes whose rates count its start
+    not_before: float = 0.0  # when its handler may start, by `time.monotonic`: it is claimed a moment early
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -73,25 +74,33 @@ class ClaimedJob(NamedTuple):
             job.available_at,
             job.created_at,
             job.batch_id,
-            active_limits() is not NO_LIMITS,
+            (limits := active_limits()) is not NO_LIMITS,
+            limits.rated(job.job_type, job.queue, job.limit_key, job.queue_limit_key),
         )
 
 
-def claim(queue: str, limit: int, process_id: str, marks: Marks | None = None) -> list[ClaimedJob]:
+_NO_LIMIT = (False, (), 0.0)  # the columns of a claim that its row does not have
+
+
+def claim(
+    queue: str, limit: int, process_id: str, marks: Marks | None = None, ageing: float | None = None
+) -> list[ClaimedJob]:
     """Take up to `limit` ready jobs of a queue for a worker process, in claim order.
 
     The claim is committed when this returns. Nothing is claimed from a paused queue, or by a process without a live lease.
     Jobs that a limit does not let run now are held back, and others taken in their place. With the process's `marks` it passes
-    over what an old snapshot keeps of jobs that are done.
+    over what an old snapshot keeps of jobs that are done. Where the queue has an `ageing` (seconds), that makes the claim order.
     """
     limits = active_limits()
     if limits is NO_LIMITS:
+        if ageing is not None:
+            return _claim_aged(queue, limit, process_id, marks, ageing)
         return _claim(queue, limit, process_id, marks)
-    if not is_watched(queue):
+    if ageing is None and not is_watched(queue):
         return _claim_unwatched(queue, limit, process_id, limits, marks)
     for number in range(MOST_ROUNDS):
         looked_at = max(limit, ROUND) if number else limit
-        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks)
+        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks, ageing)
         if jobs or not found:
             return jobs
     return []
@@ -102,21 +111,42 @@ def _claim(queue: str, limit: int, process_id: str, marks: Marks | None) -> list
     return _taken(queue, limit, process_id, marks)
 
 
-def _taken(queue: str, limit: int, process_id: str, marks: Marks | None) -> list[ClaimedJob]:
+def _taken(
+    queue: str, limit: int, process_id: str, marks: Marks | None, ageing: float | None = None
+) -> list[ClaimedJob]:
     speaker = dialect()
-    if marks is None or not speaker.counts_reads:
+    if ageing is not None:
+        rows = speaker.claim_aged(queue, limit, process_id, ageing)
+    elif marks is None or not speaker.counts_reads:
         rows = speaker.claim(queue, limit, process_id)
     else:
         rows = marks.of(queue).claim(speaker, queue, limit, process_id)
-    return list(starmap(ClaimedJob, rows))
+    return [ClaimedJob._make(row + _NO_LIMIT) for row in rows]
+
+
+def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
+    """Take the first ready job of a queue in the transaction that is open and has just freed one; None where there are limits."""
+    if active_limits() is not NO_LIMITS:
+        return None
+    rows = dialect().claim(queue, 1, process_id)
+    return ClaimedJob._make(rows[0] + _NO_LIMIT) if rows else None
+
+
+_claim_aged = transactional(_taken)  # several statements: a try that fails must leave nothing claimed
 
 
 @transactional
 def _claim_within_limits(
-    queue: str, limit: int, looked_at: int, process_id: str, limits: ActiveLimits, marks: Marks | None
+    queue: str,
+    limit: int,
+    looked_at: int,
+    process_id: str,
+    limits: ActiveLimits,
+    marks: Marks | None,
+    ageing: float | None,
 ) -> tuple[bool, list[ClaimedJob]]:
     """Return whether there was a ready job, and up to `limit` jobs that may run, out of the first ready ones."""
-    jobs = _taken(queue, looked_at, process_id, marks)
+    jobs = _taken(queue, looked_at, process_id, marks, ageing)
     admitted = _admitted(jobs, process_id, limits)
     if left := admitted[limit:]:
         slots.put_back([job.id for job in left])
@@ -147,15 +177,23 @@ def _admitted(jobs: Sequence[ClaimedJob], process_id: str, limits: ActiveLimits)
     left_out = {job.id for job in limited}
     admitted = slots.admit(limited, limits, process_id)
     return [
-        job._replace(is_limited=True) if job.id in admitted else job
+        job._replace(is_limited=True, **admitted[job.id]._asdict()) if job.id in admitted else job
         for job in jobs
         if job.id in admitted or job.id not in left_out
     ]
 
 
-@transactional
 def claim_job(job_id: str, process_id: str) -> ClaimedJob:
     """Take one particular job; raise JobNotFound, and InvalidJob when it is not ready, or a limit holds it back."""
+    job = _claim_job(job_id, process_id)
+    if job is None:  # it is held back from now on, as any claim would have done
+        limit = Job.objects.get(pk=job_id).held_back_by
+        raise InvalidJob(f"job {job_id!r} is held back by the limit {limit!r}; it can be claimed when there is room")
+    return job
+
+
+@transactional
+def _claim_job(job_id: str, process_id: str) -> ClaimedJob | None:
     ready = Job.objects.filter(pk=job_id, status=JobStatus.PENDING, pending_dependencies=0)
     claimed = ready.update(
         status=JobStatus.RUNNING,
@@ -172,10 +210,10 @@ def claim_job(job_id: str, process_id: str) -> ClaimedJob:
         waits = f" and waits for {job.pending_dependencies} jobs" if job.pending_dependencies else ""
         raise InvalidJob(f"job {job_id!r} is {job.status}{waits}; only a ready job can be claimed")
     claimed_job, limits = ClaimedJob.of(job), active_limits()
-    if limits.hold(job.job_type, job.queue) and not slots.admit([claimed_job], limits, process_id, overtakes=True):
-        limit = Job.objects.get(pk=job_id).held_back_by
-        raise InvalidJob(f"job {job_id!r} is held back by the limit {limit!r}; it can be claimed when a slot is free")
-    return claimed_job
+    if not limits.hold(job.job_type, job.queue):
+        return claimed_job
+    admitted = slots.admit([claimed_job], limits, process_id, overtakes=True)
+    return claimed_job._replace(**admitted[job_id]._asdict()) if admitted else None
 
 
 def held_claim(job_id: str, fence: int, process_id: str) -> ClaimedJob | None:

@@ -35,15 +35,15 @@ class OpenEdge(NamedTuple):
     on_failure: str
 
 
-def wake_dependents(ids: Sequence[str]) -> None:
+def wake_dependents(ids: Sequence[str]) -> dict[str, list[str]]:
     """Take settled, completed jobs off their dependents' counts; those that reach zero become claimable.
 
-    Call it in the settling transaction, after the settle: an edge that was committed meanwhile is seen by this statement of
-    its own, and none can appear later because a submit that names a dependency shares the lock we now hold.
+    Returns their ids by queue, for the caller to notify of. Call it in the settling transaction, after the settle: an edge that
+    was committed meanwhile is seen by this statement of its own, and none can appear later because a submit that names a
+    dependency shares the lock we now hold.
     """
     edges = open_edges(ids)
-    if edges:
-        satisfy(edges)
+    return satisfy(edges) if edges else {}
 
 
 def settle_dependents(ids: Sequence[str]) -> list[Ended]:
@@ -55,7 +55,7 @@ def settle_dependents(ids: Sequence[str]) -> list[Ended]:
     edges = open_edges(ids)
     if not edges:
         return []
-    satisfy([edge for edge in edges if edge.on_failure == OnFailure.RUN])
+    free([edge for edge in edges if edge.on_failure == OnFailure.RUN])
     broken = [edge for edge in edges if edge.on_failure == OnFailure.FAIL]
     failed = break_edges(broken[:STEP])
     if len(broken) > STEP or (failed and open_edges([one.job_id for one in failed])):
@@ -108,25 +108,23 @@ def locked_in_order(ids: Collection[str]) -> list[tuple[str, str, str, int]]:
     return [row for chunk in in_chunks(sorted(ids), CHUNK) for row in dialect().lock_jobs(chunk)]
 
 
-def satisfy(edges: Sequence[OpenEdge]) -> None:
-    """Close edges and count their dependents down by as many; one update per job, however many of its edges closed."""
-    counts = Counter(edge.job_id for edge in edges)
-    if not counts:
-        return
-    dependents = locked_in_order(counts)
-    _close(edges, DependencyState.SATISFIED)
-    by_number: dict[int, list[str]] = {}
-    freed_queues: set[str] = set()
-    for job_id, queue, status, pending in dependents:
-        number = counts[job_id]
-        by_number.setdefault(number, []).append(job_id)
-        if status == JobStatus.PENDING and pending == number:
-            freed_queues.add(queue)
-    for number, ids in by_number.items():
-        for chunk in in_chunks(ids, CHUNK):
-            dialect().count_down(chunk, number)
-    for queue in freed_queues:
+def free(edges: Sequence[OpenEdge]) -> None:
+    """Close edges to jobs that ended badly, whose dependents run anyway, and notify of those that become claimable."""
+    for queue in satisfy(edges) if edges else ():
         notify_work(queue)
+
+
+def satisfy(edges: Sequence[OpenEdge]) -> dict[str, list[str]]:
+    """Close edges and count their dependents down by as many; one update per job, however many of its edges closed.
+
+    Returns the ids of those that become claimable, by queue.
+    """
+    freed: dict[str, list[str]] = {}
+    for chunk in in_chunks(sorted(edges, key=lambda edge: edge.job_id), CHUNK):
+        counts = Counter(edge.job_id for edge in chunk)
+        for job_id, queue in dialect().satisfy([edge.id for edge in chunk], counts):
+            freed.setdefault(queue, []).append(job_id)
+    return freed
 
 
 def _close(edges: Sequence[OpenEdge], state: DependencyState) -> None:

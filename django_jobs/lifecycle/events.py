@@ -31,6 +31,7 @@ from .steps import LONGEST_WAIT, is_held, make_ready
 BATCH = 500
 KEPT_LONGER = timedelta(minutes=1)  # for a wait that began before an event expired, and has not looked for it yet
 DAY = 86_400.0
+BATCH_ENDED = "django_jobs.batch_ended"
 
 
 def emit(name: str, *, key: str | None = None, payload: Any = None, retention: Any = None) -> Event:
@@ -64,6 +65,11 @@ def _emit(name: str, key: str | None, payload: dict[str, Any], seconds: float | 
     event = Event.objects.create(name=name, key=key, payload=payload, created_at=now, expires_at=expires_at)
     _wake(event)
     return event
+
+
+def tell_end(batch_id: str, status: str) -> None:
+    """Wake the job whose children a batch is; who looks later reads the batch itself."""
+    _emit(BATCH_ENDED, batch_id, {"batch": str(status)}, 0.0)
 
 
 def deliver() -> int:
@@ -121,7 +127,7 @@ def _wake_some(event: Event, job_ids: Sequence[str], first: dict[str, int]) -> i
 
 
 def _open_waits() -> QuerySet[JobStep]:
-    return JobStep.objects.filter(kind=StepKind.EVENT, ended_at=None)
+    return JobStep.objects.filter(kind__in=(StepKind.EVENT, StepKind.CHILDREN), ended_at=None)
 
 
 def _free(rows: QuerySet[Any]) -> QuerySet[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django_jobs.conf import this_site
 from django_jobs.db.transactions import after_commit, transactional
 from django_jobs.exceptions import InvalidJob
-from django_jobs.limit import MOST_AT_ONCE, Limit
+from django_jobs.limit import MOST_AT_ONCE, Limit, parse_rate
 from django_jobs.models import Limit as LimitRow
 from django_jobs.models.fields import DbNow
 from django_jobs.names import did_you_mean
@@ -36,27 +36,46 @@ def write_declared() -> None:
 
 
 def _columns(limit: Limit) -> dict[str, object]:
-    return {"key": limit.key_text[:200], "concurrency": limit.concurrency, "declared": True, "site": this_site()}
+    return {
+        "key": limit.key_text[:200],
+        "concurrency": limit.concurrency,
+        "rate": limit.rate,
+        "declared": True,
+        "site": this_site(),
+    }
+
+
+class Keep:
+    """In place of a number: leave it as it is."""
+
+
+KEEP = Keep()
 
 
 @transactional
-def set_limit(name: str, *, concurrency: int | None) -> None:
-    """Set the number of a limit in place of the code's, until it is reset; None: any number may run.
+def set_limit(name: str, *, concurrency: int | Keep | None = KEEP, rate: str | Keep | None = KEEP) -> None:
+    """Set the numbers of a limit in place of the code's, until it is reset; None: any number may run, or start.
 
     Raises InvalidJob for a limit that nobody declares, or a number that is none.
     """
-    if concurrency is not None and not is_integer(concurrency, 1, MOST_AT_ONCE):
+    if concurrency is not None and concurrency is not KEEP and not is_integer(concurrency, 1, MOST_AT_ONCE):
         raise InvalidJob(f"concurrency={shown(concurrency)}: give an integer from 1 to {MOST_AT_ONCE}, or none")
-    _lock_row(name)
-    LimitRow.objects.filter(pk=name).update(set_at=DbNow(), set_concurrency=concurrency)
+    if rate is not None and rate is not KEEP:
+        parse_rate(rate)
+    row = _lock_row(name)
+    LimitRow.objects.filter(pk=name).update(
+        set_at=DbNow(),
+        set_concurrency=row.concurrency_now if concurrency is KEEP else concurrency,
+        set_rate=row.rate_now if rate is KEEP else rate,
+    )
     after_commit(_go_by_new_numbers)
 
 
 @transactional
 def reset_limit(name: str) -> None:
-    """Let the code's number hold again. Raises InvalidJob for a limit that nobody declares."""
+    """Let the code's numbers hold again. Raises InvalidJob for a limit that nobody declares."""
     _lock_row(name)
-    LimitRow.objects.filter(pk=name).update(set_at=None, set_concurrency=None)
+    LimitRow.objects.filter(pk=name).update(set_at=None, set_concurrency=None, set_rate=None)
     LimitRow.objects.filter(pk=name, declared=False).delete()
     after_commit(_go_by_new_numbers)
 
@@ -67,13 +86,13 @@ def _go_by_new_numbers() -> None:
     sweep()
 
 
-def _lock_row(name: str) -> None:
-    """Lock the row of a limit; write it when only the code of this process knows of it."""
-    if LimitRow.objects.filter(pk=name).select_for_update().exists():
-        return
+def _lock_row(name: str) -> LimitRow:
+    """Lock the row of a limit and return it; write it when only the code of this process knows of it."""
+    if row := LimitRow.objects.filter(pk=name).select_for_update().first():
+        return row
     limit = declared_limits().get(name)
     if limit is None:
         known = {*declared_limits(), *LimitRow.objects.values_list("pk", flat=True)}
         hint = did_you_mean(name, known) or " `manage.py jobs limits` lists them."
         raise InvalidJob(f"there is no limit {shown(name)}.{hint}")
-    LimitRow.objects.update_or_create(name=name, defaults=_columns(limit))
+    return LimitRow.objects.update_or_create(name=name, defaults=_columns(limit))[0]

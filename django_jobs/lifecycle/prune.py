@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -17,6 +18,7 @@ from django_jobs.models import (
     DeadLetter,
     Job,
     JobDependency,
+    JobLog,
     LimitSlot,
     ScheduleTick,
 )
@@ -41,16 +43,20 @@ def prune_batch(limit: int = BATCH) -> int:
     for status, days in get_settings().RETENTION.items():
         if days is not None and status in TERMINAL:
             old |= Q(status=status, finished_at__lt=now - timedelta(days=days))
-    open_dead_letter = DeadLetter.objects.filter(job_id=OuterRef("pk")).open()
-    unfinished = Batch.objects.unfinished().filter(pk=OuterRef("batch_id"))
-    jobs = Job.objects.filter(old).filter(~Exists(open_dead_letter), ~_is_needed(), ~Exists(unfinished))
-    ids = list(jobs.order_by("pk").values_list("pk", flat=True)[:limit])
-    deleted = _delete(ids) if ids else 0
+    ids = list(may_go(Job.objects.filter(old)).order_by("pk").values_list("pk", flat=True)[:limit])
+    deleted = len(delete_ended(ids)) if ids else 0
     days = get_settings().RETENTION.get("completed")
     if days is not None:  # of those that never had a member
         old_ones = _empty().filter(status=BatchStatus.COMPLETED, finished_at__lt=now - timedelta(days=days))
         _delete_emptied(set(old_ones.values_list("pk", flat=True)[:limit]))
     return deleted
+
+
+def may_go(jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """Keep the jobs without which nothing is missing: no open dead letter, no live dependent, no batch that goes on."""
+    open_dead_letter = DeadLetter.objects.filter(job_id=OuterRef("pk")).open()
+    unfinished = Batch.objects.unfinished().filter(pk=OuterRef("batch_id"))
+    return jobs.filter(~Exists(open_dead_letter), ~_is_needed(), ~Exists(unfinished))
 
 
 def _unneeded(ids: list[str]) -> list[str]:
@@ -61,8 +67,11 @@ def _is_needed() -> Exists:
     return Exists(JobDependency.objects.filter(depends_on_id=OuterRef("pk"), job__status__in=LIVE))
 
 
-def _delete(ids: list[str]) -> int:
-    """Delete jobs and what hangs on them by plain statements; no signal handlers, no row by row. Return how many."""
+def delete_ended(ids: Sequence[str]) -> list[str]:
+    """Delete finished jobs and what hangs on them by plain statements; no signal handlers, no row by row. Return which.
+
+    The caller has a transaction.
+    """
     chosen = Job.objects.filter(pk__in=ids, status__in=TERMINAL)
     batch_of = dict(chosen.order_by("pk").select_for_update().values_list("pk", "batch_id"))
     # Asked again under the lock, by a statement of its own: a submit that names one of them may just have committed.
@@ -71,6 +80,7 @@ def _delete(ids: list[str]) -> int:
     JobDependency.objects.filter(Q(job_id__in=locked) | Q(depends_on_id__in=locked)).delete()
     Attempt.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     forget(locked)
+    JobLog.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     DeadLetter.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     # A tick's row guards it for a while only; later the schedule's next_run_at does that alone.
     ScheduleTick.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
@@ -79,7 +89,7 @@ def _delete(ids: list[str]) -> int:
     LimitSlot.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     Job.objects.filter(pk__in=locked)._raw_delete(jobs_alias())
     _delete_emptied(batch_ids)
-    return len(locked)
+    return locked
 
 
 def _delete_emptied(batch_ids: set[str]) -> None:

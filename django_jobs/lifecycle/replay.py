@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
@@ -16,11 +17,21 @@ from django.db.models import F
 
 from django_jobs import signals
 from django_jobs.db.connections import jobs_alias
-from django_jobs.db.notify import notify_work
+from django_jobs.db.notify import notify_cascade, notify_work
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.handlers import payload_problems, registry
-from django_jobs.models import Batch, BatchMember, DeadLetter, DependencyState, Job, JobDependency, JobStatus
+from django_jobs.models import (
+    Batch,
+    BatchMember,
+    DeadLetter,
+    DependencyState,
+    Job,
+    JobDependency,
+    JobStatus,
+    JobStep,
+    StepKind,
+)
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
 from django_jobs.payloads import encode_payload
@@ -30,9 +41,9 @@ from .batches import reopen, with_nested
 from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount
 from .moved import Moved, chunks, lock_jobs, why_left
 from .steps import forget
+from .users import known_here
 
 logger = logging.getLogger("django_jobs")
-NO_WAITS: Mapping[Any, float] = {}
 REFUSAL = "; only a dead, failed or cancelled job can be replayed"
 
 
@@ -42,7 +53,6 @@ class Way(NamedTuple):
     by: Any
     dependents: bool
     from_start: bool
-    waits: Mapping[str, float]
 
 
 def replay(
@@ -51,23 +61,45 @@ def replay(
     by: Any = None,
     dependents: bool = True,
     from_start: bool = False,
-    waits: Mapping[str, float] = NO_WAITS,
 ) -> Moved:
     """Run dead, failed or cancelled jobs again, and close their open dead letters as replayed.
 
     Jobs in another state are left, and so are those whose unique key a live job holds.
 
     Args:
-        by: the user who replays, or None.
+        by: the user who replays, or the key of one, or None.
         dependents: let the jobs that failed because of these wait again; False leaves them failed for good.
         from_start: forget which steps were done; otherwise the jobs go on behind them.
-        waits: the seconds before which a job does not start; at once for a job that it does not name.
     """
-    moved, way = Moved([], {}), Way(by, dependents, from_start, waits)
-    for chunk in chunks(ids):
-        moved += _replay(chunk, way)
+    moved = _replay_in_chunks(ids, Way(by, dependents, from_start))
     if dependents and moved.done:
         revive_all()
+    return moved
+
+
+def _replay_children(ids: Sequence[str], by: Any) -> None:
+    """Replay what failed of the children of jobs that go on behind their steps, before they look at them again."""
+    steps = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, event_key__isnull=False)
+    batch_ids = steps.filter(job__status__in=ENDED_BADLY).order_by("pk").values_list("event_key", flat=True)
+    for batch_id in list(batch_ids):
+        with suppress(InvalidJob, BatchNotFound):  # none of them has failed
+            replay_batch(str(batch_id), by=by)
+
+
+def replay_some(ids: Iterable[str], *, by: Any = None, from_start: bool = False) -> Moved:
+    """Replay jobs and the first ones behind them, and leave the others to the workers' next cascade."""
+    moved = _replay_in_chunks(ids, Way(by, True, from_start))
+    if moved.done:
+        notify_cascade()
+    return moved
+
+
+def _replay_in_chunks(ids: Iterable[str], way: Way) -> Moved:
+    moved = Moved([], {})
+    for chunk in chunks(ids):
+        if not way.from_start:
+            _replay_children(chunk, way.by)
+        moved += _replay(chunk, way)
     return moved
 
 
@@ -88,22 +120,24 @@ def replay_edited(job_id: str, payload: dict[str, Any], *, by: Any = None) -> No
     replay([job_id], by=by, from_start=True).raise_if_left()
 
 
-def replay_dead_letters(
-    dead_letter_ids: Iterable[int],
-    *,
-    by: Any = None,
-    from_start: bool = False,
-    waits: Mapping[int, float] = NO_WAITS,
-) -> Moved:
+def replay_dead_letters(dead_letter_ids: Iterable[int], *, by: Any = None, from_start: bool = False) -> Moved:
     """Replay the jobs of open dead letters, and close these; leave those that are closed. The keys are the dead letters'."""
+    return _of_dead_letters(dead_letter_ids, partial(replay, by=by, from_start=from_start))
+
+
+def replay_some_dead_letters(dead_letter_ids: Iterable[int], *, by: Any = None, from_start: bool = False) -> Moved:
+    """Replay the jobs of open dead letters as `replay_some` does."""
+    return _of_dead_letters(dead_letter_ids, partial(replay_some, by=by, from_start=from_start))
+
+
+def _of_dead_letters(dead_letter_ids: Iterable[int], move: Callable[[Iterable[str]], Moved]) -> Moved:
     ids = list(dead_letter_ids)
     job_of = {
         pk: job_id
         for chunk in chunks(ids)
         for pk, job_id in DeadLetter.objects.filter(pk__in=chunk).open().values_list("pk", "job_id")
     }
-    job_waits = {job_id: waits[pk] for pk, job_id in job_of.items() if pk in waits}
-    moved = replay(job_of.values(), by=by, from_start=from_start, waits=job_waits)
+    moved = move(job_of.values())
     left = {pk: moved.left[job_id] for pk, job_id in job_of.items() if job_id in moved.left}
     return Moved([pk for pk in job_of if pk not in left], left | why_closed(set(ids) - job_of.keys()))
 
@@ -166,10 +200,9 @@ def _replay_together(ids: Sequence[str], way: Way) -> Moved:
     if not done:
         return moved
     _start_over(done)
-    _delay(done, way.waits)
     if way.from_start:
         forget(done)
-    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=way.by)
+    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=known_here(way.by))
     if way.dependents:
         # The first ones in this very transaction: a replay that was cut off would be refused when somebody asks for it again.
         revived = 0
@@ -211,17 +244,6 @@ def _start_over(ids: Sequence[str]) -> None:
         raise InvalidJob(
             f"a live job holds the unique key of {', '.join(map(repr, ids[:3]))}; wait for it, or cancel it, then replay"
         ) from None
-
-
-def _delay(ids: Sequence[str], waits: Mapping[str, float]) -> None:
-    """Schedule jobs that just became pending, each after its wait; one statement for those that share a wait."""
-    by_wait: dict[float, list[str]] = {}
-    for job_id in ids:
-        by_wait.setdefault(waits.get(job_id, 0.0), []).append(job_id)
-    for wait, delayed in sorted(by_wait.items()):
-        if wait > 0:
-            due = DbNow() + timedelta(seconds=wait)
-            Job.objects.filter(pk__in=delayed).update(status=JobStatus.SCHEDULED, available_at=due)
 
 
 def revive_all() -> None:

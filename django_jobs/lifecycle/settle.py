@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from django_jobs import signals
 from django_jobs.conf import this_release
 from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_lock_timeout
-from django_jobs.db.notify import notify_finished
+from django_jobs.db.notify import notify_finished, notify_work
 from django_jobs.db.transactions import after_commit, lock_wait, retried, transactional
 from django_jobs.exceptions import Crashed, HandlerNotFound, InvalidJob
 from django_jobs.handlers import JobOptions
@@ -24,10 +24,10 @@ from django_jobs.payloads import decode
 from django_jobs.retry import decide
 from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
-from . import slots
+from . import logs, slots, starts
 from .batches import settle_members
 from .cancel import cancel_as_requested
-from .claim import ClaimedJob, held_claim
+from .claim import ClaimedJob, claim_freed, held_claim
 from .dependents import dependents_of, settle_dependents, wake_dependents
 from .members import Ended, held_by_others
 from .steps import put_to_wait
@@ -36,6 +36,7 @@ logger = logging.getLogger("django_jobs")
 
 REFUSED = (DataError, IntegrityError)
 LOCK_WAIT_SECONDS = 0.5
+MOST_TOGETHER = 1000  # jobs of a statement, of a list of a bulk handler that is settled in its own transaction
 FAILURES = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT, AttemptOutcome.CRASHED)
 
 
@@ -218,6 +219,27 @@ class Outcome(NamedTuple):
         )
 
 
+class Handover:
+    """The job that a worker thread runs next, out of what its settle freed: claimed in the same transaction.
+
+    So the next link of a chain needs neither a commit nor a notification nor a look of its own.
+
+    Args:
+        takes: says whether the thread runs jobs of a queue now.
+    """
+
+    def __init__(self, takes: Callable[[str], bool]) -> None:
+        self.takes = takes
+        self.job: ClaimedJob | None = None
+
+    def claim(self, freed: Mapping[str, Collection[str]], process_id: str) -> None:
+        """Claim one job of the first queue that the thread takes; forget one of a transaction that was rolled back."""
+        self.job = None
+        queue = next(filter(self.takes, freed), None)
+        if queue is not None:
+            self.job = claim_freed(queue, process_id)
+
+
 def settle(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     """Settle runs in one transaction and return the ids that were lost: somebody else had moved their fence.
 
@@ -233,16 +255,19 @@ def settle(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
     return lost
 
 
-def settle_unlocked(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
+def settle_unlocked(outcomes: Sequence[Outcome], process_id: str, handover: Handover | None = None) -> list[Outcome]:
     """Settle the runs whose rows, and whose dependents' rows, nobody else has locked for long; return the others.
 
-    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch.
+    A long transaction of the site that submits a dependent holds such a lock: it must not hold up the rest of a batch. With a
+    `handover`, which is empty after an error, the next job to run is claimed as well.
     """
     locked: list[Outcome] = []
     with lock_wait(LOCK_WAIT_SECONDS):
         try:
-            lost = _settle(outcomes, process_id)
+            lost = _settle(outcomes, process_id, handover)
         except DatabaseError as error:
+            if handover is not None:
+                handover.job = None
             locked, lost = _settle_some(outcomes, process_id, error)
     _after_settle([outcome for outcome in outcomes if outcome not in locked], lost)
     return locked
@@ -325,6 +350,8 @@ def not_settled(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome]:
         or not (outcome.is_completed or _has_attempt(outcome, process_id))
     ]
     _call_back_completed(outcome for outcome in outcomes if outcome.is_completed and outcome not in left)
+    if logs.open_logs:
+        logs.close(outcome.run for outcome in outcomes if outcome not in left)
     return left
 
 
@@ -333,10 +360,11 @@ def _has_attempt(outcome: Outcome, process_id: str) -> bool:
     return attempts.filter(outcome=outcome.attempt).exists()
 
 
-def complete_in_transaction(outcome: Outcome, process_id: str) -> bool:
-    """Complete one job inside the handler's own transaction; return False when its lease was lost."""
-    if _settle_here([outcome], process_id):
-        return False
+def complete_in_transaction(outcomes: Sequence[Outcome], process_id: str) -> bool:
+    """Settle the jobs of a run inside the handler's own transaction; return False when the lease of one was lost."""
+    for start in range(0, len(outcomes), MOST_TOGETHER):
+        if _settle_here(outcomes[start : start + MOST_TOGETHER], process_id):
+            return False
     notify_finished()
     return True
 
@@ -349,22 +377,33 @@ def note_error_after_commit(job: ClaimedJob, error: BaseException) -> None:
 
 
 @transactional
-def record_undone(job: ClaimedJob, process_id: str, error: str, seconds: float) -> bool:
-    """Record a run that the database undid and that its process starts again; False when the job is not ours any more."""
-    held = Job.objects.held_under(job.id, job.fence).select_for_update().values_list("pk", flat=True).first()
-    if held is not None:
-        write_attempts([Outcome.released(job, error)._replace(seconds=seconds)], process_id)
-    return held is not None
+def record_undone(jobs: Sequence[ClaimedJob], process_id: str, error: str, seconds: float) -> bool:
+    """Record a run that the database undid and that its process starts again; False when one of its jobs is not ours any more."""
+    rows = Job.objects.filter(pk__in=[job.id for job in jobs], status=JobStatus.RUNNING).order_by("pk")
+    held = dict(rows.select_for_update().values_list("pk", "fence"))
+    is_held = held == {job.id: job.fence for job in jobs}
+    if is_held:
+        write_attempts([Outcome.released(job, error)._replace(seconds=seconds) for job in jobs], process_id)
+    return is_held
 
 
-def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
+@retried
+def still_held(jobs: Sequence[ClaimedJob]) -> set[str]:
+    """Return the ids of those jobs that still run under the fence of their claim."""
+    rows = Job.objects.filter(pk__in=[job.id for job in jobs], status=JobStatus.RUNNING)
+    held = set(rows.values_list("pk", "fence"))
+    return {job.id for job in jobs if (job.id, job.fence) in held}
+
+
+def _settle_here(outcomes: Sequence[Outcome], process_id: str, handover: Handover | None = None) -> set[str]:
     """Settle runs in the transaction that is open; return the ids that were lost."""
     lost: set[str] = set()
+    freed: dict[str, list[str]] = {}
     ended: list[Ended] = []
     completed = [outcome for outcome in outcomes if outcome.is_completed]
     if completed:
         settled = dialect().complete([(*outcome.run, outcome.result_text) for outcome in completed])
-        wake_dependents(sorted(settled))
+        freed = wake_dependents(sorted(settled))
         if len(settled) != len(completed):
             lost = {outcome.job.id for outcome in completed} - settled
         ended = _members(completed, settled)
@@ -377,8 +416,25 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
         settle_members(ended)
     limited = [outcome.job.id for outcome in outcomes if outcome.job.is_limited]
     if limited:
+        starts.began_by_now((*outcome.run, outcome.job.rated) for outcome in outcomes if outcome.job.rated)
         slots.give_on(set(limited) - lost)
+    if logs.open_logs:
+        logs.write(outcome.run for outcome in outcomes if outcome.job.id not in lost)
+    if freed:
+        _hand_over(freed, process_id, handover)
     return lost
+
+
+def _hand_over(freed: Mapping[str, Sequence[str]], process_id: str, handover: Handover | None) -> None:
+    """Claim one of the jobs that were freed, if that is wanted, and notify of the others."""
+    taken = None
+    if handover is not None:
+        handover.claim(freed, process_id)
+        taken = handover.job
+    for queue, ids in freed.items():
+        # What was claimed may be another one, which was there before.
+        if taken is None or ids != [taken.id]:
+            notify_work(queue)
 
 
 _settle = transactional(_settle_here)
@@ -536,6 +592,8 @@ def _log_refused(outcomes: Sequence[Outcome], error: Exception) -> None:
 def _after_settle(outcomes: Sequence[Outcome], lost: set[str]) -> None:
     notify_finished()
     _forget_callbacks(outcome.run for outcome in outcomes if not outcome.is_completed or outcome.job.id in lost)
+    if logs.open_logs:
+        logs.close(outcome.run for outcome in outcomes)
     if lost:
         logger.warning("dropped the late result of %s: another worker has taken the job since", ", ".join(sorted(lost)))
 

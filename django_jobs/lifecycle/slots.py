@@ -1,24 +1,33 @@
-"""Slots: which claimed jobs a limit lets run, which it holds back, and who is let in when a slot becomes free.
+"""Slots: which claimed jobs a limit lets run, which it holds back, and who is let in when there is room.
 
 A running job has a slot in each of its scopes: its row says that it runs, and its LimitSlot rows say where that counts. A claim
 decides under the lock of the scopes; a job that gets no slot is held back, out of the index that claims read. Whatever ends a run
 lets the first one that waits in again, under the same lock and in the same transaction, and a claim decides anew. So where a slot
 is free and jobs wait, the first one of each queue has been let in: no slot is reserved for a queue that nobody serves.
+
+Where a limit has a rate, a claim counts the starts of late as well (`starts`), and the first that wait are let in when their turn
+has come: `take_turns`.
 """
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from django.db.models import F, OuterRef, Subquery
+from django.db.models.functions import Coalesce
+
 from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import SLOT, SLOT_COLUMNS
 from django_jobs.db.notify import notify_work
-from django_jobs.db.transactions import after_commit, transactional
-from django_jobs.limit import MOST_AT_ONCE, name_of_scope
-from django_jobs.models import Job, JobStatus, LimitSlot
+from django_jobs.db.transactions import after_commit, database_now, transactional
+from django_jobs.limit import MOST_AT_ONCE, Rate, name_of_scope
+from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 
+from . import starts
 from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_removed
 
 MOST_COMPARED = 200  # with more free slots than this, who is first does not matter
@@ -44,24 +53,34 @@ class Claimed(Protocol):
     def available_at(self) -> Any: ...
 
 
+class Admitted(NamedTuple):
+    """A job that may run: its scopes with a rate, and the time (`time.monotonic`) before which it must not start."""
+
+    rated: tuple[str, ...]
+    not_before: float
+
+
 class Slot(NamedTuple):
-    """What a LimitSlot says of a job: it runs, or may, or waits in a scope."""
+    """What a LimitSlot says of a job: it runs, or may, or waits in a scope; and whether a start is to come that a rate counts."""
 
     scope: str
     waits: bool
+    starts: bool
 
 
 # --- who gets a slot
 
 
-def admit(jobs: Sequence[Claimed], limits: ActiveLimits, process_id: str, *, overtakes: bool = False) -> set[str]:
+def admit(
+    jobs: Sequence[Claimed], limits: ActiveLimits, process_id: str, *, overtakes: bool = False
+) -> dict[str, Admitted]:
     """Give slots to jobs of one queue that a process has claimed, in claim order; hold the others back.
 
     Args:
         jobs: claimed jobs that a limit may hold.
         overtakes: whether they go before others that wait in the same queue and come first in claim order.
 
-    Returns the ids of those that may run. What is not the process's any more is left as it is.
+    Returns those that may run, by id. What is not the process's any more is left as it is.
     """
     keys = {
         job_id: (key, queue_key)
@@ -78,14 +97,37 @@ def admit(jobs: Sequence[Claimed], limits: ActiveLimits, process_id: str, *, ove
     held: list[str] = []
     for job in ours:
         full = scopes.take(job, wanted[job.id])
-        slots[job.id] = {Slot(scope, False) for scope in wanted[job.id]} if full is None else {Slot(full, True)}
+        taken = wanted[job.id] if full is None else [full]
+        slots[job.id] = {Slot(scope, full is not None, limits.rate(scope) is not None) for scope in taken}
         if full is not None:
             held.append(job.id)
     _write_slots(ours, there, slots)
     if held:
         dialect().undo_claim(held, pending_limits=1)
     scopes.let_in()
-    return keys.keys() - set(held)
+    if scopes.have_turns and held:
+        _tell_turns(held)
+    now = (database_now(), time.monotonic()) if scopes.not_before else None
+    return {
+        job_id: Admitted(
+            tuple(scope for scope in wanted[job_id] if limits.rate(scope) is not None),
+            _monotonic(scopes.not_before[job_id], *now) if now and job_id in scopes.not_before else 0.0,
+        )
+        for job_id in keys.keys() - set(held)
+    }
+
+
+def _monotonic(moment: datetime, now: datetime, monotonic: float) -> float:
+    return monotonic + (moment - now).total_seconds()
+
+
+def _tell_turns(held: Sequence[str]) -> None:
+    """Write into jobs that wait for a rate when it lets the first of them start: nobody decides by that, and people see it."""
+    turn = LimitTurn.objects.filter(scope=OuterRef("scope")).values("due_at")
+    waits = (
+        LimitSlot.objects.filter(job=OuterRef("pk"), waits=True).annotate(due_at=Subquery(turn)).values("due_at")[:1]
+    )
+    Job.objects.filter(pk__in=held).update(scheduled_at=Coalesce(Subquery(waits), F("scheduled_at")))
 
 
 def put_back(ids: Sequence[str]) -> None:
@@ -98,8 +140,8 @@ def put_back(ids: Sequence[str]) -> None:
 def _slots_of(ids: Sequence[str]) -> dict[str, set[Slot]]:
     """Return the slots of jobs that have some: those that were let in."""
     found: dict[str, set[Slot]] = {}
-    for job_id, scope, waits in dialect().slots_of(ids) if ids else ():
-        found.setdefault(job_id, set()).add(Slot(scope, waits))
+    for job_id, scope, waits, has_yet_to_start in dialect().slots_of(ids) if ids else ():
+        found.setdefault(job_id, set()).add(Slot(scope, waits, has_yet_to_start))
     return found
 
 
@@ -111,9 +153,12 @@ def _write_slots(jobs: Iterable[Claimed], there: Mapping[str, set[Slot]], wanted
     insert_slots((job.id, *slot, job.queue, job.rank, job.available_at) for job in changed for slot in wanted[job.id])
 
 
-def insert_slots(rows: Iterable[tuple[str, str, bool, str, int, Any]]) -> None:
+def insert_slots(rows: Iterable[tuple[str, str, bool, bool, str, int, Any]]) -> None:
     """Write slots, given as SLOT_COLUMNS."""
-    values = [(job_id, scope, int(waits), *rest, _text(available)) for job_id, scope, waits, *rest, available in rows]
+    values = [
+        (job_id, scope, int(waits), int(has_yet_to_start), *rest, _text(available))
+        for job_id, scope, waits, has_yet_to_start, *rest, available in rows
+    ]
     if values:
         dialect().insert_rows(SLOT, SLOT_COLUMNS, values)
 
@@ -128,34 +173,97 @@ def _text(moment: datetime | str) -> str:
 def may_run(job: Job) -> bool:
     """Say whether there are slots for a waiting job now, as far as that can be said without a lock."""
     limits = active_limits()
-    scopes = limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key)
-    running = _running(scopes)
-    return all(running.get(scope, 0) < (limits.concurrency(scope) or 0) for scope in scopes)
+    rooms = _rooms(limits, limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key))
+    return all(room.left > 0 for room in rooms.values())
 
 
-def _running(scopes: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for scope, _, running, _ in dialect().slots_taken(scopes) if scopes else ():
-        found[scope] = found.get(scope, 0) + running
-    return found
+class _Room:
+    """How much of a scope is free: slots, and starts of its rate."""
+
+    def __init__(self, concurrency: int, rate: Rate | None) -> None:
+        self.slots = concurrency
+        self.rate = rate
+        self.starts = MOST_AT_ONCE if rate is None else rate.number
+        self.about_to_start = 0
+        self.window = starts.Window()
+        self.let_in: dict[str, int] = {}  # by queue
+
+    @property
+    def left(self) -> int:
+        """How many jobs may be claimed, to start now or in a moment."""
+        return min(self.slots, self.starts_soon)
+
+    @property
+    def starts_soon(self) -> int:
+        """How many starts its rate has room for, now or in a moment."""
+        return self.starts + len(self.window.leaving)
+
+    @property
+    def last_may_start_at(self) -> datetime | None:
+        """When the job that was counted last may start; None: at once."""
+        return None if self.starts >= 0 else self.window.leaving[-self.starts - 1]
+
+    def take(self, number: int, starting: int) -> None:
+        """Count jobs that run, and those of them that have yet to start."""
+        self.slots -= number
+        if self.rate is not None:
+            self.starts -= starting
+            self.about_to_start += starting
+
+    def count(self, window: starts.Window) -> None:
+        """Count the starts of the time of its rate."""
+        self.window = window
+        self.starts -= window.number
+
+
+def _rooms(limits: ActiveLimits, scopes: Iterable[str]) -> dict[str, _Room]:
+    """Return what is free in those of the scopes whose limits are known."""
+    known = {scope: number for scope in scopes if (number := limits.concurrency(scope)) is not None}
+    while True:
+        rooms = {scope: _Room(number, limits.rate(scope)) for scope, number in known.items()}
+        for chunk in _chunks([*rooms]):
+            for scope, queue, running, let_in, starting in dialect().slots_taken(chunk):
+                rooms[scope].take(running, starting)
+                rooms[scope].let_in[queue] = let_in
+        rates = {scope: room.rate for scope, room in rooms.items() if room.rate is not None}
+        if not rates:
+            return rooms
+        windows = starts.windows(rates, database_now())
+        yet_to_start = {scope: rooms[scope].about_to_start for scope in rates if rooms[scope].about_to_start}
+        # A job that has started in between was counted as both; nobody else is let in while the scopes are locked.
+        if yet_to_start == _about_to_start([*yet_to_start]):
+            for scope, window in windows.items():
+                rooms[scope].count(window)
+            return rooms
+
+
+def _about_to_start(scopes: Sequence[str]) -> dict[str, int]:
+    """Return how many jobs have yet to start in those of the scopes that have some."""
+    found: Counter[str] = Counter()
+    for chunk in _chunks(scopes):
+        for scope, _, _, _, starting in dialect().slots_taken(chunk):
+            found[scope] += starting
+    return {scope: number for scope, number in found.items() if number}
 
 
 class _Scopes:
-    """Scopes whose limits are known, locked until the transaction ends: how many slots of each are free, and who waits."""
+    """Scopes whose limits are known, locked until the transaction ends: how much room there is in each, and who waits."""
 
     def __init__(self, limits: ActiveLimits, scopes: Iterable[str]) -> None:
-        most = {scope: number for scope in sorted(set(scopes)) if (number := limits.concurrency(scope)) is not None}
-        self._free: dict[str, int] = most
-        self._let_in: dict[tuple[str, str], int] = {}  # by scope and queue
+        known = [scope for scope in sorted(set(scopes)) if limits.concurrency(scope) is not None]
         self._waiters: dict[str, tuple[str, str]] = {}  # the first and the last queue where somebody waits
         self._ahead: dict[str, list[tuple[Any, ...]]] = {}
         self._limits = limits
-        if most:
-            dialect().lock_scopes(most)
-        for chunk in _chunks([*most]):
-            for scope, queue, running, let_in in dialect().slots_taken(chunk):
-                self._free[scope] -= running
-                self._let_in[scope, queue] = let_in
+        if known:
+            dialect().lock_scopes(known)
+        self._rooms = _rooms(limits, known)
+        if ahead := [scope for scope, room in self._rooms.items() if room.window.is_ahead]:
+            starts.mend(ahead)
+            self._rooms = _rooms(limits, known)
+        self._awaited: set[str] = set()  # scopes in which one has just been held back
+        self.have_turns = False
+        self.not_before: dict[str, datetime] = {}  # by job id
+        for chunk in _chunks(known):
             for scope, (first, last) in zip(chunk, dialect().queues_of_waiters(chunk), strict=True):
                 if first is not None and last is not None:
                     self._waiters[scope] = (first, last)
@@ -163,12 +271,12 @@ class _Scopes:
     def hand_back(self, slots: Iterable[Slot]) -> None:
         """Count slots as free that were counted as taken: those with which jobs were let in that are claimed only now."""
         for slot in slots:
-            if not slot.waits and slot.scope in self._free:
-                self._free[slot.scope] += 1
+            if not slot.waits and slot.scope in self._rooms:
+                self._rooms[slot.scope].take(-1, -int(slot.starts))
 
     def see_who_comes_first(self, last: Claimed) -> None:
         """See which jobs come before the claimed ones, up to this one: they wait for a slot, or another claim has taken them."""
-        contested = {scope: free for scope, free in self._free.items() if 0 < free <= MOST_COMPARED}
+        contested = {scope: room.left for scope, room in self._rooms.items() if 0 < room.left <= MOST_COMPARED}
         if not contested:
             return
         self._ahead = {
@@ -187,30 +295,48 @@ class _Scopes:
         """Take a slot in each scope, or in none: then return the one that is full, or where others come first."""
         for scope in scopes:
             if not self._has_room(scope, job):
+                self._awaited.add(scope)
                 return scope
         for scope in scopes:
-            self._free[scope] -= 1
+            room = self._rooms[scope]
+            room.take(1, 1)
+            if (moment := room.last_may_start_at) is not None:
+                self.not_before[job.id] = max(moment, self.not_before.get(job.id, moment))
         return None
 
     def _has_room(self, scope: str, job: Claimed) -> bool:
         order = (job.rank, job.available_at, job.id)
         ahead = sum(other < order for other in self._ahead.get(scope, ()))
-        return ahead < self._free[scope]
+        return ahead < self._rooms[scope].left
 
     def let_in(self) -> None:
-        """Let those in who are first where slots are free: as many in each queue as there are slots."""
+        """Let those in who are first where there is room: as many in each queue as there is room for; set the turns of others."""
         wanted = [
             (scope, queue, number)
             for scope in self._waiters
-            if self._free[scope] > 0
+            if (room := self._rooms[scope]).left > 0
             for queue in self._queues_of_waiters(scope)
-            if (number := min(self._free[scope], STEP) - self._let_in.get((scope, queue), 0)) > 0
+            if (number := min(room.left, STEP) - room.let_in.get(queue, 0)) > 0
         ]
         found = _first_that_wait(wanted)
         if ids := sorted({row[-1] for rows in found.values() for row in rows}):
             dialect().let_in(ids)
         for queue in {queue for (_, queue), rows in found.items() if rows}:
             notify_work(queue)
+        self._set_turns()
+
+    def _set_turns(self) -> None:
+        """Keep when the next may start in scopes where somebody waits, and the rate lets nobody start now."""
+        rated = {scope: room for scope, room in self._rooms.items() if room.rate is not None}
+        if not rated:
+            return
+        now = database_now()
+        turns: dict[str, datetime | None] = dict.fromkeys(rated)
+        for scope, room in rated.items():
+            if room.rate is not None and room.starts_soon <= 0 and (scope in self._waiters or scope in self._awaited):
+                turns[scope] = starts.turn_of(scope, room.rate, room.window, room.about_to_start, now)
+        starts.write_turns(turns, now)
+        self.have_turns = any(turns.values())
 
     def _queues_of_waiters(self, scope: str) -> Iterator[str]:
         queue: str | None
@@ -235,8 +361,16 @@ def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
         yield values[start : start + SCOPES_PER_STATEMENT]
 
 
-def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str]]]) -> dict[str, str]:
-    """Return which ready jobs of a batch are held back from the start, each with the scope: those behind as many as may run.
+class Held(NamedTuple):
+    """A job that is held back from its submit: where, and after how many seconds it can start by a rate, at the earliest."""
+
+    scope: str
+    seconds: int
+    is_rated: bool
+
+
+def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str]]]) -> dict[str, Held]:
+    """Return which ready jobs of a batch are held back from the start: those behind as many as may run.
 
     Given are id, queue, rank and scopes. The first ones of each scope and queue are not, so that nobody waits beside a free slot;
     to claim a hundred thousand others only to hold them back would take half a minute. A job of two scopes is not, either.
@@ -246,11 +380,13 @@ def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str]]]) -> dict[
     for job_id, queue, rank, scopes in jobs:
         if len(scopes) == 1:
             by_scope.setdefault((scopes[0], queue), []).append((rank, job_id))
-    return {
-        job_id: scope
-        for (scope, _), some in by_scope.items()
-        for _, job_id in sorted(some)[limits.concurrency(scope) or 0 :]
-    }
+    held: dict[str, Held] = {}
+    for (scope, _), some in by_scope.items():
+        rate, most = limits.rate(scope), limits.most_at_once(scope)
+        for place, (_, job_id) in enumerate(sorted(some)[most:], most):
+            seconds = 0 if rate is None else place // rate.number * rate.seconds
+            held[job_id] = Held(scope, seconds, rate is not None)
+    return held
 
 
 # --- who is next
@@ -261,8 +397,10 @@ def give_on(ids: Collection[str]) -> None:
 
     Call it last in the transaction that has locked and moved the jobs: it locks their scopes until the end.
     """
-    scopes = dialect().delete_slots([*ids]) if ids else ()
-    if scopes:
+    deleted = dialect().delete_slots([*ids]) if ids else set()
+    limits = active_limits()
+    # Where there is a rate alone, the end of a run that has started makes no room.
+    if scopes := {scope for scope, starts in deleted if starts or limits.concurrency(scope) != MOST_AT_ONCE}:
         _let_in(scopes)
 
 
@@ -278,9 +416,24 @@ def leave(jobs: Iterable[Job]) -> None:
     """
     is_limited = active_limits() is not NO_LIMITS
     if ids := [job.pk for job in jobs if is_limited or job.pending_limits]:
-        scopes = dialect().delete_slots(ids)
+        scopes = {scope for scope, _ in dialect().delete_slots(ids)}
         if scopes:
             after_commit(lambda: _let_in(scopes))
+
+
+# --- turns
+
+
+def take_turns() -> float | None:
+    """Let in whose turn has come by a rate; return the seconds until the next turn, None when nobody waits for one."""
+    seconds = starts.seconds_until_turn()
+    if seconds is None or seconds > 0:
+        return seconds
+    scopes = starts.take_due_turns()
+    if not scopes:
+        return starts.EARLY_SECONDS  # other processes are at it
+    _let_in(scopes)
+    return starts.seconds_until_turn()
 
 
 # --- the safety net
@@ -306,10 +459,12 @@ def _sweep(scopes: Sequence[str]) -> None:
     limits = active_limits()
     known: list[str] = []
     for scope in scopes:
-        most = limits.concurrency(scope)
-        if most == MOST_AT_ONCE or (most is None and is_removed(name_of_scope(scope))):
+        most, rate = limits.concurrency(scope), limits.rate(scope)
+        is_lifted = most == MOST_AT_ONCE and rate is None
+        if is_lifted or (most is None and is_removed(name_of_scope(scope))):
             while _free(scope):
                 pass
+            starts.forget_turn(scope)
         elif most is not None:
             known.append(scope)
     if known:
@@ -344,6 +499,7 @@ def count_running() -> None:
                             job=job,
                             scope=limit.name,
                             waits=False,
+                            starts=False,
                             queue=job.queue,
                             rank=job.rank,
                             available_at=job.available_at,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections
+from django.db.models import QuerySet
 from django.db.models.base import ModelState
 
 from django_jobs import signals
 from django_jobs.arguments import Arguments
-from django_jobs.db.connections import jobs_alias, jobs_connection
+from django_jobs.db.connections import jobs_alias, jobs_connection, jobs_databases
 from django_jobs.db.dialects import INSERT_COLUMNS, dialect
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import database_now, retried, transactional
@@ -47,8 +48,9 @@ _OF_ONE_JOB = ("job_id", "unique_key", "depends_on")
 _ID, _JOB_TYPE, _QUEUE, _PAYLOAD, _RANK, _STATUS = map(
     INSERT_COLUMNS.index, ("id", "job_type", "queue", "payload", "rank", "status")
 )
-_AVAILABLE_AT, _OPEN_EDGES, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _PENDING_LIMITS = map(
-    INSERT_COLUMNS.index, ("available_at", "pending_dependencies", "limit_key", "queue_limit_key", "pending_limits")
+_SCHEDULED_AT, _AVAILABLE_AT, _OPEN_EDGES, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _PENDING_LIMITS = map(
+    INSERT_COLUMNS.index,
+    ("scheduled_at", "available_at", "pending_dependencies", "limit_key", "queue_limit_key", "pending_limits"),
 )
 # Every column of a job that nobody has claimed yet; those whose default is made anew for each job are always filled in.
 _UNTOUCHED = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
@@ -282,7 +284,10 @@ class _Draft:
             "batch_id": self.shared.batch_id,
         }
         if self.limit_keys is not NO_KEYS:
-            job.__dict__.update(self.limit_keys._asdict(), pending_limits=values[_PENDING_LIMITS])
+            job.__dict__.update(self.limit_keys._asdict())
+        if values[_PENDING_LIMITS]:
+            turn = values[_SCHEDULED_AT]
+            job.__dict__.update(pending_limits=1, scheduled_at=turn and dialect().to_datetime(turn))
         return job
 
 
@@ -314,6 +319,8 @@ def _draft(
         raise InvalidJob(unknown_job_type(job_type, handlers.job_types()))
     arguments = None if handler is None or any_payload else handler.arguments
     _refuse_misfit(arguments, payload)
+    if submission.depends_on:
+        _refuse_elsewhere(options["depends_on"])
     template = resolve(with_trace(submission), handler, handlers, rank=rank)
     keys = template.limit_keys(payload)
     return _Draft(_Shared(template, arguments), submission.job_id or new_id(), submission.payload, keys)
@@ -322,6 +329,17 @@ def _draft(
 def _refuse_misfit(arguments: Arguments | None, payload: Any) -> None:
     if arguments is not None and (problems := arguments.problems(payload or {})):
         raise InvalidJob(*problems)
+
+
+def _refuse_elsewhere(depends_on: Any) -> None:
+    """Raise InvalidJob for a dependency that is a job of another one of the site's databases."""
+    if not isinstance(depends_on, list | tuple | set | frozenset | QuerySet):
+        return
+    here = jobs_alias()
+    for job in depends_on:
+        there = job._state.db if isinstance(job, Job) else None
+        if there not in (None, here) and there in jobs_databases():
+            raise InvalidJob(f"depends_on: job {job.pk!r} is in the database {there!r}, and this one is for {here!r}")
 
 
 # --- one job
@@ -429,7 +447,7 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
         members.join(batch_id)
     now = database_now()
     rows = [draft.values(now) for draft in fresh]
-    held = _hold_back(fresh, rows) if any(draft.template.is_limited for draft in fresh) else []
+    held = _hold_back(fresh, rows, now) if any(draft.template.is_limited for draft in fresh) else []
     plain = [row for draft, row in zip(fresh, rows, strict=True) if draft.submission.unique_key is None]
     if plain:
         dialect().insert_jobs(plain)
@@ -449,7 +467,9 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
     return [jobs[stand_ins.get(draft.id, draft.id)] for draft in drafts]
 
 
-def _hold_back(drafts: Sequence[_Draft], rows: Sequence[list[Any]]) -> list[tuple[str, str, bool, str, int, Any]]:
+def _hold_back(
+    drafts: Sequence[_Draft], rows: Sequence[list[Any]], now: datetime
+) -> list[tuple[str, str, bool, bool, str, int, Any]]:
     """Hold back those of a batch, in their rows, that cannot run beside the others; return their slots."""
     limits = active_limits()
     ready = {
@@ -470,11 +490,14 @@ def _hold_back(drafts: Sequence[_Draft], rows: Sequence[list[Any]]) -> list[tupl
         for job_id, row in ready.items()
     )
     held = slots.held_at_submit(scopes)
-    for job_id in held:
+    adapt = jobs_connection().ops.adapt_datetimefield_value
+    for job_id, one in held.items():
         ready[job_id][_PENDING_LIMITS] = 1
+        if one.seconds:
+            ready[job_id][_SCHEDULED_AT] = adapt(now + timedelta(seconds=one.seconds))
     return [
-        (job_id, scope, True, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT])
-        for job_id, scope in held.items()
+        (job_id, one.scope, True, one.is_rated, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT])
+        for job_id, one in held.items()
         for row in [ready[job_id]]
     ]
 
@@ -537,6 +560,7 @@ def _warn_of_another_database() -> None:
             connection.in_atomic_block
             and connection.alias not in _warned
             and connection.alias != (alias := jobs_alias())
+            and connection.alias not in jobs_databases()
         ):
             _warned.add(connection.alias)
             logger.warning(

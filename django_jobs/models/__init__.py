@@ -1,13 +1,17 @@
 """The nouns: what is stored. Fields, constraints, indexes and read-only questions; no move is made here."""
 
+from .alert import Alert
 from .attempt import Attempt, AttemptOutcome
 from .batch import Batch, BatchMember, BatchStatus, MemberState
+from .cause import Cause
 from .dead_letter import DeadLetter, DeadLetterReason
 from .dependency import DependencyState, JobDependency, OnFailure
 from .event import Event
 from .gone_process import Ending, GoneProcess
 from .job import Job, JobStatus
-from .limit import Limit, LimitLock, LimitSlot
+from .job_log import JobLog
+from .limit import Limit, LimitLock, LimitSlot, LimitStart, LimitTurn
+from .operation import Operation, OperationKind, OperationState
 from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
@@ -15,11 +19,13 @@ from .step import JobStep, StepKind
 from .worker_process import WorkerProcess
 
 __all__ = [
+    "Alert",
     "Attempt",
     "AttemptOutcome",
     "Batch",
     "BatchMember",
     "BatchStatus",
+    "Cause",
     "DeadLetter",
     "DeadLetterReason",
     "DependencyState",
@@ -28,13 +34,19 @@ __all__ = [
     "GoneProcess",
     "Job",
     "JobDependency",
+    "JobLog",
     "JobStatus",
     "JobStep",
     "Limit",
     "LimitLock",
     "LimitSlot",
+    "LimitStart",
+    "LimitTurn",
     "MemberState",
     "OnFailure",
+    "Operation",
+    "OperationKind",
+    "OperationState",
     "Overview",
     "Queue",
     "Schedule",

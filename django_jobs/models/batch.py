@@ -72,6 +72,8 @@ class Batch(models.Model):
     )
     # Rows are locked from the deepest up, so that batches that end together do not wait for each other in a circle.
     depth = models.PositiveIntegerField(_("depth"), default=0, editable=False)
+    # The job whose children these are. It is told of their end.
+    awaited_by = ExactCharField(_("awaited by"), max_length=64, null=True, blank=True)
 
     objects = JobsManager.from_queryset(BatchQuerySet)()
 

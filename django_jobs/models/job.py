@@ -78,7 +78,8 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def held_under(self, job_id: str, fence: int) -> JobQuerySet:
         """Keep the running job that nobody has taken since it was claimed under this fence."""
-        return self.filter(pk=job_id, fence=fence, status=JobStatus.RUNNING)
+        # The fence says that it runs. With the status the planner may read the index of running rows, all of them.
+        return self.filter(pk=job_id, fence=fence)
 
     def in_queues(self, names: Iterable[str]) -> JobQuerySet:
         """Keep the jobs of the named queues."""
@@ -191,6 +192,7 @@ class Job(models.Model):
         ordering = ("-id",)
         permissions = (
             ("cancel_job", _("Can cancel jobs")),
+            ("discard_job", _("Can discard waiting jobs")),
             ("view_payload", _("Can see payloads and results")),
         )
         constraints = (
@@ -266,6 +268,14 @@ class Job(models.Model):
         if not self.pending_limits:
             return None
         return next((slot.scope for slot in self.slots.all() if slot.waits), None)
+
+    @property
+    def held_back_until(self) -> datetime | None:
+        """When a rate lets start the first of those that wait with this job; None when it is no rate that holds it back."""
+        from .limit import LimitTurn
+
+        scope = self.held_back_by
+        return None if scope is None else LimitTurn.objects.filter(pk=scope).values_list("due_at", flat=True).first()
 
     @property
     def is_finished(self) -> bool:

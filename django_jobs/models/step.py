@@ -19,6 +19,7 @@ class StepKind(models.TextChoices):
     ITERATE = "iterate", _("iterate")
     SLEEP = "sleep", _("sleep")
     EVENT = "event", _("event")
+    CHILDREN = "children", _("children")
 
 
 class JobStep(models.Model):
@@ -27,11 +28,20 @@ class JobStep(models.Model):
     A step of kind `step` has a record once it is done; the others have one while they go on, without `ended_at`.
     """
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="steps", db_index=False, verbose_name=_("job"))
+    # Without a constraint in the database: a record reads the job's row anyway, and each prune of a job would look here.
+    job = models.ForeignKey(
+        Job,
+        on_delete=models.CASCADE,
+        related_name="steps",
+        verbose_name=_("job"),
+        db_constraint=False,
+        db_index=False,
+    )
     position = models.PositiveIntegerField(_("position"))
     name = ExactCharField(_("name"), max_length=220)
     kind = ExactCharField(_("kind"), max_length=10, choices=StepKind)
-    # Of a loop the cursor, of an event its payload; None when the wait for it timed out.
+    # Of a loop the cursor, of an event its payload; None when the wait for it timed out. Of children a list of their results,
+    # or an object that says how their batch has ended, until these are read.
     result = StrictJSONField(_("result"), null=True, blank=True)
     started_at = models.DateTimeField(_("started at"))
     ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
@@ -67,7 +77,9 @@ class JobStep(models.Model):
 
     @property
     def state(self) -> str:
-        """Where it stands, in a word: done, open (a loop), waiting, or timed out."""
+        """Where it stands, in a word: done, open (a loop), waiting, timed out, or failed (children)."""
         if self.ended_at is None:
             return "open" if self.kind == StepKind.ITERATE else "waiting"
+        if self.kind == StepKind.CHILDREN and isinstance(self.result, dict) and "failed" in self.result:
+            return "failed"
         return "timed out" if self.kind == StepKind.EVENT and self.result is None else "done"

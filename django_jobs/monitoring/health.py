@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, ParamSpec
 
 from django.db import DatabaseError
 
-from django_jobs.db.connections import jobs_connection
+from django_jobs.db.connections import databases_to_read, jobs_connection, use_database
 from django_jobs.db.server import missing_migrations
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
@@ -65,9 +65,49 @@ def _reports_outage(probe: Callable[P, Report]) -> Callable[P, Report]:
     return run
 
 
-@_reports_outage
+def _over_all(probe: Callable[P, Report]) -> Callable[P, Report]:
+    """Ask each of the site's DATABASES, where it names some and none is chosen; the report has the stats of each."""
+
+    @wraps(probe)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Report:
+        reports: dict[str, Report] = {}
+        for database in databases_to_read():
+            if database is None:
+                return probe(*args, **kwargs)
+            with use_database(database):
+                reports[database] = probe(*args, **kwargs)
+        return _together(reports)
+
+    return run
+
+
+def _together(reports: Mapping[str, Report]) -> Report:
+    """Return one report for several databases: the longest of what is measured in seconds, and the sum of all else."""
+    stats: dict[str, Any] = {}
+    for report in reports.values():
+        for name, value in report.stats.items():
+            stats[name] = max(stats.get(name, 0), value) if name.endswith("_seconds") else stats.get(name, 0) + value
+    stats["databases"] = {database: report.as_dict() for database, report in reports.items()}
+    problems = [
+        f"database {database!r}: {problem}" for database, report in reports.items() for problem in report.problems
+    ]
+    return Report(problems=problems, stats=stats)
+
+
 def live() -> Report:
-    """Report whether a worker process of this machine runs jobs or looks for some: the liveness probe of a worker's container."""
+    """Report whether a worker process of this machine runs jobs or looks for some: the liveness probe of a worker's container.
+
+    Of several databases one that says so is enough: an outage of another is no reason to start the worker anew.
+    """
+    report = _live()
+    of_each = report.stats.get("databases", {}).values()
+    is_well = any(one["healthy"] for one in of_each)
+    return replace(report, problems=[]) if is_well else report
+
+
+@_over_all
+@_reports_outage
+def _live() -> Report:
     here = WorkerProcess.objects.filter(host=socket.gethostname()[:255])
     workers = here.at_work().count()
     problems = []
@@ -78,12 +118,14 @@ def live() -> Report:
     return Report(problems=problems, stats={"workers": workers})
 
 
+@_over_all
 @_reports_outage
 def ready() -> Report:
     """Report whether jobs can be submitted: the database answers and has all migrations."""
     return Report(problems=_migration_problems())
 
 
+@_over_all
 @_reports_outage
 def health(thresholds: Thresholds | None = None) -> Report:
     """Report whether workers are alive and keep up."""

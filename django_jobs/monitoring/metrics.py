@@ -5,11 +5,13 @@ The metrics of `JobsCollector` are the same in every process, so scrape one proc
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+from django.db import DatabaseError
 from django.db.models import Count, Q
 from django.dispatch import Signal
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
@@ -17,14 +19,31 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from django_jobs import signals
+from django_jobs.conf import get_settings
+from django_jobs.db.connections import jobs_connection, use_database
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
-from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, Job, JobStatus, WorkerProcess
-from django_jobs.stats import limit_stats, queue_stats
+from django_jobs.models import (
+    Attempt,
+    AttemptOutcome,
+    Batch,
+    BatchStatus,
+    DeadLetter,
+    Event,
+    Job,
+    JobStatus,
+    JobStep,
+    StepKind,
+    WorkerProcess,
+)
+from django_jobs.stats import LimitStats, limit_stats, queue_stats
 
 from .health import lag
 
+logger = logging.getLogger("django_jobs")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+WAITS = (StepKind.SLEEP.value, StepKind.EVENT.value, StepKind.CHILDREN.value)
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 # The events of this process. With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
@@ -37,6 +56,10 @@ WAIT = Histogram(
 RUN = Histogram(
     "django_jobs_run_seconds", "From the start of a run until it was recorded.", ["queue", "job_type", "outcome"],
     registry=PROCESS, buckets=SECONDS,
+)  # fmt: skip
+LISTS = Histogram(
+    "django_jobs_bulk_jobs", "Jobs of a call of a bulk handler.", ["queue", "job_type"],
+    registry=PROCESS, buckets=SIZES,
 )  # fmt: skip
 _COUNTED: dict[str, Signal] = {
     "submitted": signals.job_submitted,
@@ -60,10 +83,38 @@ class JobsCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield gauges of the state of the tables. One statement reads all jobs: their counts belong to one moment."""
+        """Yield gauges of the state of the tables, labelled `database` where the site names several that may hold jobs."""
+        databases = get_settings().DATABASES
+        if databases is None:
+            yield from self._of_one()
+            return
+        metrics: dict[str, Metric] = {}
+        for database in databases:
+            for metric in self._of_database(database):
+                known = metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                known.samples += [
+                    sample._replace(labels={"database": database, **sample.labels}) for sample in metric.samples
+                ]
+        yield from metrics.values()
+
+    def _of_database(self, database: str) -> list[Metric]:
+        """Return the gauges of one of several databases; of one that cannot be used, only that it cannot."""
+        up = "Whether the database of jobs can be used."
+        with use_database(database):
+            try:
+                return [*self._of_one(), _gauge("database_up", up, 1)]
+            except DatabaseError as error:
+                logger.warning("metrics: the database %r cannot be used: %s", database, " ".join(str(error).split()))
+                if not jobs_connection().in_atomic_block:
+                    jobs_connection().close()
+                return [_gauge("database_up", up, 0)]
+
+    def _of_one(self) -> Iterator[Metric]:
+        """Yield the gauges of the jobs' database. One statement reads all jobs: their counts belong to one moment."""
         yield from _jobs()
         yield from _queues()
         yield from _limits()
+        yield from _workflows()
         workers = WorkerProcess.objects.alive().values_list("threads", flat=True)
         yield _gauge("workers_alive", "Worker processes with a live lease.", len(workers))
         yield _gauge("worker_threads", "Threads of the worker processes alive.", sum(workers))
@@ -72,13 +123,9 @@ class JobsCollector(Collector):
         yield _gauge("dead_letters_open", "Dead letters that are open.", DeadLetter.objects.open().count())
         yield _gauge("promote_lag_seconds", "How late the next scheduled job is made ready.", lag(seconds_until_due()))
         yield _gauge("schedule_lag_seconds", "How late the next tick of a schedule is.", lag(seconds_until_tick()))
-        attempts = GaugeMetricFamily(
-            "django_jobs_attempts", "Attempts on record that did not complete, by outcome.", labels=["outcome"]
-        )
-        counts = dict(Attempt.objects.order_by().values_list("outcome").annotate(Count("pk")))
-        for outcome in AttemptOutcome.values:
-            attempts.add_metric([outcome], counts.get(outcome, 0))
-        yield attempts
+        attempts = Attempt.objects.order_by().values_list("outcome").annotate(Count("pk"))
+        documentation = "Attempts on record that did not complete, by outcome."
+        yield _counted("attempts", documentation, "outcome", AttemptOutcome.values, attempts)
 
 
 def _jobs() -> Iterator[Metric]:
@@ -108,16 +155,40 @@ def _limits() -> Iterator[Metric]:
     most = GaugeMetricFamily("django_jobs_limit_concurrency", "Jobs of a limit that may run at once.", labels=["limit"])
     running = GaugeMetricFamily("django_jobs_limit_running", "Jobs that run under a limit.", labels=["limit"])
     waiting = GaugeMetricFamily("django_jobs_limit_held_back", "Jobs that a limit holds back.", labels=["limit"])
-    sums: dict[str, tuple[int | None, int, int]] = {}
+    started = GaugeMetricFamily("django_jobs_limit_started", "Starts in the time of a limit's rate.", labels=["limit"])
+    of_limit: dict[str, list[LimitStats]] = {}
     for one in limit_stats():
-        _, ran, waited = sums.get(one.name, (None, 0, 0))
-        sums[one.name] = (one.concurrency, ran + one.running, waited + one.waiting)
-    for name, (concurrency, ran, waited) in sums.items():
-        if concurrency is not None:
-            most.add_metric([name], concurrency)
-        running.add_metric([name], ran)
-        waiting.add_metric([name], waited)
-    yield from (most, running, waiting)
+        of_limit.setdefault(one.name, []).append(one)
+    for name, found in of_limit.items():
+        if found[0].concurrency is not None:
+            most.add_metric([name], found[0].concurrency)
+        if found[0].rate is not None:
+            started.add_metric([name], sum(one.started for one in found))
+        running.add_metric([name], sum(one.running for one in found))
+        waiting.add_metric([name], sum(one.waiting for one in found))
+    yield from (most, started, running, waiting)
+
+
+def _workflows() -> Iterator[Metric]:
+    """Yield how batches, steps and waits stand."""
+    batches = Batch.objects.order_by().values_list("status").annotate(Count("pk"))
+    yield _counted("batches", "Batches on record.", "status", BatchStatus.values, batches)
+    steps = JobStep.objects.order_by().values_list("kind")
+    yield _counted("steps", "Steps on record.", "kind", StepKind.values, steps.annotate(Count("pk")))
+    # From the scheduled jobs: a wait of one that was cancelled is over, although its record does not say so.
+    waits = steps.filter(ended_at=None, job__status=JobStatus.SCHEDULED, kind__in=WAITS).annotate(Count("pk"))
+    yield _counted("waits", "Sleeps, and waits for events and children, that go on.", "kind", WAITS, waits)
+    new = Event.objects.undelivered().count()
+    yield _gauge("events_undelivered", "Events that no worker has looked at since their commit.", new)
+
+
+def _counted(name: str, documentation: str, label: str, values: Iterable[str], counts: Any) -> Metric:
+    """Return a gauge with a sample for each value of its label, zeros too; the counts come as pairs."""
+    gauge = GaugeMetricFamily(f"django_jobs_{name}", documentation, labels=[label])
+    numbers = dict(counts)
+    for value in values:
+        gauge.add_metric([value], numbers.get(value, 0))
+    return gauge
 
 
 def _queues() -> Iterator[Metric]:
@@ -161,6 +232,7 @@ def enable() -> None:
         if event not in _receivers:
             _receivers[event] = _counting(event)
             signal.connect(_receivers[event], sender=Job)
+    signals.bulk_started.connect(_count_list, sender=Job)
 
 
 def disable() -> None:
@@ -168,6 +240,11 @@ def disable() -> None:
     for event, receiver in _receivers.items():
         _COUNTED[event].disconnect(receiver, sender=Job)
     _receivers.clear()
+    signals.bulk_started.disconnect(_count_list, sender=Job)
+
+
+def _count_list(sender: type, job_type: str, queue: str, job_ids: list[str], **kwargs: Any) -> None:
+    LISTS.labels(queue, job_type).observe(len(job_ids))
 
 
 def _counting(event: str) -> Any:

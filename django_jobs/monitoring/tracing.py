@@ -5,11 +5,12 @@ Connected at start-up where opentelemetry-api is installed. A submit outside of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.propagate import extract, inject
 
 from django_jobs import propagation
@@ -38,22 +39,32 @@ def _carry() -> dict[str, str]:
     return carrier
 
 
-def _follow(job: ClaimedJob, handler: Handler, carrier: dict[str, str]) -> Callable[..., Any]:
-    """Return the handler's function inside a span; what only steers the job is no error of the span."""
+def _span_context(carrier: dict[str, str]) -> trace.SpanContext:
+    return trace.get_current_span(extract(carrier)).get_span_context()
+
+
+def _follow(jobs: Sequence[ClaimedJob], handler: Handler, carried: list[dict[str, str]]) -> Callable[..., Any]:
+    """Return the handler's function inside a span; what only steers the job is no error of the span.
+
+    The span of one job is a child of its submit's. That of a list begins a trace, with links to those of the submits.
+    """
     function = handler.function
+    job = jobs[0]
+    of_one: dict[str, Any] = {"messaging.message.id": job.id, "django_jobs.attempt": job.attempt}
+    of_many: dict[str, Any] = {"messaging.batch.message_count": len(jobs)}
 
     def span() -> Any:
         return trace.get_tracer("django_jobs").start_as_current_span(
             f"run {job.job_type}",
-            context=extract(carrier),
+            context=extract(carried[0]) if handler.bulk is None else Context(),
+            links=[] if handler.bulk is None else [trace.Link(_span_context(carrier)) for carrier in carried],
             kind=trace.SpanKind.CONSUMER,
             attributes={
                 "messaging.system": "django_jobs",
                 "messaging.operation.type": "process",
                 "messaging.destination.name": job.queue,
-                "messaging.message.id": job.id,
                 "django_jobs.job_type": job.job_type,
-                "django_jobs.attempt": job.attempt,
+                **(of_one if handler.bulk is None else of_many),
             },
             record_exception=False,
             set_status_on_exception=False,

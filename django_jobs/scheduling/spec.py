@@ -220,20 +220,31 @@ def _noting(problems: list[str], check: Callable[[], Any]) -> Any:
 # --- the schedules that the code declares
 
 _declared: dict[str, Spec] = {}
+_declared_for: dict[tuple[str, str], Spec] = {}  # by the alias of the database that was named, and the name
 
 
-def declare(name: str, job_type: str, **options: Any) -> Spec:
+def declare(name: str, job_type: str, *, database: str | None = None, **options: Any) -> Spec:
     """Remember a schedule until `scheduling.store.sync_declared` writes it; arguments as of `check_schedule`.
+
+    Args:
+        database: the alias of the database that is to hold it; None: that of the routers.
 
     Raises InvalidJob with every problem, and when another schedule has the name. Whether the job type has a handler is
     checked when the schedule is written: the handler may be in a module that is not imported yet.
     """
     spec = check_schedule(name, job_type, **options)
-    if _declared.setdefault(name, spec) != spec:
+    before = _declared.setdefault(name, spec) if database is None else _declared_for.setdefault((database, name), spec)
+    if before != spec:
         raise InvalidJob(f"schedule {name!r} is declared already, with other values; give one of the two another name")
     return spec
 
 
 def declared() -> list[Spec]:
     """Return the schedules that the code declares."""
-    return list(_declared.values())
+    return [*_declared.values(), *_declared_for.values()]
+
+
+def declared_for(database: str, *, is_usual: bool) -> list[Spec]:
+    """Return those of one database, which is that of the routers or not."""
+    own = [spec for (alias, _), spec in _declared_for.items() if alias == database]
+    return [*_declared.values(), *own] if is_usual else own

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from django.db import IntegrityError, models
 
-from django_jobs.conf import NAME, this_site
-from django_jobs.db.connections import jobs_alias, jobs_connection
+from django_jobs.conf import NAME, get_settings, this_site
+from django_jobs.db.connections import jobs_alias, jobs_connection, jobs_databases, use_database, usual_alias
 from django_jobs.db.transactions import database_now, transactional
 from django_jobs.exceptions import InvalidJob, ScheduleNotFound
 from django_jobs.handlers import Registry, payload_problems, registry, unknown_job_type
@@ -21,7 +21,7 @@ from django_jobs.models.schedule import ScheduleKind
 from django_jobs.submission import DEFAULT_QUEUE
 
 from .cron import no_zone_data
-from .spec import Spec, check_schedule, declared
+from .spec import Spec, check_schedule, declared_for
 
 logger = logging.getLogger("django_jobs")
 NO_LONGER_DECLARED = "no longer declared in the code"
@@ -147,8 +147,8 @@ def sync_declared() -> None:
     One that cannot be written is logged and does not stop the others. A row that another site declares is that site's, until
     its code no longer declares it.
     """
-    rows = Schedule.objects.in_bulk([spec.name for spec in declared()], field_name="name")
-    for spec in declared():
+    rows = Schedule.objects.in_bulk([spec.name for spec in _declared_here()], field_name="name")
+    for spec in _declared_here():
         row = rows.get(spec.name)
         if not spec.timing.is_known_here:
             logger.error(
@@ -173,14 +173,23 @@ def sync_after_migrate(migrated: str) -> None:
 
     A worker does not disable: in the middle of a deployment it may be the old code that starts one more time.
     """
-    if migrated == jobs_alias() and Schedule._meta.db_table in jobs_connection().introspection.table_names():
-        sync_declared()
-        disable_undeclared()
+    if migrated not in jobs_databases():
+        return
+    with use_database(migrated):
+        if Schedule._meta.db_table in jobs_connection().introspection.table_names():
+            sync_declared()
+            disable_undeclared()
+
+
+def _declared_here() -> list[Spec]:
+    """Return the schedules that the code declares for this database: by its name, or without one for that of the routers."""
+    is_usual = get_settings().DATABASES is None or jobs_alias() == usual_alias()
+    return declared_for(jobs_alias(), is_usual=is_usual)
 
 
 def disable_undeclared() -> None:
     """Disable the rows of schedules that the code of this site declared once and no longer does."""
-    names = [spec.name for spec in declared()]
+    names = [spec.name for spec in _declared_here()]
     gone = Schedule.objects.declared_here().filter(enabled=True).exclude(name__in=names)
     disabled = sorted(gone.values_list("name", flat=True))
     if disable_rows(gone, NO_LONGER_DECLARED):

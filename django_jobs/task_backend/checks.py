@@ -9,6 +9,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 
+from django_jobs.db.connections import check_holds_jobs
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import check_handler_options
 from django_jobs.names import did_you_mean, queue_problem
@@ -47,6 +48,13 @@ def _check_queues(alias: str) -> Iterator[CheckMessage]:
             yield Error(f"{where}: {problem}.", hint="Give the queue another name.", id="django_jobs.tasks.E003")
 
 
+def _check_database(where: str, value: Any) -> Iterator[CheckMessage]:
+    try:
+        check_holds_jobs(value)
+    except InvalidJob as error:
+        yield Error(f"{where}: {error}.", hint="Correct it, or leave it out.", id="django_jobs.tasks.E005")
+
+
 def _check_options(backend: BaseTaskBackend) -> Iterator[CheckMessage]:
     where = f"TASKS[{backend.alias!r}]['OPTIONS']"
     known: dict[str, Any] = {}
@@ -56,8 +64,11 @@ def _check_options(backend: BaseTaskBackend) -> Iterator[CheckMessage]:
     for name, value in backend.options.items():
         if name in BACKEND_OPTIONS:
             known[name] = value
+        elif name == "using":
+            yield from _check_database(where, value)
         else:
-            hint = did_you_mean(name, BACKEND_OPTIONS).strip() or f"The options are: {', '.join(BACKEND_OPTIONS)}."
+            options = (*BACKEND_OPTIONS, "using")
+            hint = did_you_mean(name, options).strip() or f"The options are: {', '.join(options)}."
             yield Error(f"{where} has an unknown option {name!r}.", hint=hint, id="django_jobs.tasks.E004")
     failure = known.pop("on_dependency_failure", None)
     problems = [] if failure in (None, "fail", "run") else [f"on_dependency_failure={failure!r}: give 'fail' or 'run'"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.utils import timezone
 
 from django_jobs.compat import Task, TaskError, TaskResult, TaskResultDoesNotExist, TaskResultStatus, task_backends
+from django_jobs.db.connections import databases_to_read, on_database
 from django_jobs.models import Attempt, AttemptOutcome, Job, JobStatus
 from django_jobs.names import id_problem
 
@@ -53,17 +54,27 @@ class JobsTaskResult(BaseResult):  # type: ignore[misc]  # the stubs forget that
     @property
     def job(self) -> Job:
         """The job as it is now; raises Job.DoesNotExist when it was pruned."""
-        return Job.objects.get(pk=self.id)
+        job = _find(self.id, task_backends[self.backend].options)
+        if job is None:
+            raise Job.DoesNotExist(f"no job {self.id!r}")
+        return job
 
 
-def find_result(result_id: Any, alias: str) -> JobsTaskResult:
+def find_result(result_id: Any, alias: str, options: Mapping[str, Any]) -> JobsTaskResult:
     """Return the result of a task by id; raise TaskResultDoesNotExist for every other id, malformed ones included."""
-    job = None
-    if id_problem(result_id) is None:
-        job = Job.objects.filter(pk=result_id).first()
+    job = _find(result_id, options) if id_problem(result_id) is None else None
     if job is None or not is_task(job):
         raise TaskResultDoesNotExist(result_id)
     return result_of(job, alias)
+
+
+def _find(job_id: str, options: Mapping[str, Any]) -> Job | None:
+    """Return a job of the database that a backend's options name, or else of any that may hold jobs."""
+    for database in (options["using"],) if options.get("using") else databases_to_read():
+        with on_database(database):
+            if (job := Job.objects.filter(pk=job_id).first()) is not None:
+                return job
+    return None
 
 
 def is_task(job: Job) -> bool:

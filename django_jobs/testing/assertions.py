@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db import connections
 
+from django_jobs.db.connections import databases_to_read, on_database
 from django_jobs.exceptions import HandlerNotFound
 from django_jobs.handlers import registry, unknown_job_type
 from django_jobs.models import Job
@@ -16,9 +17,18 @@ from django_jobs.text import shown
 MOST_SHOWN = 10
 EXPECTED = (
     "depends_on", "job_id", "max_retries", "metadata", "priority", "queue", "scheduled_at", "status", "timeout_seconds",
-    "unique_key",
+    "unique_key", "using",
 )  # fmt: skip
 _ANY: Any = object()
+
+
+def databases_of_test() -> list[str | None]:
+    """Return the aliases of the databases with jobs that the test may use (None: that of the routers)."""
+    return [alias for alias in databases_to_read() if alias is None or not _is_forbidden(alias)]
+
+
+def _is_forbidden(alias: str) -> bool:
+    return hasattr(connections[alias].connect, "wrapped")  # as Django's TestCase does to those that it does not name
 
 
 def name_of(job_type: Any) -> str:
@@ -45,7 +55,7 @@ def assert_submitted(
             {"args": […], "kwargs": {…}}.
         count: exactly so many fit; by default any number from one.
         expected: depends_on, job_id, max_retries, metadata (at least these keys), priority, queue, scheduled_at, status,
-            timeout_seconds, unique_key.
+            timeout_seconds, unique_key; and `using`, the alias of the database (default: all that hold jobs).
     """
     name = name_of(job_type)
     fitting = _fitting(name, payload, expected)
@@ -72,18 +82,22 @@ def _fitting(name: str, payload: Any, expected: Mapping[str, Any]) -> list[Job]:
     for option in expected:
         if option not in EXPECTED:
             raise TypeError(f"unknown keyword {option!r}.{did_you_mean(option, EXPECTED)}")
-    return [job for job in _of_type(name) if _fits(job, payload, expected)]
+    return [job for job in _of_type(name, expected.get("using")) if _fits(job, payload, expected)]
 
 
-def _of_type(name: str) -> QuerySet[Job]:
-    return Job.objects.filter(job_type=name).order_by("created_at", "pk")
+def _of_type(name: str, database: str | None = None) -> list[Job]:
+    found: list[Job] = []
+    for one in databases_of_test() if database is None else (database,):
+        with on_database(one):
+            found += Job.objects.filter(job_type=name)
+    return sorted(found, key=lambda job: (job.created_at, job.pk))
 
 
 def _fits(job: Job, payload: Any, expected: Mapping[str, Any]) -> bool:
     if payload is not _ANY and job.payload != (payload or {}):
         return False
     for option, value in expected.items():
-        actual = getattr(job, option)
+        actual: Any = job._state.db if option == "using" else getattr(job, option)
         if option == "metadata":
             actual = {key: actual[key] for key in value if key in actual}
         elif option == "depends_on":
@@ -107,6 +121,14 @@ def _others(name: str) -> str:
     ]
     if lines:
         return "\nOf this type there are:\n  " + "\n  ".join(lines)
-    types = sorted(set(Job.objects.order_by().values_list("job_type", flat=True).distinct()))[:MOST_SHOWN]
+    types = sorted(_types())[:MOST_SHOWN]
     unknown = "" if registry.find(name) else f"\n{unknown_job_type(name, registry.job_types())}"
     return (f"\nSubmitted were: {', '.join(types)}" if types else " There are no jobs at all.") + unknown
+
+
+def _types() -> set[str]:
+    types: set[str] = set()
+    for database in databases_of_test():
+        with on_database(database):
+            types |= set(Job.objects.order_by().values_list("job_type", flat=True).distinct())
+    return types

@@ -6,18 +6,41 @@ from datetime import timedelta
 
 from django.db.models import DateTimeField, F
 
-from django_jobs.models import Attempt, Batch, DeadLetter, Event, Job, JobStep, Queue, Schedule, ScheduleTick
+from django_jobs.db.connections import on_database
+from django_jobs.models import (
+    Attempt,
+    Batch,
+    DeadLetter,
+    Event,
+    Job,
+    JobStep,
+    LimitSlot,
+    LimitStart,
+    LimitTurn,
+    Queue,
+    Schedule,
+    ScheduleTick,
+)
 from django_jobs.scheduling.ticks import tick
+
+from .assertions import databases_of_test
 
 
 def advance_time(delta: timedelta) -> None:
-    """Let `delta` go by for jobs and schedules: every time in their rows moves back by it, so that what was in the future is due.
+    """Let `delta` go by for jobs, schedules and rates: every time in their rows moves back by it, and what was to come is due.
 
     The clock stays as it is. Raises ValueError for a negative time.
     """
     if delta < timedelta(0):
         raise ValueError("time goes forward only")
-    for model in (Job, JobStep, Event, Attempt, Batch, DeadLetter, Schedule, Queue):
+    for database in databases_of_test():
+        with on_database(database):
+            _advance(delta)
+
+
+def _advance(delta: timedelta) -> None:
+    limits = (LimitSlot, LimitStart, LimitTurn)
+    for model in (Job, JobStep, Event, Attempt, Batch, DeadLetter, Schedule, Queue, *limits):
         times = [field.name for field in model._meta.concrete_fields if isinstance(field, DateTimeField)]
         model._default_manager.update(**{name: F(name) - delta for name in times})
     ticks = ScheduleTick.objects.order_by("due_at").values_list("pk", flat=True)
@@ -27,6 +50,14 @@ def advance_time(delta: timedelta) -> None:
 
 def tick_schedules() -> list[Job]:
     """Submit the jobs of schedules that are due and return them; `run_due` leaves schedules alone."""
+    made: list[Job] = []
+    for database in databases_of_test():
+        with on_database(database):
+            made += _tick_schedules()
+    return made
+
+
+def _tick_schedules() -> list[Job]:
     known = set(ScheduleTick.objects.values_list("pk", flat=True))
     while (rest := tick()) is not None and rest <= 0:
         pass

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from django_jobs.db.connections import database_of_submit
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import leases, submit
 from django_jobs.lifecycle.cancel import cancel
@@ -21,13 +22,14 @@ from .assertions import name_of
 
 def make_job(
     job_type: Any, payload: Mapping[str, Any] | None = None, *, status: str = "pending", result: Any = None,
-    error: str = "ValueError: made for a test", **options: Any,
+    error: str = "ValueError: made for a test", using: str | None = None, **options: Any,
 ) -> Job:  # fmt: skip
     """Make a job in any status by the moves that lead there, without running it; a dead one has its open dead letter.
 
     Args:
         job_type: any name; it needs no handler.
         result: of a completed job; error: of a failed or dead one.
+        using: the alias of the database that is to hold it, chosen as by `submit`.
         options: those of `submit`; a scheduled job is due in an hour unless they give another time.
 
     Raises InvalidJob for a status or an option that does not exist.
@@ -36,6 +38,18 @@ def make_job(
         raise InvalidJob(f"status {shown(status)}: give one of {', '.join(JobStatus.values)}")
     if status == JobStatus.SCHEDULED and not {"delay", "scheduled_at"} & set(options):
         options["delay"] = timedelta(hours=1)
+    with database_of_submit(using):
+        return _made(job_type, payload, JobStatus(status), result, error, options)
+
+
+def _made(
+    job_type: Any,
+    payload: Mapping[str, Any] | None,
+    status: JobStatus,
+    result: Any,
+    error: str,
+    options: dict[str, Any],
+) -> Job:
     job = submit.submit(name_of(job_type), payload, any_type=True, options=options)
     if status == JobStatus.CANCELLED:
         cancel([job.id]).raise_if_left()
@@ -45,8 +59,8 @@ def make_job(
             if status == JobStatus.COMPLETED:
                 settle([Outcome.completed(claimed, encode_result(result))], process_id)
             elif status != JobStatus.RUNNING:
-                settle([_given_up(claimed, JobStatus(status), error)], process_id)
-    job.refresh_from_db()
+                settle([_given_up(claimed, status, error)], process_id)
+    job.refresh_from_db(using=job._state.db)
     return job
 
 

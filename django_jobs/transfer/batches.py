@@ -46,6 +46,7 @@ _BATCH: dict[str, Check] = {
     "created_at": _seconds,
     "finished_at": nullable(_seconds),
     "cancel_requested_at": nullable(_seconds),
+    "awaited_by": nullable(named(id_problem)),
 }
 _place = nullable(by(integer(0, 2**63 - 1)))
 

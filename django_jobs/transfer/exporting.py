@@ -10,7 +10,7 @@ from django.db.models import DateTimeField
 
 from django_jobs.db.connections import use_database
 from django_jobs.db.transactions import snapshot
-from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobStep
+from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobLog, JobStep
 from django_jobs.models.fields import UtcText
 from django_jobs.models.job import JobQuerySet
 from django_jobs.payloads import canonical
@@ -101,13 +101,13 @@ def _dicts(jobs: Any) -> Iterator[dict[str, Any]]:
             for place in _PLACES_OF_TIMES:
                 if job[place] is not None:
                     job[place] = unix_of_text(job[place])
-            edges, attempts, dead_letters, steps = (part.get(job[0], ()) for part in parts)
-            yield to_dict(job, edges, attempts, dead_letters, steps, batches.get(job[0]))
+            edges, attempts, dead_letters, steps, logs = (part.get(job[0], ()) for part in parts)
+            yield to_dict(job, edges, attempts, dead_letters, steps, batches.get(job[0]), logs)
 
 
 def records_of(jobs: Sequence[Job]) -> list[Record]:
     """Return the records of jobs, in their order, with one query for each kind of row."""
-    edges, attempts, dead_letters, steps = _parts(job_id__in=[job.pk for job in jobs])
+    edges, attempts, dead_letters, steps, logs = _parts(job_id__in=[job.pk for job in jobs])
     batches = batches_of({job.pk: job.batch_id for job in jobs})
     return [
         Record(
@@ -117,14 +117,15 @@ def records_of(jobs: Sequence[Job]) -> list[Record]:
             dead_letters.get(job.pk, []),
             steps.get(job.pk, []),
             batch=batches.get(job.pk),
+            logs=logs.get(job.pk, []),
         )
         for job in jobs
     ]
 
 
 def _parts(**jobs: Any) -> Iterator[dict[str, list[Any]]]:
-    """Yield the edges, the attempts, the dead letters and the steps of jobs, each by the job's id."""
-    for model in (JobDependency, Attempt, DeadLetter, JobStep):
+    """Yield the edges, the attempts, the dead letters, the steps and the logs of jobs, each by the job's id."""
+    for model in (JobDependency, Attempt, DeadLetter, JobStep, JobLog):
         found: dict[str, list[Any]] = defaultdict(list)
         for row in model.objects.filter(**jobs).order_by("pk"):
             found[row.job_id].append(row)

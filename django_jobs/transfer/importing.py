@@ -24,6 +24,7 @@ from django_jobs.models import (
     DependencyState,
     Job,
     JobDependency,
+    JobLog,
     JobStatus,
     JobStep,
     OnFailure,
@@ -359,6 +360,7 @@ def _write_page(page: Sequence[Rows], index: ImportIndex) -> None:
     _insert(Attempt, [attempt for rows in page for attempt in rows.attempts])
     _insert(DeadLetter, [dead_letter for rows in page for dead_letter in rows.dead_letters])
     _insert(JobStep, [step for rows in page for step in rows.steps])
+    _insert(JobLog, [log for rows in page for log in rows.logs])
 
 
 def _insert(model: type[Model], rows: Sequence[Values]) -> None:

@@ -14,6 +14,7 @@ from django_jobs.models.attempt import Attempt, AttemptOutcome
 from django_jobs.models.dead_letter import DeadLetter, DeadLetterReason
 from django_jobs.models.dependency import DependencyState, JobDependency, OnFailure
 from django_jobs.models.job import LIVE, TERMINAL, Job, JobStatus
+from django_jobs.models.job_log import JobLog
 from django_jobs.models.step import JobStep, StepKind
 from django_jobs.numbers import priority_of, rank_of, to_unix
 from django_jobs.payloads import decode, encode_result
@@ -38,12 +39,13 @@ class Record(NamedTuple):
     steps: Sequence[JobStep] = ()
     is_full: bool = True
     batch: Mapping[str, Any] | None = None  # as it is written
+    logs: Sequence[JobLog] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job's fifteen keys and, under `extra`, what a faithful restore needs besides."""
         job = [getattr(self.job, name) for name in COLUMNS]
         job = [to_unix(value) if isinstance(value, datetime) else value for value in job]
-        return to_dict(job, self.dependencies, self.attempts, self.dead_letters, self.steps, self.batch)
+        return to_dict(job, self.dependencies, self.attempts, self.dead_letters, self.steps, self.batch, self.logs)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
@@ -72,10 +74,11 @@ def to_dict(
     dead_letters: Iterable[DeadLetter],
     steps: Iterable[JobStep],
     batch: Mapping[str, Any] | None = None,
+    logs: Iterable[JobLog] = (),
 ) -> dict[str, Any]:
     """Return what is written of a job, given as its COLUMNS with times as Unix seconds.
 
-    A Job would cost as much again as all the rest. Steps are there only if it has some.
+    A Job would cost as much again as all the rest. Steps and logs are there only if it has some.
     """
     (
         job_id, job_type, queue, payload, rank, scheduled_at, created_at, max_retries, retry_count, timeout_seconds,
@@ -84,6 +87,7 @@ def to_dict(
         limit_key, queue_limit_key,
     ) = job  # fmt: skip
     written_steps = {"steps": [_written(step, _STEP) for step in steps]} if steps else {}
+    written_logs = {"logs": [_written(log, _LOG) for log in logs]} if logs else {}
     written_edges = [_written(edge, _EDGE) for edge in sorted(edges, key=_dependency_id)] if edges else []
     return {
         "job_id": job_id,
@@ -121,6 +125,7 @@ def to_dict(
             "attempts": [_written(attempt, _ATTEMPT) for attempt in attempts],
             "dead_letters": [_written(dead_letter, _DEAD_LETTER) for dead_letter in dead_letters],
             **written_steps,
+            **written_logs,
         },
     }
 
@@ -195,6 +200,7 @@ _STEP: dict[str, Check] = {
     "event_name": nullable(text(200)),
     "event_key": nullable(text(200)),
 }
+_LOG: dict[str, Check] = {"number": by(integer(0, _LARGEST)), "text": text()}
 _KEYS = (
     "job_id", "job_type", "queue", "payload", "priority", "scheduled_at", "created_at", "max_retries", "retry_count",
     "timeout_seconds", "status", "result", "error", "metadata", "depends_on", "extra",
@@ -217,22 +223,22 @@ class Reading:
             extra = None
         self.is_full = extra is not None
         self.extra: Mapping[str, Any] = extra or {}
-        self.refuse_unknown("extra.", self.extra, (*_EXTRA, *_PARTS, "steps"))
+        self.refuse_unknown("extra.", self.extra, (*_EXTRA, *_PARTS, "steps", "logs"))
 
     def record(self) -> Record:
         job = self.job()
         batch = self.extra.get("batch")
         if batch is not None:
             read_batch(batch, self.problems)
-        edges, attempts, dead_letters, steps = self.parts(job.id, job.__dict__["_depends_on"])
+        edges, attempts, dead_letters, steps, logs = self.parts(job.id, job.__dict__["_depends_on"])
         job.pending_dependencies = sum(edge.state == DependencyState.OPEN for edge in edges)
         if batch is not None:
             job.batch_id = batch["id"]
-        return Record(job, edges, attempts, dead_letters, steps, self.is_full, batch)
+        return Record(job, edges, attempts, dead_letters, steps, self.is_full, batch, logs)
 
     def parts(
         self, job_id: str, depends_on: Iterable[str]
-    ) -> tuple[list[JobDependency], list[Attempt], list[DeadLetter], list[JobStep]]:
+    ) -> tuple[list[JobDependency], list[Attempt], list[DeadLetter], list[JobStep], list[JobLog]]:
         """Return what hangs on the job; raise InvalidJob with every problem so far."""
         edges = [
             JobDependency(job_id=job_id, depends_on_id=row.pop("depends_on"), **row) for row in self.edges(depends_on)
@@ -240,9 +246,10 @@ class Reading:
         attempts = [Attempt(job_id=job_id, **row) for row in self.rows("attempts", _ATTEMPT)]
         dead_letters = [DeadLetter(job_id=job_id, **row) for row in self.rows("dead_letters", _DEAD_LETTER)]
         steps = [JobStep(job_id=job_id, **row) for row in self.rows("steps", _STEP)]
+        logs = [JobLog(job_id=job_id, **row) for row in self.rows("logs", _LOG)]
         if self.problems:
             raise InvalidJob(*self.problems)
-        return edges, attempts, dead_letters, steps
+        return edges, attempts, dead_letters, steps, logs
 
     def job(self) -> Job:
         data, take = self.data, self.take

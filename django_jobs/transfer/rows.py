@@ -16,7 +16,7 @@ from django.db.models import JSONField, Model
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle.release import wait_again
-from django_jobs.models import Attempt, DeadLetter, DeadLetterReason, Job, JobDependency, JobStatus, JobStep
+from django_jobs.models import Attempt, DeadLetter, DeadLetterReason, Job, JobDependency, JobLog, JobStatus, JobStep
 from django_jobs.models.job import LIVE
 from django_jobs.payloads import compact, encode_payload, encode_result
 from django_jobs.rules import RULES, Refused, integer
@@ -35,7 +35,7 @@ FIELDS: Mapping[type[Model], Sequence[Any]] = {
     Job: Job._meta.concrete_fields,
     **{
         model: [field for field in model._meta.concrete_fields if not field.primary_key]
-        for model in (JobDependency, Attempt, DeadLetter, JobStep)
+        for model in (JobDependency, Attempt, DeadLetter, JobStep, JobLog)
     },
 }
 Values = list[Any]
@@ -69,13 +69,14 @@ _SHARED_EXTRA = itemgetter("rank", "worker_id", "crash_count", "progress", "prog
 
 
 class Rows(NamedTuple):
-    """The rows of a record in five tables, each the values of its FIELDS as text, numbers and None."""
+    """The rows of a record in six tables, each the values of its FIELDS as text, numbers and None."""
 
     job: Values
     edges: Sequence[Values] = ()
     attempts: Sequence[Values] = ()
     dead_letters: Sequence[Values] = ()
     steps: Sequence[Values] = ()
+    logs: Sequence[Values] = ()
     place: int | None = None  # in the batch; None: no member
     batches: Chain = []
 
@@ -152,13 +153,13 @@ def _like(template: Values, data: Mapping[str, Any]) -> Rows:
     if row[ID] in depends_on:
         raise Refused("another job than itself")
     parts = Reading(data).parts(row[ID], depends_on)
-    edges, attempts, dead_letters, steps = (tuple(map(_values, part)) for part in parts)
-    return Rows(row, edges, attempts, dead_letters, steps)
+    edges, attempts, dead_letters, steps, logs = (tuple(map(_values, part)) for part in parts)
+    return Rows(row, edges, attempts, dead_letters, steps, logs)
 
 
 def _rows(record: Record) -> Rows:
     wait_again(record.job)
-    if record.steps:  # the first run of a job does not look for records
+    if record.steps or record.logs:  # the first run of a job does not look for them
         record.job.fence = max(1, record.job.fence)
     record.job.pending_dependencies = 0  # until it is known how the dependencies stand here
     return Rows(
@@ -167,6 +168,7 @@ def _rows(record: Record) -> Rows:
         tuple(map(_values, record.attempts)),
         tuple(map(_values, record.dead_letters or _dead_letters(record))),
         tuple(map(_values, record.steps)),
+        tuple(map(_values, record.logs)),
         *(read_batch(record.batch, []) if record.batch is not None else ()),
     )
 

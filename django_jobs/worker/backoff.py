@@ -23,9 +23,13 @@ class OutageBackoff:
 
     Args:
         on_no_files: called with the error when this process may open no further file: that is no outage, and no wait ends it.
+        database: the alias of the database, to be named in the log; None: there is one only.
     """
 
-    def __init__(self, on_no_files: Callable[[OSError], object] = lambda error: None) -> None:
+    def __init__(
+        self, on_no_files: Callable[[OSError], object] = lambda error: None, database: str | None = None
+    ) -> None:
+        self._what = "the database" if database is None else f"the database {database!r}"
         self._on_no_files = on_no_files
         self.count = 0  # of errors so far
         self._lock = threading.Lock()
@@ -48,10 +52,15 @@ class OutageBackoff:
         if not is_away(error):
             logger.error("a statement of the worker failed", exc_info=error)
         elif not is_silent:
-            logger.warning("the database cannot be used, waiting for it: %s", str(error).strip().partition("\n")[0])
+            logger.warning("%s cannot be used, waiting for it: %s", self._what, str(error).strip().partition("\n")[0])
         if (too_many := _too_many_files()) is not None:
             self._on_no_files(too_many)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, no secret
+
+    @property
+    def is_out(self) -> bool:
+        """Whether nothing has been written since an error."""
+        return self._since is not None
 
     def over(self) -> None:
         """Note that the database took a write. An answer alone is not the end: one that is read-only for a while answers, too."""
@@ -62,7 +71,7 @@ class OutageBackoff:
             was_logged, self._was_logged = self._was_logged, False
             self._pause = FIRST_PAUSE
         if since is not None and was_logged and time.monotonic() - since > 1:
-            logger.warning("the database is back after %.0f seconds", time.monotonic() - since)
+            logger.warning("%s is back after %.0f seconds", self._what, time.monotonic() - since)
 
 
 def _too_many_files() -> OSError | None:

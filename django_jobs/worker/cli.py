@@ -10,18 +10,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from django.core.management.base import CommandError
 from django.db import Error
 
 import django_jobs
 from django_jobs.conf import get_settings, this_release
-from django_jobs.db.connections import discard_connection, jobs_alias, jobs_connection
+from django_jobs.db.connections import discard_connection, jobs_alias, jobs_connection, use_database
 from django_jobs.db.errors import is_away
 from django_jobs.db.server import missing_migrations
 from django_jobs.due import has_due_work, known_queues
@@ -34,6 +34,7 @@ from .bounded import do_within, unless
 from .child.protocol import Lifeline
 from .files import make_room
 from .forks import watch_forks
+from .places import Places
 from .process import Process
 from .state import EXIT_LEASE_LOST
 from .supervisor import Supervisor
@@ -48,7 +49,11 @@ RELEASE_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The command line of `runworkers`, checked. `supervised` is the descriptor of the line to a supervisor."""
+    """The command line of `runworkers`, checked. `supervised` is the descriptor of the line to a supervisor.
+
+    Args:
+        databases: the aliases of the databases to serve; None: that of the routers, where the site names no DATABASES.
+    """
 
     queues: list[str] | None
     threads: int
@@ -58,12 +63,25 @@ class Options:
     max_jobs: int | None
     max_rss: int | None
     supervised: int | None
+    databases: tuple[str, ...] | None = None
+
+    def new_process(self, *, database: str | None = None, places: Places | None = None) -> Process:
+        """Return a worker process for a database; for one among several with what it shares with the others."""
+        return Process(
+            queues=self.queues,
+            threads=self.threads,
+            max_jobs=self.max_jobs,
+            max_rss=self.max_rss,
+            database=database or (self.databases[0] if self.databases else None),
+            places=places,
+        )
 
     def of_child(self) -> list[str]:
         """Return the command line of a supervised child."""
         arguments = ["--threads", str(self.threads)]
         for name, value in (
             ("--queues", ",".join(self.queues) if self.queues else None),
+            ("--databases", ",".join(self.databases) if self.databases else None),
             ("--poll-interval", self.poll_interval),
             ("--max-jobs", self.max_jobs),
             ("--max-rss", self.max_rss),
@@ -75,6 +93,11 @@ class Options:
 
 def check_ready(options: Options, signals: StopSignals) -> None:
     """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
+    with use_database(options.databases[0]) if options.databases else nullcontext():
+        _check_ready(options, signals)
+
+
+def _check_ready(options: Options, signals: StopSignals) -> None:
     if signals.is_program:
         leases.limit_silence()
         if problem := make_room(options.threads):
@@ -98,13 +121,18 @@ def check_ready(options: Options, signals: StopSignals) -> None:
 
 def _problem(options: Options) -> str:
     """Return what keeps the workers from starting; empty without any."""
-    if missing := missing_migrations():
-        return f"the database lacks {', '.join(missing)}: run 'manage.py migrate' first"
-    return "; ".join(_unknown_queues(options.queues or []))
+    return unmigrated() or "; ".join(unknown_queues(options))
 
 
-def _unknown_queues(names: list[str]) -> list[str]:
+def unmigrated() -> str:
+    """Return what is wrong when the database lacks migrations; empty when it has them."""
+    missing = missing_migrations()
+    return f"the database lacks {', '.join(missing)}: run 'manage.py migrate' first" if missing else ""
+
+
+def unknown_queues(options: Options) -> list[str]:
     """Return an error for each queue that nothing names; the database is queried only when settings and handlers name too few."""
+    names = options.queues or []
     known = {*registry.queues(), *get_settings().QUEUES, "default"}
     if known.issuperset(names):
         return []
@@ -180,41 +208,46 @@ def run_supervised(options: Options, signals: StopSignals) -> None:
     Without `--processes` there is none: a container or systemd supervises already, and a second process would cost memory.
     """
     assert options.processes is not None
-    supervisor = Supervisor(options.processes, options.of_child(), is_drain=options.drain)
+    supervisor = Supervisor(
+        options.processes, options.of_child(), is_drain=options.drain, databases=options.databases or (None,)
+    )
     signals.end(supervisor.run(signals.stop, signals.stop_now))
 
 
 def run_alone(options: Options, signals: StopSignals, out: Any) -> None:
     """Run one worker process until it is stopped, and exit with its code."""
-    process = Process(
-        queues=options.queues, threads=options.threads, max_jobs=options.max_jobs, max_rss=options.max_rss
-    )
+    with use_database(options.databases[0]) if options.databases else nullcontext():
+        _run_alone(options, signals, out)
+
+
+def _run_alone(options: Options, signals: StopSignals, out: Any) -> None:
+    process = options.new_process()
     lifeline = Lifeline(options.supervised)
     try:
         lifeline.start(process.id)
         if signals.is_program:
             gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
-        _start(process, options, signals)
+        start(process, options, signals)
     except RuntimeError as error:  # the system gives no further thread
         process.state.recycle_after(error)
-    logger.info("%s", _started_text(process))
-    status = StatusLine(process, out)
+    logger.info("%s", started_text(process))
+    status = StatusLine(lambda: counts([process]), out)
     while not (signals.stop.is_set() or process.is_stopping or lifeline.is_cut):
         status.show()
         process.lease.check()
-        if options.drain and _is_drained(options, process, signals):
+        if options.drain and is_drained(options, process, signals):
             break
         process.state.wait_until_stopping(DRAIN_LOOK_SECONDS if options.drain else 0.1)
     _stop(process, signals)
     status.end()
-    logger.info("%s", _stopped_text(process))
+    logger.info("%s", stopped_text(process))
     if not process.state.is_broken:
         lifeline.bye()
     # Threads that hang in a handler would keep the interpreter alive, and nothing is left that needs it.
     signals.end(process.state.exit_code, at_once=bool(process.state.exit_code) or process.has_abandoned())
 
 
-def _started_text(process: Process) -> str:
+def started_text(process: Process) -> str:
     """Say in one line what starts: version, database, queues, threads, release."""
     parts = [
         f"worker process {process.id} started: django_jobs {django_jobs.__version__}",
@@ -226,7 +259,7 @@ def _started_text(process: Process) -> str:
     return ", ".join([*parts, f"release {this_release()}"] if this_release() else parts)
 
 
-def _stopped_text(process: Process) -> str:
+def stopped_text(process: Process) -> str:
     """Say in one line what the process did, and with which exit code it ends."""
     state = process.state
     return (
@@ -235,19 +268,20 @@ def _stopped_text(process: Process) -> str:
     )
 
 
-def _start(process: Process, options: Options, signals: StopSignals) -> None:
-    """Register the process as soon as the database lets it, and start its threads."""
-    while not (signals.stop.is_set() or process.is_stopping):
+def start(process: Process, options: Options, signals: StopSignals, ending: threading.Event | None = None) -> None:
+    """Register the process as soon as the database lets it, and start its threads; unless it is to stop, or `ending` is set."""
+    is_ending = ending or signals.stop
+    while not (signals.stop.is_set() or is_ending.is_set() or process.is_stopping):
         try:
             if signals.unless_stopped(process.register):
                 start_workers(process, poll_interval=options.poll_interval)
             return
         except Error as error:
-            signals.stop.wait(process.state.backoff.after(error))
+            is_ending.wait(process.state.backoff.after(error))
             discard_connection()
 
 
-def _is_drained(options: Options, process: Process, signals: StopSignals) -> bool:
+def is_drained(options: Options, process: Process, signals: StopSignals) -> bool:
     # Asked again afterwards: what was due a moment ago may have been claimed since.
     return process.has_nothing_to_do() and not _has_due_work(options, process, signals) and process.has_nothing_to_do()
 
@@ -271,11 +305,25 @@ def _stop(process: Process, signals: StopSignals) -> None:
         signals.end(process.state.exit_code, at_once=True)
 
 
+class Counts(NamedTuple):
+    """What a status line shows."""
+
+    completed: int
+    running: int
+    failed: int
+
+
+def counts(processes: Iterable[Process]) -> Counts:
+    """Return what the processes did, and how many jobs they run."""
+    each = [(process.state.completed, process.running, process.state.failed) for process in processes]
+    return Counts(*(sum(numbers) for numbers in zip(*each, strict=True))) if each else Counts(0, 0, 0)
+
+
 class StatusLine:
     """A live line on a terminal: done, running, failed, jobs a second. Nothing elsewhere."""
 
-    def __init__(self, process: Process, out: Any) -> None:
-        self._process = process
+    def __init__(self, counts: Callable[[], Counts], out: Any) -> None:
+        self._counts = counts
         self._out = out
         self._shown_at = float("-inf")
         self._before = 0
@@ -286,13 +334,11 @@ class StatusLine:
         now = time.monotonic()
         if not self._is_live or now - self._shown_at < STATUS_SECONDS:
             return
-        state = self._process.state
-        done = state.completed + state.failed
+        completed, running, failed = self._counts()
+        done = completed + failed
         rate = max(0.0, (done - self._before) / (now - self._shown_at))
         self._before, self._shown_at = done, now
-        self._out.write(
-            f"\r\x1b[K{state.completed} done, {self._process.running} running, {state.failed} failed, {rate:.0f} jobs/s"
-        )
+        self._out.write(f"\r\x1b[K{completed} done, {running} running, {failed} failed, {rate:.0f} jobs/s")
         self._out.flush()
 
     def end(self) -> None:

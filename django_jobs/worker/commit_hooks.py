@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.db import DatabaseError
@@ -22,8 +22,8 @@ class CommitHooks:
     ones are not called then; those that were passed with `robust=True` are, and so are our own, which wake other workers.
     """
 
-    def __init__(self, job: ClaimedJob, connection: BaseDatabaseWrapper) -> None:
-        self._job = job
+    def __init__(self, jobs: Sequence[ClaimedJob], connection: BaseDatabaseWrapper) -> None:
+        self._jobs = jobs
         self._error: BaseException | None = None
         self._connection = connection
         self._first = len(connection.run_on_commit)
@@ -49,7 +49,10 @@ class CommitHooks:
         return guarded
 
     def _report(self, error: BaseException) -> None:
-        job = self._job
+        for job in self._jobs:
+            self._report_of(job, error)
+
+    def _report_of(self, job: ClaimedJob, error: BaseException) -> None:
         logger.error(
             "job %s (%s) is completed, but what its handler passed to on_commit failed: %r",
             job.id,

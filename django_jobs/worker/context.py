@@ -12,11 +12,12 @@ from django.db.models import Model, QuerySet
 
 from django_jobs.db.connections import in_transaction, jobs_alias
 from django_jobs.db.dialects import dialect
-from django_jobs.exceptions import Cancelled, InvalidJob, LeaseLost
+from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost
 from django_jobs.handlers import Handler
 from django_jobs.lifecycle import progress
 from django_jobs.models import Batch, StepKind
 from django_jobs.payloads import decode
+from django_jobs.submission import NewJob
 
 from .iterations import AsyncLoop
 from .run import Run
@@ -75,6 +76,11 @@ class Context:
     def metadata(self) -> dict[str, Any]:
         """The metadata given at submit."""
         return decode(self._run.job.metadata_text)  # type: ignore[no-any-return]
+
+    @property
+    def database(self) -> str:
+        """The alias of the database that holds the job, in which atomic handlers and atomic steps have their transaction."""
+        return jobs_alias()
 
     @property
     def batch(self) -> Batch | None:
@@ -202,6 +208,19 @@ class Context:
         """Do as `iterate`, in a coroutine handler, with `async for`; the source may be an async iterable, too."""
         return AsyncLoop(self._steps, self._steps.place(StepKind.ITERATE, name), source, key, every)
 
+    def run_children(self, new_jobs: Iterable[NewJob], name: str = "children") -> list[Any]:
+        """Submit jobs, wait until all have ended with no thread held, and return their results in the order given.
+
+        They are a batch, made once whatever is killed when, and `context.batch` of each. Raises ChildrenFailed when one of them
+        ended badly, once all have ended; if the handler lets it pass, the job is dead without a retry, and its replay replays
+        the children that failed. What cannot be submitted, or has a `unique_key`, makes the job dead.
+        """
+        return self._steps.run_children(name, new_jobs)
+
+    def arun_children(self, new_jobs: Iterable[NewJob], name: str = "children") -> Coroutine[Any, Any, list[Any]]:
+        """Do as `run_children`, in a coroutine handler."""
+        return self._steps.arun_children(self._steps.place(StepKind.CHILDREN, name), new_jobs)
+
     @property
     def _steps(self) -> Steps:
         steps = self._run.steps
@@ -212,3 +231,11 @@ class Context:
     def _refuse_lost(self) -> None:
         if self._run.lost:
             raise LeaseLost(f"job {self.job_id} was taken away from this worker")
+
+
+class BulkContext(Context):
+    """The context of one job of a list that a bulk handler runs."""
+
+    @property
+    def _steps(self) -> Steps:
+        raise Fail("a bulk handler has no steps: they record what one job has done")

@@ -15,15 +15,19 @@ from django.conf import settings
 from django.db import Error, connections, reset_queries
 
 from django_jobs.conf import get_settings
+from django_jobs.db.connections import work_on
 from django_jobs.db.sessions import HandlerSessions
-from django_jobs.exceptions import TimedOut
+from django_jobs.exceptions import LeaseLost, TimedOut
 from django_jobs.handlers import Handler, Registry
-from django_jobs.lifecycle.settle import Outcome
-from django_jobs.propagation import traced
+from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.lifecycle.settle import Outcome, still_held
+from django_jobs.propagation import traced, traced_list
 
-from .executor import arguments_of, as_completed, failure
+from . import capture
+from .bulk import announce_list, failures, returned, turn_away, without_lost
+from .executor import arguments_of, as_completed, failure, not_started
 from .loop import Loop
-from .run import Run
+from .run import BulkRun, Run
 from .settler import Settler
 from .state import WorkerState
 from .steps import Steps
@@ -32,13 +36,15 @@ SETTLE_SECONDS = 0.01
 CANCEL_SECONDS = 0.1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
-    """A run that is not settled yet."""
+    """A run that is not settled yet; of a list of jobs, the same for each of them."""
 
     run: Run
     handler: Handler
     handlers: Registry
+    fences: dict[str, int]
+    has_timeout: bool
     task: asyncio.Task[None] | None = None
     has_ended: bool = False
 
@@ -66,7 +72,7 @@ class Coroutines(Loop):
     def held(self) -> dict[str, int]:
         """Return the fence of each job held here."""
         with self._lock:
-            return {job_id: entry.run.job.fence for job_id, entry in self._runs.items()}
+            return {job_id: entry.fences[job_id] for job_id, entry in self._runs.items()}
 
     # Called by worker threads and the watchdog.
 
@@ -76,7 +82,9 @@ class Coroutines(Loop):
         assert self._places is not None
         self._places.acquire()
         with self._lock:
-            self._runs[run.job.id] = entry = Entry(run, handler, handlers)
+            fences = {job.id: job.fence for job in run.jobs}
+            entry = Entry(run, handler, handlers, fences, run.timeout_seconds is not None)
+            self._runs.update(dict.fromkeys(fences, entry))
             is_awake = bool(self._starting)
             self._starting.append(entry)
         if not is_awake:  # waking the loop is a system call
@@ -96,19 +104,16 @@ class Coroutines(Loop):
     def cancel(self, requested: dict[str, int]) -> None:
         """Cancel the coroutines of jobs, given as id and fence, that somebody asked to cancel."""
         with self._lock:
-            chosen = [entry for entry in self._runs.values() if requested.get(entry.run.job.id) == entry.run.job.fence]
+            chosen = {self._runs[job_id] for job_id in requested if job_id in self._runs}
         for entry in chosen:
-            entry.run.cancel_requested = True
-            if entry.task is not None and self._loop is not None:
+            if entry.run.ask_to_stop(requested) and entry.task is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(entry.task.cancel)
 
     @property
     def has_timeouts(self) -> bool:
         """Whether any run that goes on has a timeout."""
         with self._lock:
-            return any(
-                entry.run.job.timeout_seconds is not None and not entry.has_ended for entry in self._runs.values()
-            )
+            return any(entry.has_timeout and not entry.has_ended for entry in self._runs.values())
 
     @property
     def lacks_its_settler(self) -> bool:
@@ -121,18 +126,18 @@ class Coroutines(Loop):
         with self._lock:
             return [
                 entry
-                for entry in self._runs.values()
+                for entry in set(self._runs.values())
                 if entry.run.deadline is not None and entry.run.deadline < before and not entry.has_ended
             ]
 
-    def give_up_run(self, run: Run, outcome: Outcome) -> bool:
-        """Take a run away from the loop, and settle it with this outcome; return False when it has ended meanwhile."""
+    def give_up_run(self, run: Run, outcomes: Iterable[Outcome]) -> bool:
+        """Take a run away from the loop, and settle it with these outcomes; return False when it has ended meanwhile."""
         with self._lock:
             entry = self._runs.get(run.job.id)
             if entry is None or entry.run is not run or entry.has_ended or run.abandoned:
                 return False
             run.abandoned = entry.has_ended = True
-            self._outcomes.append(outcome)
+            self._outcomes += outcomes
         self.wake()
         return True
 
@@ -153,6 +158,7 @@ class Coroutines(Loop):
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
+            work_on(self._state.database)
             asyncio.set_event_loop(loop)
             loop.run_until_complete(sync_to_async(self._watch_sessions)())
             loop.run_forever()
@@ -170,11 +176,11 @@ class Coroutines(Loop):
     def _give_up_broken(self) -> None:
         """Settle what the loop ran as crashed: one of these jobs may have broken it, so each runs alone next time."""
         with self._lock:
-            entries = [entry for entry in self._runs.values() if not entry.has_ended]
+            entries = [entry for entry in set(self._runs.values()) if not entry.has_ended]
         for entry in entries:
             run, options = entry.run, entry.handlers.job_options(entry.handler, entry.run.job.queue)
             error = "the event loop of its worker process broke"
-            self.give_up_run(run, Outcome.crashed(run.job, error, options, seconds=run.seconds))
+            self.give_up_run(run, [Outcome.crashed(job, error, options, seconds=run.seconds) for job in run.jobs])
 
     def _watch_sessions(self) -> None:
         """Watch the sessions of the thread that all coroutines share for their database work: one has them all the time."""
@@ -190,60 +196,86 @@ class Coroutines(Loop):
                 entry.task = self._loop.create_task(self._execute(entry.run, entry.handler, entry.handlers))
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
-        outcome: Outcome | None = None
+        turned_away: list[Outcome] = []
+        outcomes: list[Outcome] | None = None
         if settings.DEBUG:
             await sync_to_async(reset_queries)()
         try:
+            if isinstance(run, BulkRun):
+                turned_away = await sync_to_async(turn_away)(run)
+                if not run.jobs:
+                    return
+                await sync_to_async(announce_list)(run, self._state.id)
+            elif run.job.rated and (outcome := await self._not_started(run.job)) is not None:
+                turned_away = [outcome]
+                return
             result = await self._call(run, handler)
             if run.steps is not None:
                 await _flush(run.steps)
                 run.steps.end()
-            outcome = as_completed(run.job, result)
+            outcomes = (
+                returned(run, handler, handlers, result)
+                if isinstance(run, BulkRun)
+                else [as_completed(run.job, result)]
+            )
         except BaseException as error:
             cause = error
             if run.steps is not None:
                 await _flush(run.steps)
                 cause = run.steps.error_after(error)
-            outcome = failure(run, handler, handlers, cause)
+            if isinstance(run, BulkRun) and isinstance(cause, LeaseLost) and not (run.lost or run.abandoned):
+                outcomes = without_lost(run, await sync_to_async(still_held)(run.jobs))
+            elif isinstance(run, BulkRun):  # in this thread: who clears the frame of a coroutine that waits ends it
+                outcomes = failures(run, handler, handlers, cause)
+            else:
+                outcomes = [failure(run, handler, handlers, cause)]
             if isinstance(error, Error):
                 await sync_to_async(_drop_broken_connections)()
         finally:
-            self._done(run, outcome or Outcome.lost(run.job))
+            if outcomes is None:
+                done = {outcome.job.id for outcome in turned_away}
+                outcomes = [Outcome.lost(job) for job in run.jobs if job.id not in done]
+            self._done(run, [*turned_away, *outcomes])
             if self._sessions.changed:  # in that thread's queue before whatever a later coroutine wants of the database
                 await sync_to_async(self._sessions.clean)()
 
+    async def _not_started(self, job: ClaimedJob) -> Outcome | None:
+        await asyncio.sleep(job.not_before - time.monotonic())
+        return await sync_to_async(not_started)(job)
+
     async def _call(self, run: Run, handler: Handler) -> Any:
-        job = run.job
         run.deadline = run.start_clock()
         arguments, keywords = arguments_of(run, handler, self._state.id)
-        function = traced(job, handler)
-        if job.timeout_seconds is None:
+        function = traced(run.job, handler) if run.handler is None else traced_list(run.jobs, handler)
+        if handler.log_level is not None or capture.site_level is not None:
+            capture.begin(run, handler)  # in the context of its task
+        timeout = run.timeout_seconds
+        if timeout is None:
             return await function(*arguments, **keywords)
         try:
-            async with asyncio.timeout(job.timeout_seconds) as limit:
+            async with asyncio.timeout(timeout) as limit:
                 return await function(*arguments, **keywords)
         except TimeoutError:
             if limit.expired():
                 run.timed_out = True
-                raise TimedOut(f"timed out after {job.timeout_seconds} seconds") from None
+                raise TimedOut(f"timed out after {timeout} seconds") from None
             raise
 
-    def _done(self, run: Run, outcome: Outcome) -> None:
-        """Keep an outcome for the settler."""
+    def _done(self, run: Run, outcomes: list[Outcome]) -> None:
+        """Keep the outcomes of a run for the settler."""
         with self._lock:
             entry = self._runs.get(run.job.id)
             is_current = entry is not None and entry.run is run
             if entry is not None and is_current:
                 entry.has_ended = True
-            if run.abandoned:
-                pass  # whoever gave it up has settled it, or hands it back
-            elif outcome.needs_settle:
-                self._outcomes.append(outcome)
-            elif is_current:
-                del self._runs[run.job.id]
+            for outcome in () if run.abandoned else outcomes:  # whoever gave it up has settled it, or hands it back
+                if outcome.needs_settle:
+                    self._outcomes.append(outcome)
+                elif is_current:
+                    self._runs.pop(outcome.job.id, None)
         assert self._places is not None
         self._places.release()
-        if not run.abandoned:
+        for outcome in () if run.abandoned else outcomes:
             self._state.count(outcome)
         self.wake()
 
@@ -275,7 +307,8 @@ class Coroutines(Loop):
             for outcome in outcomes:
                 entry = self._runs.get(outcome.job.id)
                 # With another fence it is back already.
-                if entry is not None and entry.run.job.fence == outcome.job.fence and outcome.job.id not in kept:
+                is_ours = entry is not None and entry.fences.get(outcome.job.id) == outcome.job.fence
+                if is_ours and outcome.job.id not in kept:
                     del self._runs[outcome.job.id]
             self._outcomes += postponed  # the wait for their locks is pause enough
         if postponed:

@@ -9,17 +9,17 @@ from django_jobs.db.connections import jobs_connection
 
 BESIDE_THREADS = 6  # connections of a process besides one a thread: those of its loops and of its main thread
 SPARE = 16  # for what handlers open, at the very least
-# The database, its write-ahead log and that one's index; a socket, and while psycopg waits for it the selector; elsewhere a socket.
+# The database, its write-ahead log and that one's index; a socket, and psycopg's selector while it connects; elsewhere a socket.
 FILES_PER_CONNECTION = {"sqlite": 3, "postgresql": 2}
 
 
-def make_room(threads: int) -> str:
-    """Let this process open the files that so many worker threads need; return what is wrong when it may not.
+def make_room(threads: int, databases: int = 1) -> str:
+    """Let this process open the files that so many worker threads need, for each database; return what is wrong when it may not.
 
     The soft limit is raised as far as needed, which nobody else notices. Without room a thread could neither connect nor start,
     and the process would wait for a database that is there.
     """
-    needed = files_needed(threads)
+    needed = files_needed(threads, databases)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return ""
@@ -32,10 +32,10 @@ def make_room(threads: int) -> str:
     return ""
 
 
-def files_needed(threads: int) -> int:
+def files_needed(threads: int, databases: int = 1) -> int:
     """Return how many files a process with so many worker threads has open at once: a connection and the directory each."""
     each = FILES_PER_CONNECTION.get(jobs_connection().vendor, 1)
-    return _open_files() + (threads + BESIDE_THREADS) * each + threads + SPARE
+    return _open_files() + databases * ((threads + BESIDE_THREADS) * each + threads) + SPARE
 
 
 def _open_files() -> int:

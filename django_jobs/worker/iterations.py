@@ -26,7 +26,7 @@ from django_jobs.text import shown
 if TYPE_CHECKING:
     from .steps import Place, Steps
 
-PAGE = 1_000  # rows of one query
+PAGE = 2_000  # rows of one query, as many as of `QuerySet.iterator()`
 LOOK_SECONDS = 1.0
 Pair = tuple[Any, Any]  # the cursor behind an item, and the item
 
@@ -39,23 +39,33 @@ class Rows:
         self._rows = rows.order_by(self._name)
         self._rows.query.standard_ordering = True  # whatever reverse() said
 
-    def page(self, cursor: Any) -> list[Pair]:
-        """Return the next rows behind a cursor, the first ones behind None; none at the end."""
+    def page(self, cursor: Any) -> Iterable[Any]:
+        """Return the next rows behind a cursor, the first ones behind None; they are all read when the first one is asked for.
+
+        They become objects one by one: a page of objects alive together keeps the garbage collector busy.
+        """
         rows = self._rows if cursor is None else self._rows.filter(**{f"{self._name}__gt": cursor})
-        return [(getattr(row, self._attribute), row) for row in rows[:PAGE]]
+        page: Any = rows[:PAGE]
+        return page if page._prefetch_related_lookups else page._iterable_class(page)  # type: ignore[no-any-return]
+
+    def _whole_page(self, cursor: Any) -> list[Any]:
+        return list(self.page(cursor))
 
     def behind(self, cursor: Any) -> Iterator[Pair]:
-        """Yield what is behind a cursor."""
-        while page := self.page(cursor):
-            yield from page
-            cursor = page[-1][0]
+        """Yield what is behind a cursor. The next one is read before the body: a row that it deletes forgets its primary key."""
+        is_over = False
+        while not is_over:
+            is_over = True
+            for row in self.page(cursor):
+                cursor, is_over = getattr(row, self._attribute), False
+                yield cursor, row
 
     async def abehind(self, cursor: Any) -> AsyncIterator[Pair]:
         """Yield what is behind a cursor, read in the thread of the database work."""
-        while page := await sync_to_async(self.page)(cursor):
-            for pair in page:
-                yield pair
-            cursor = page[-1][0]
+        while page := await sync_to_async(self._whole_page)(cursor):
+            for row in page:
+                cursor = getattr(row, self._attribute)
+                yield cursor, row
 
 
 class Items:
@@ -176,11 +186,11 @@ class Loop:
             return
         self._steps.enter(self)
         try:
-            next_look = time.monotonic() + self._pause
+            now, next_look = time.monotonic, time.monotonic() + self._pause
             for cursor, item in self._source.behind(self._cursor):
                 yield item
                 self._cursor, self.is_dirty = cursor, True
-                if time.monotonic() >= next_look:
+                if now() >= next_look:
                     self.look()
                     next_look = time.monotonic() + self._pause
             self.write(has_ended=True)

@@ -1,4 +1,4 @@
-"""The worker process inside a script: one per operating-system process, for workers that are started by hand."""
+"""The worker process inside a script: one per operating-system process and database, for workers that are started by hand."""
 
 from __future__ import annotations
 
@@ -8,44 +8,51 @@ import threading
 
 from django.db import connections
 
+from django_jobs.db.connections import on_database
 from django_jobs.models import WorkerProcess
 
 from .process import Process
 
 _lock = threading.Lock()
-_process: Process | None = None
-_pid = 0
+_processes: dict[str | None, tuple[Process, int]] = {}  # by alias, with the number of the operating-system process
 
 
-def local_process() -> Process:
-    """Return the worker process of this script: one per operating-system process, started when first used."""
-    global _process, _pid
+def local_process(database: str | None = None) -> Process:
+    """Return the worker process of this script: one per operating-system process and database, started when first used.
+
+    Args:
+        database: the alias of the database; None: that of the routers.
+    """
     with _lock:
-        if _process is not None and _pid == os.getpid() and _is_over(_process):
-            _end(_process)
-            _process = None
-        if _process is None or _process.is_stopping or _pid != os.getpid():
-            _process, _pid = Process(), os.getpid()
-            atexit.register(_leave, _process, _pid)
-        return _process
+        process, pid = _processes.get(database, (None, 0))
+        if process is not None and pid == os.getpid() and _is_over(process):
+            _end(process)
+            process = None
+        if process is None or process.is_stopping or pid != os.getpid():
+            process, pid = Process(database=database), os.getpid()
+            _processes[database] = (process, pid)
+            atexit.register(_leave, process, pid)
+        return process
 
 
 def stop_local_process(grace: float = 5.0) -> None:
-    """Stop the worker process of this script, if there is one; the next `local_process()` makes another.
+    """Stop the worker processes of this script, if there are any; the next `local_process()` makes another.
 
     Args:
         grace: seconds for what still runs.
     """
     with _lock:
-        if _process is not None and _pid == os.getpid() and not _process.has_ended:
-            _process.stop(grace=grace)
+        for process, pid in _processes.values():
+            if pid == os.getpid() and not process.has_ended:
+                process.stop(grace=grace)
 
 
 def _is_over(process: Process) -> bool:
     """Whether a process stops, or its row is gone: a test has emptied the tables, or it was declared dead."""
     if process.is_stopping:
         return True
-    return process.lease.is_alive() and not WorkerProcess.objects.registered().filter(pk=process.id).exists()
+    with on_database(process.state.database):
+        return process.lease.is_alive() and not WorkerProcess.objects.registered().filter(pk=process.id).exists()
 
 
 def _end(process: Process) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from django.db import Error, connections
 
-from django_jobs.db.connections import discard_connection
+from django_jobs.db.connections import discard_connection, work_on
 from django_jobs.lifecycle import leases
 
 from .state import WorkerState
@@ -49,6 +49,7 @@ class Loop(threading.Thread):
     def run(self) -> None:
         """Repeat the step until the loop is over; this is the thread."""
         try:
+            work_on(self._state.database)
             leases.limit_waits_of_loop()
             while not self.is_over:
                 try:

@@ -1,4 +1,4 @@
-"""Maintenance: promote, deliver, tick, rescue, cascade, prune. Every process does it; compare-and-set keeps it right."""
+"""Maintenance: promote, deliver, tick, rescue, cascade, operate, prune. Every process does it; compare-and-set keeps it right."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable
 
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import discard_connection
-from django_jobs.db.notify import cascade_in_process
+from django_jobs.db.connections import discard_connection, work_on
+from django_jobs.db.notify import cascade_in_process, turns_in_process
 from django_jobs.due import look_ahead
+from django_jobs.lifecycle.active_limits import active_limits
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.events import deliver, prune_events
 from django_jobs.lifecycle.farewell import forget_gone
 from django_jobs.lifecycle.limits import write_declared
+from django_jobs.lifecycle.operations import move_operations
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import revive_all
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
-from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep
+from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep, take_turns
+from django_jobs.lifecycle.starts import prune_starts
 from django_jobs.models import WorkerProcess
 from django_jobs.scheduling.store import sync_declared
 from django_jobs.scheduling.ticks import tick
@@ -31,9 +34,11 @@ from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
-TICK_SECONDS = 60.0  # `promote` sees each second whether a tick is due, or an event to be delivered
+CHORE_SECONDS = 2.0  # a chore may take longer than a look ahead before its server is taken for silent
+TICK_SECONDS = 60.0  # `promote` sees each second whether a tick or a step is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
 LIMITS_SECONDS = 4.0  # a changed limit holds within five
+TURN_SECONDS = 0.5  # how often to look for turns that a process has set which died since
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
 
@@ -60,6 +65,8 @@ class Maintenance(Loop):
             self.rescue: lease / BEATS_PER_LEASE,
             self.cascade: lease / BEATS_PER_LEASE,
             self.look_at_limits: 0.0,
+            self.take_turns: 0.0,
+            self.operate: TICK_SECONDS,
             self.prune: PRUNE_SECONDS / 2,
         }
         self._due = {chore: time.monotonic() + delay for chore, delay in self._chores.items()}
@@ -69,6 +76,10 @@ class Maintenance(Loop):
     def expect_due(self, seconds: float) -> None:
         """Promote in `seconds` at the latest, because a job was scheduled for then."""
         self._advance(self.promote, time.monotonic() + seconds)
+
+    def expect_turn(self, seconds: float) -> None:
+        """Take turns in `seconds` at the latest, because one was set for then."""
+        self._advance(self.take_turns, time.monotonic() + seconds)
 
     def expect_cascade(self) -> None:
         """Cascade at once: a job that ended badly left dependents to be failed."""
@@ -93,11 +104,13 @@ class Maintenance(Loop):
 
     def run(self) -> None:
         """Run the chores when they are due, until stopped."""
-        stop_listening = cascade_in_process(self.expect_cascade)
+        work_on(self._state.database)
+        listeners = (cascade_in_process(self.expect_cascade), turns_in_process(self.expect_turn))
         try:
             super().run()
         finally:
-            stop_listening()
+            for stop_listening in listeners:
+                stop_listening()
 
     def step(self) -> float:
         """Run what is due; return how long to rest, in seconds."""
@@ -106,12 +119,14 @@ class Maintenance(Loop):
         for chore in self._chores:
             if self.is_over or self._due[chore] > time.monotonic():
                 continue
+            self._state.asked_at = time.monotonic() + CHORE_SECONDS
             try:
                 rest = chore()
             except Exception as error:  # one bad chore must not end the others
                 rest = self._state.backoff.after(error)
                 self._liveness.contact_lost()
                 discard_connection()
+            self._state.asked_at = None
             self._due[chore] = time.monotonic() + rest
         return max(0.0, min(self._due.values()) - time.monotonic())
 
@@ -120,11 +135,15 @@ class Maintenance(Loop):
         marks = self._state.pollers.marks
         while True:
             began, start = time.monotonic(), marks.promotion.start
-            due, next_tick, has_events = look_ahead(self._state.id, start)
+            self._state.asked_at = began
+            due, next_tick, has_events, next_step = look_ahead(self._state.id, start)
+            self._state.asked_at = began + CHORE_SECONDS
             if has_events:
                 self._advance(self.deliver, time.monotonic())
             if next_tick is not None:
                 self._advance(self.tick, time.monotonic() + next_tick + 0.001)
+            if next_step is not None:
+                self._advance(self.operate, time.monotonic() + next_step)
             if due is None or due > 0:
                 # A little late rather than a little early, which would be a look in vain.
                 rest = PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
@@ -177,8 +196,20 @@ class Maintenance(Loop):
         self._swept_to = sweep(self._swept_to, SCOPES_PER_SWEEP)
         return LIMITS_SECONDS
 
+    def take_turns(self) -> float:
+        """Let in whose turn has come by a rate; without rates nothing is asked."""
+        if not active_limits().have_rates:
+            return LIMITS_SECONDS
+        seconds = take_turns()
+        return TURN_SECONDS if seconds is None else min(TURN_SECONDS, max(0.0, seconds) + 0.001)
+
+    def operate(self) -> float:
+        """Make a step of what operators asked for on many rows."""
+        seconds = move_operations()
+        return TICK_SECONDS if seconds is None else min(TICK_SECONDS, max(CONTENDED_SECONDS, seconds))
+
     def prune(self) -> float:
         """Delete a little of what is past its retention."""
         forget_gone()
-        deleted = sum(prune_batch() + prune_events() for _ in range(PRUNE_BATCHES))
+        deleted = sum(prune_batch() + prune_events() + prune_starts() for _ in range(PRUNE_BATCHES))
         return 1.0 if deleted else PRUNE_SECONDS

@@ -44,7 +44,7 @@ class QueueSelector:
     """
 
     def __init__(self, names: list[str] | None, handlers: Registry, pollers: Pollers) -> None:
-        self._names = names
+        self.names = names
         self._handlers = handlers
         self._single = names[0] if names is not None and len(names) == 1 else None
         self._pollers = pollers
@@ -57,14 +57,14 @@ class QueueSelector:
     @property
     def kind(self) -> tuple[object, ...]:
         """What distinguishes threads of other queues or handlers from those of the same."""
-        return (id(self._handlers), self._names is None, *sorted(self._names or ()))
+        return (id(self._handlers), self.names is None, *sorted(self.names or ()))
 
     def next_queue(self) -> str | None:
         """Return the queue to claim from now, or None when no queue has work."""
         if self._single is not None:
             return self._single
         is_time = time.monotonic() - self._discovered_at > DISCOVERY_SECONDS
-        if not self._waiting or is_time or self._pollers.marks.seconds_owed(self._names) == 0.0:
+        if not self._waiting or is_time or self._pollers.marks.seconds_owed(self.names) == 0.0:
             self._discover()
         if not self._waiting:
             return None
@@ -74,11 +74,15 @@ class QueueSelector:
     def _discover(self) -> None:
         behind = self._pollers.marks.queues_behind()  # a claim from its mark costs less than to look what is behind it
         found = [*behind, *queues_with_work(behind)]
-        if self._names is not None:
-            found = [name for name in found if name in self._names]
+        if self.names is not None:
+            found = [name for name in found if name in self.names]
         fresh = [name for name in found if name not in self._waiting]
         self._waiting = deque([*(name for name in self._waiting if name in found), *fresh])
         self._discovered_at = time.monotonic()
+
+    def looks_at(self, queue: str) -> bool:
+        """Say whether the thread runs jobs of a queue."""
+        return self.names is None or queue in self.names
 
     def queue_after(self, queue: str) -> str | None:
         """Return the queue to try after one that had nothing for us, or None."""
@@ -114,7 +118,7 @@ class QueueSelector:
             longest *= LONG_IDLE_POLLS
         self._discovered_at = float("-inf")
         rest = self.poller.next_rest(longest)
-        owed = self._pollers.marks.seconds_owed(self._names)
+        owed = self._pollers.marks.seconds_owed(self.names)
         return rest if owed is None else min(rest, max(owed, FIRST_REST))
 
 
@@ -246,7 +250,7 @@ class Poller:
 
     def hand_work(self) -> None:
         """Wake a thread if any rests; costs nothing when none does."""
-        if self._resting:
+        if self._resting and not self._is_woken:
             self.wake()
 
     def wake_all(self) -> None:

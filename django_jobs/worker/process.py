@@ -6,15 +6,18 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from django_jobs.conf import get_settings
+from django_jobs.db.connections import on_database
 from django_jobs.db.notify import listen_in_process
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.release import release_process
 from django_jobs.waiting import HandlerThreads
 
+from .alerter import Alerter
 from .bounded import do_within
 from .buffer import JobBuffer
 from .child.pool import ChildPool
@@ -22,12 +25,14 @@ from .coroutines import Coroutines
 from .lease import Lease
 from .listener import Listener
 from .liveness import LivenessMonitor
+from .log_writer import LogWriter
 from .maintenance import Maintenance
 from .settler import Settler
-from .state import WorkerState
+from .state import JobLimit, WorkerState
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from .places import Places
     from .thread import Worker
 
 END_SECONDS = 0.5
@@ -41,6 +46,8 @@ class Process:
         threads: how many threads of its own it is to have.
         max_jobs: leave with exit code 75 after this many jobs.
         max_rss: leave with exit code 75 above this many megabytes.
+        database: the alias of the database that it serves; None: that of the routers.
+        places: what it shares with the processes of other databases; it starts with one thread then, and others as needed.
     """
 
     def __init__(
@@ -50,10 +57,14 @@ class Process:
         threads: int = 0,
         max_jobs: int | None = None,
         max_rss: int | None = None,
+        database: str | None = None,
+        places: Places | None = None,
     ) -> None:
         self.queues = list(queues) if queues is not None else None
         self.threads = threads
-        self.state = WorkerState(max_jobs=max_jobs, on_lost=self._lose_runs)
+        self.places = places
+        limit = places.limit if places is not None else None if max_jobs is None else JobLimit(max_jobs)
+        self.state = WorkerState(limit=limit, on_lost=self._lose_runs, database=database)
         self.lease = Lease(self.state, self.silent_threads)
         self.maintenance = Maintenance(
             self.state,
@@ -63,10 +74,16 @@ class Process:
         self.settler = Settler(self.state, self.maintenance.expect_due)
         self.coroutines = Coroutines(self.state, self.settler)
         self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
+        self.log_writer = LogWriter(self.state)
+        self.alerter = Alerter(self.state)
         self.listener = Listener(self.state, self.maintenance.look_at_requests)
-        self.pool = ChildPool(self.state)
+        self.pool = places.pool if places is not None else ChildPool(self.state)
         # Those that are still to start count too: a handler of the first must not be told that it is the last.
-        self.handler_threads = HandlerThreads(lambda: max(self.threads, len(self.workers())))
+        self.handler_threads = (
+            places.handler_threads
+            if places is not None
+            else HandlerThreads(lambda: max(self.threads, len(self.workers())))
+        )
         self.has_ended = False
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
@@ -81,6 +98,11 @@ class Process:
     def id(self) -> str:
         """The name of this process in the database."""
         return self.state.id
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the row of the process has been written."""
+        return self._is_registered
 
     @property
     def is_stopping(self) -> bool:
@@ -139,7 +161,8 @@ class Process:
         """
         with self._registering:  # a lock of its own: a server may be silent, and the process is to end all the same
             if not self._is_registered:
-                leases.register(self.id, queues=self.queues or [], threads=self.threads)
+                with self._on_its_database():
+                    leases.register(self.id, queues=self.queues or [], threads=self.threads)
                 self._is_registered = True
         return True
 
@@ -153,10 +176,14 @@ class Process:
             if self._has_started:
                 return
             self._has_started = True
-        self._stop_listening = listen_in_process(self.state.pollers.wake)
         try:
-            for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
-                loop.start()
+            with self._on_its_database():
+                self._stop_listening = listen_in_process(self.state.pollers.wake)
+                self.log_writer.begin()
+                for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
+                    loop.start()
+                if get_settings().ALERTS is not None:
+                    self.alerter.start()
         except RuntimeError as error:  # the system gives no further thread
             self.state.recycle_after(error)
             raise
@@ -176,6 +203,20 @@ class Process:
             if worker.buffer not in self._buffers:
                 self._buffers.append(worker.buffer)
             self._workers.append(worker)
+
+    def needs_thread(self, worker: Worker) -> bool:
+        """Whether a thread that shares places, and is about to run a job, leaves nobody behind who would claim the next one."""
+        workers = self.workers()
+        return len(workers) < self.threads and all(other is worker or other.slot.run for other in workers)
+
+    def spare(self, worker: Worker, idle_before: float) -> bool:
+        """Let an idle thread go when another one is idle, too, and both have been since that moment; say whether it goes."""
+        with self._lock:
+            idle = [other for other in self._workers if other.idle_since < idle_before and not other.is_stopping]
+            is_spare = worker in idle and len(idle) > 1
+            if is_spare:
+                worker.idle_since = float("inf")  # for the others, before the thread has ended
+            return is_spare
 
     def remove(self, worker: Worker) -> None:
         """Note that a worker thread has ended."""
@@ -199,8 +240,8 @@ class Process:
         """Tell running jobs, given as id and fence, that somebody asked to cancel them."""
         for worker in self.workers():
             run = worker.slot.run
-            if run is not None and requested.get(run.job.id) == run.job.fence:
-                run.cancel_requested = True
+            if run is not None:
+                run.ask_to_stop(requested)
         self.coroutines.cancel(requested)
 
     def _lose_runs(self) -> None:
@@ -208,7 +249,7 @@ class Process:
         for worker in self.workers():
             run = worker.slot.run
             if run is not None:
-                run.lost = True
+                run.lose()
 
     # Its end.
 
@@ -245,20 +286,25 @@ class Process:
     def _close(self, ended: bool) -> None:
         self.has_ended = True
         self._stop_listening()
-        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog):
+        for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog, self.log_writer, self.alerter):
             loop.stop()
         deadline = time.monotonic() + END_SECONDS
-        for loop in (self.coroutines, self.maintenance, self.watchdog):
+        for loop in (self.coroutines, self.maintenance, self.watchdog, self.log_writer, self.alerter):
             if loop.is_alive() and loop is not threading.current_thread():
                 loop.join(max(0.0, deadline - time.monotonic()))
         # Before the row goes: a beat that finds none would take the lease for lost.
         self.lease.stop()
         if ended and not self.state.is_lost:
-            do_within(END_SECONDS, lambda: release_process(self.id))
+            with self._on_its_database():
+                do_within(END_SECONDS, lambda: release_process(self.id))
 
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""
         for worker in self.workers():
             worker.buffer.give_up_run(worker.slot)
         self.coroutines.give_up_all()
-        release_process(self.id)
+        with self._on_its_database():
+            release_process(self.id)
+
+    def _on_its_database(self) -> AbstractContextManager[None]:
+        return on_database(self.state.database)

@@ -13,6 +13,7 @@ from collections import deque
 from django.db import Error, OperationalError
 
 from django_jobs.conf import get_settings
+from django_jobs.db.connections import work_on
 from django_jobs.lifecycle.release import release_process
 from django_jobs.lifecycle.rescue import rescue_process
 
@@ -23,14 +24,18 @@ from .bounded import Work
 class Recovery(threading.Thread):
     """Rescues, or releases, what ended children held, one after the other, until the database has taken it.
 
+    Args:
+        database: the alias of the database; None: that of the routers.
+
     Each try has a thread and connections of its own: one that gets no answer for a lease is left behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, database: str | None = None) -> None:
+        self._database = database
         super().__init__(name="recovery", daemon=True)
         self._ended: deque[tuple[str, bool]] = deque()
         self._changed = threading.Condition()
-        self._backoff = OutageBackoff()
+        self._backoff = OutageBackoff(database=database)
 
     def rescue(self, process_id: str) -> None:
         """Take back the jobs of a child that died by itself: they are suspects."""
@@ -54,6 +59,7 @@ class Recovery(threading.Thread):
 
     def run(self) -> None:
         """Take back what is added; this is the thread."""
+        work_on(self._database)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ended)

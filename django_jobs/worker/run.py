@@ -1,16 +1,20 @@
-"""One run of one job in memory: who may interrupt it, and whether it is still ours."""
+"""One run of one job in memory, or of a list of jobs in one call: who may interrupt it, and whether it is still ours."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
 import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.run_log import RunLog
 
 if TYPE_CHECKING:
+    from django_jobs.handlers import Handler
+
     from .steps import Steps
 
 
@@ -27,6 +31,7 @@ class Run:
         "deadline",
         "has_started",
         "job",
+        "log",
         "lost",
         "progress",
         "sessions",
@@ -35,10 +40,14 @@ class Run:
         "timed_out",
     )
 
+    handler: Handler | None = None  # of a list of jobs
+    members: Sequence[Run] = ()  # the runs of the jobs of a list, each with a context of its own
+
     def __init__(self, job: ClaimedJob) -> None:
         self.job = job
         self.started = time.monotonic()
         self.deadline: float | None = None  # of `time.monotonic()`; None: the watchdog does not end it
+        self.log: RunLog | None = None  # of what the handler logs, where that is kept
         self.lost = False
         self.cancel_requested = False
         self.timed_out = False
@@ -51,6 +60,16 @@ class Run:
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._interrupt = False
+
+    @property
+    def jobs(self) -> Sequence[ClaimedJob]:
+        """The jobs that run."""
+        return (self.job,)
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long it may take, in seconds; None: as long as it likes."""
+        return self.job.timeout_seconds
 
     @property
     def is_here(self) -> bool:
@@ -70,8 +89,23 @@ class Run:
     def start_clock(self) -> float | None:
         """Let the job's time begin now; return the deadline (`time.monotonic()`), None without a timeout."""
         self.started = time.monotonic()
-        timeout = self.job.timeout_seconds
+        timeout = self.timeout_seconds
         return None if timeout is None else self.started + timeout
+
+    def spread(self) -> Sequence[Run]:
+        """Return a run for each job."""
+        return (self,)
+
+    def ask_to_stop(self, requested: Mapping[str, int]) -> bool:
+        """Note that somebody asked to cancel some jobs, given as id and fence; return whether that is the whole run."""
+        if requested.get(self.job.id) != self.job.fence:
+            return False
+        self.cancel_requested = True
+        return True
+
+    def lose(self) -> None:
+        """Note that nothing of it may be written any more."""
+        self.lost = True
 
     def arm(self) -> None:
         """Let this thread be interrupted from now on; called right before the handler."""
@@ -96,3 +130,53 @@ class Run:
             self._interrupt = True
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(error))
             return True
+
+
+class BulkRun(Run):
+    """The run of a list of jobs in one call of a bulk handler; `job` is the first of them.
+
+    It times out as a whole. Who asks to cancel one of its jobs tells that job's context, and stops no others.
+    """
+
+    __slots__ = ("_jobs", "handler", "members")
+
+    def __init__(self, jobs: list[ClaimedJob], handler: Handler) -> None:
+        super().__init__(jobs[0])
+        self._jobs = jobs
+        self.handler = handler
+        self.members = ()
+
+    @property
+    def jobs(self) -> Sequence[ClaimedJob]:
+        """The jobs that run, in the order of the handler's list."""
+        return self._jobs
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """The shortest of its jobs' timeouts, in seconds; None without any."""
+        return min((job.timeout_seconds for job in self.jobs if job.timeout_seconds is not None), default=None)
+
+    def take_off(self, ids: Collection[str]) -> None:
+        """Take jobs off the list before its call."""
+        self._jobs = [job for job in self._jobs if job.id not in ids]
+        self.job = self._jobs[0] if self._jobs else self.job
+
+    def ask_to_stop(self, requested: Mapping[str, int]) -> bool:
+        """Tell the jobs' contexts; only a list of one is stopped as a whole."""
+        for member in self.members:
+            member.ask_to_stop(requested)
+        return len(self.jobs) == 1 and super().ask_to_stop(requested)
+
+    def lose(self) -> None:
+        """Tell the jobs' contexts, too."""
+        super().lose()
+        for member in self.members:
+            member.lost = True
+
+    def spread(self) -> Sequence[Run]:
+        """Return a run for each job, as this one stands; they are made when first asked for."""
+        if not self.members:
+            self.members = [Run(job) for job in self.jobs]
+            for member in self.members:
+                member.started = self.started
+        return self.members

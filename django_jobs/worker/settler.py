@@ -10,7 +10,7 @@ from django.db import Error
 
 from django_jobs.db.connections import discard_connection
 from django_jobs.lifecycle.release import release_unlocked
-from django_jobs.lifecycle.settle import Outcome, not_settled, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, Outcome, not_settled, settle, settle_unlocked
 from django_jobs.models import JobStatus
 
 from .buffer import JobBuffer
@@ -37,24 +37,28 @@ class Settler:
         self._state = state
         self._expect_due = expect_due
 
-    def settle(self, source: Source, now: float) -> float:
+    def settle(self, source: Source, now: float, handover: Handover | None = None) -> float:
         """Settle what has ended, if it is time to and no other thread does; return the time afterwards.
 
         Rows that somebody else has locked are postponed, so that they do not hold up the others. The first try is made right
-        here and not by `_insist`: this is the way of every job, and it is to be short.
+        here and not by `_insist`: this is the way of every job, and it is to be short. A job in `handover` ends it.
         """
         state = self._state
         while (outcomes := source.take_outcomes(now)) is not None:
             postponed: list[Outcome] = []
             if not state.is_lost:
                 try:
-                    postponed = settle_unlocked(outcomes, state.id)
+                    postponed = settle_unlocked(outcomes, state.id, handover)
                     self._answered(outcomes)
                 except Error as error:
+                    if handover is not None:
+                        handover.job = None
                     self._rest_after(error)
                     postponed = self._insist(settle_unlocked, outcomes)
             source.settled(outcomes, postponed)
             now = time.monotonic()
+            if handover is not None and handover.job is not None:
+                break
         return now
 
     def settle_rest(self, buffer: JobBuffer) -> None:

@@ -21,26 +21,54 @@ EXIT_CONFIGURATION = 1
 EXIT_LEASE_LOST = 70
 EXIT_RECYCLE = 75
 UNLIMITED = 10**9
+PATIENCE_SECONDS = 0.5  # a server that takes longer for the look of each second is taken for silent
+
+
+class JobLimit:
+    """How many jobs may run before the end, of one process or of several together."""
+
+    def __init__(self, max_jobs: int) -> None:
+        self._lock = threading.Lock()
+        self._left = max_jobs
+
+    def left(self) -> int:
+        """Return how many more may run; at least one, for whoever claims has not been told to stop."""
+        return max(1, self._left)
+
+    def is_reached_by_one_more(self) -> bool:
+        """Count a job, and say whether it was the last one."""
+        with self._lock:
+            self._left -= 1
+            return self._left <= 0
 
 
 class WorkerState:
     """Flags and counters of a worker process, for any of its threads to read and to set.
 
     Args:
-        max_jobs: recycle the process after this many jobs; None: never.
+        limit: recycle the process after so many jobs; None: never.
         on_lost: called once, when the lease is lost.
+        database: the alias of the database that it serves; None: that of the routers.
     """
 
-    def __init__(self, *, max_jobs: int | None = None, on_lost: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        limit: JobLimit | None = None,
+        on_lost: Callable[[], None] | None = None,
+        database: str | None = None,
+    ) -> None:
         self.id = leases.new_process_id()
-        self.backoff = OutageBackoff(self.recycle_after)
+        self.database = database
+        self.backoff = OutageBackoff(self.recycle_after, database)
         self.pollers = Pollers()
         self.exit_code = EXIT_DRAINED
         self.completed = 0
         self.failed = 0
         self.is_lost = False
         self.is_broken = False
-        self._max_jobs = max_jobs
+        self.asked_at: float | None = None  # since when the maintenance waits for an answer
+        self._limit = limit
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -96,6 +124,16 @@ class WorkerState:
         self.exit_code = EXIT_LEASE_LOST
         self.drain()
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the database is away, does not answer, or has declared this process dead."""
+        asked_at = self.asked_at
+        return (
+            self.is_lost
+            or self.backoff.is_out
+            or (asked_at is not None and time.monotonic() - asked_at > PATIENCE_SECONDS)
+        )
+
     # Counting.
 
     def count(self, outcome: Outcome) -> None:
@@ -110,12 +148,12 @@ class WorkerState:
                 self.completed += 1
             else:
                 self.failed += 1
-        if self._max_jobs is not None and self.completed + self.failed >= self._max_jobs:
+        if self._limit is not None and self._limit.is_reached_by_one_more():
             self.recycle()
 
     def jobs_left(self) -> int:
         """Return how many more jobs this process may run."""
-        return UNLIMITED if self._max_jobs is None else max(1, self._max_jobs - self.completed - self.failed)
+        return UNLIMITED if self._limit is None else self._limit.left()
 
     # Claiming.
 

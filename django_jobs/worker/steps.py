@@ -25,9 +25,9 @@ from django_jobs.db.connections import discard_connection, in_transaction, jobs_
 from django_jobs.db.dialects.base import StepRow
 from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sqlstate
 from django_jobs.db.transactions import immediate
-from django_jobs.exceptions import InvalidJob, JobsError, LeaseLost, StepMismatch, Waiting
+from django_jobs.exceptions import ChildrenFailed, InvalidJob, JobsError, LeaseLost, StepMismatch, Waiting
 from django_jobs.handlers import Handler
-from django_jobs.lifecycle import events
+from django_jobs.lifecycle import children, events
 from django_jobs.lifecycle import steps as moves
 from django_jobs.models import DeadLetterReason, StepKind
 from django_jobs.names import event_key_problem, step_name_problem
@@ -284,6 +284,50 @@ class Steps:
             what = "give a timedelta or seconds above 0, at most ten years"
             self.stop(InvalidJob(f"event {place.name!r}: timeout={shown(timeout)}: {what}"))
         return seconds
+
+    def run_children(self, name: Any, new_jobs: Any) -> list[Any]:
+        """Return the results of children in order; leave the handler while one of them has not ended."""
+        place = self.place(StepKind.CHILDREN, name, "arun_children")
+        self.load()
+        return self._run_children(place, new_jobs)
+
+    async def arun_children(self, place: Place, new_jobs: Any) -> list[Any]:
+        """Return the results of children in order; leave the handler while one of them has not ended."""
+        await self.aload()
+        return await sync_to_async(self._run_children)(place, new_jobs)
+
+    def _run_children(self, place: Place, new_jobs: Any) -> list[Any]:
+        record = self.find(place)
+        if record is None:
+            begun = self._begin_children(place, new_jobs)
+            return [] if begun is None else self.leave(place, begun, moves.LONGEST_WAIT)
+        if record.has_ended and isinstance(record.result, list):
+            return record.result
+        job, step_id = self._run.job, record.id
+        try:
+            answer = self.insist(lambda: children.look(job.id, job.fence, step_id))
+        except InvalidJob as error:
+            self.stop(InvalidJob(f"children {place.name!r}: {error}"), DeadLetterReason.BAD_RESULT)
+        if answer is None:
+            self.lose()
+        if answer.problem:
+            raise ChildrenFailed(f"children {place.name!r}: {answer.problem}", answer.failed)
+        return self.leave(place, step_id, moves.LONGEST_WAIT) if answer.results is None else answer.results
+
+    def _begin_children(self, place: Place, new_jobs: Any) -> int | None:
+        """Submit children and record that the run waits for them; return the record's key, None when there are no children."""
+        if self._handler.is_async and (problem := self._transaction()):
+            self.stop(JobsError(f"children {place.name!r}: {problem}"))
+        job = self._run.job
+        try:
+            new = children.checked(new_jobs)
+            step_id = self.insist(lambda: children.begin(job.id, job.fence, StepRow(*place), new))
+        except InvalidJob as error:
+            self.stop(InvalidJob(*(f"children {place.name!r}: {problem}" for problem in error.problems)))
+        if step_id is None:
+            self.lose()
+        self.recorded(place.name)
+        return step_id if new else None
 
     def iterate(self, name: Any, source: Any, key: Any, every: Any) -> Iterator[Any]:
         """Return an iterator over what no run is done with yet."""

@@ -51,16 +51,24 @@ class Supervisor:
         processes: how many children to keep.
         arguments: their command line.
         is_drain: whether a child that has drained is not replaced.
+        databases: the aliases of the databases that each child serves; None: that of the routers.
     """
 
-    def __init__(self, processes: int, arguments: Sequence[str], *, is_drain: bool = False) -> None:
+    def __init__(
+        self,
+        processes: int,
+        arguments: Sequence[str],
+        *,
+        is_drain: bool = False,
+        databases: Sequence[str | None] = (None,),
+    ) -> None:
         self._arguments = arguments
         self._is_drain = is_drain
         self._children: list[SupervisedChild] = []
         self._restart_at = [0.0] * processes
         self._pause = FIRST_PAUSE
         self._looked_at = 0.0
-        self._recovery = Recovery()
+        self._recoveries = [Recovery(database) for database in databases]
         self._has_started = False
         self._code = EXIT_DRAINED
 
@@ -72,7 +80,9 @@ class Supervisor:
             self._end_silent()
             stop.wait(LOOK_SECONDS)
         self._stop(stop_now)
-        self._recovery.finish(RECOVERY_SECONDS)
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        for recovery in self._recoveries:
+            recovery.finish(max(0.0, deadline - time.monotonic()))
         return self._code
 
     def _start_due(self) -> None:
@@ -94,9 +104,14 @@ class Supervisor:
             child.line.close()
             self._children.remove(child)
             if child.process_id and not (child.left_in_order and code == EXIT_DRAINED):
-                (self._recovery.release if is_stopping else self._recovery.rescue)(child.process_id)
+                self._take_back(child, is_stopping=is_stopping)
             if not is_stopping:
                 self._replace(child, code)
+
+    def _take_back(self, child: SupervisedChild, *, is_stopping: bool) -> None:
+        # A child of several databases has a name in each.
+        for recovery, process_id in zip(self._recoveries, child.process_id.split(), strict=True):
+            (recovery.release if is_stopping else recovery.rescue)(process_id)
 
     def _replace(self, child: SupervisedChild, code: int) -> None:
         # Once a child has come up, the command line and the settings are good: a file may be half-written in a deployment.

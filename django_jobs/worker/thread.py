@@ -5,35 +5,47 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 from django.db import Error, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_jobs.db.connections import discard_all, discard_connection, discard_pooled, is_stuck, usable_connection
+from django_jobs.db.connections import (
+    discard_all,
+    discard_connection,
+    discard_pooled,
+    is_stuck,
+    usable_connection,
+    work_on,
+)
 from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_away
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry, unknown_job_type
 from django_jobs.lifecycle import leases, unknown_type
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.settle import Handover, Outcome
 from django_jobs.numbers import is_integer, is_seconds
 from django_jobs.text import shown
 from django_jobs.waiting import handler_threads
 
-from .buffer import JobBuffer, Slot
+from .buffer import PATIENCE_SECONDS, JobBuffer, Slot
+from .bulk import execute_all
 from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
-from .executor import execute
+from .executor import execute, wait_to_start
 from .local_process import local_process
+from .places import Places
 from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
-from .run import Run
+from .run import BulkRun, Run
 from .settler import release_buffer
 
 INLINE_SECONDS = 0.002
+CROWDED_REST = 0.02
+SPARE_SECONDS = 10.0  # a thread that shares places and was idle for so long goes, unless it is the last idle one
 
 
 class Worker(threading.Thread):
@@ -59,7 +71,7 @@ class Worker(threading.Thread):
         names = queue_names(queue)
         if poll_interval is not None and not is_seconds(poll_interval):
             raise InvalidJob(f"poll_interval={shown(poll_interval)}: give a positive number of seconds")
-        self.process = process or local_process()
+        self.process = process or local_process(getattr(queue, "using", None))
         self.worker_id = self.process.new_worker_id()
         super().__init__(name=f"worker {self.worker_id}", daemon=True)
         self.handlers = handlers if isinstance(handlers, Registry) else _as_registry(handlers, queue)
@@ -70,6 +82,8 @@ class Worker(threading.Thread):
         self._state = self.process.state
         self._settler = self.process.settler
         self._watchdog = self.process.watchdog
+        self._places = self.process.places
+        self.idle_since = float("inf")
         self._isolation = Isolation(self._state, self.process.pool)
         self._stopping = threading.Event()
         self._connection: BaseDatabaseWrapper | None = None
@@ -77,7 +91,7 @@ class Worker(threading.Thread):
         self._cleanup = HandlerCleanup()
         self._watch = CommitWatch()
         self._is_resting = self._has_failed = False
-        self._went_on_at = time.monotonic()
+        self._went_on_at = self._claimed_at = time.monotonic()
         self._sessions = self._cleanup.sessions
 
     def stop(self) -> None:
@@ -119,11 +133,13 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Repeat the step until stopped."""
         try:
+            work_on(self._state.database)
             handler_threads.set(self.process.handler_threads)
             self._cleanup.begin()
+            step = self.step if self._places is None else self._step_in_turn
             while not self.is_stopping:
                 try:
-                    rest = self.step()
+                    rest = step()
                     self._has_failed = False
                     is_woken = rest > 0 and self._rest(rest)
                 except Error as error:
@@ -141,10 +157,33 @@ class Worker(threading.Thread):
     def _rest(self, seconds: float) -> bool:
         """Rest until there is work, or it is time to look for some; return whether somebody woke this thread."""
         self._is_resting = True
+        self.buffer.begin_rest(self.slot)
         try:
-            return self.selector.poller.wait_watching(self._watch, seconds, lambda: self.is_stopping)
+            return self.selector.poller.wait_watching(self._watch, seconds, self._is_to_rest_no_more)
         finally:
+            self.buffer.end_rest(self.slot)
             self._is_resting = False
+
+    def _is_to_rest_no_more(self) -> bool:
+        if self.is_stopping or self._places is None:
+            return self.is_stopping
+        if self.process.spare(self, time.monotonic() - SPARE_SECONDS):
+            self._stopping.set()
+        return self._stopping.is_set()
+
+    def _step_in_turn(self) -> float:
+        """Make a step in a place of the process, where databases share them."""
+        assert self._places is not None
+        self._is_resting = True
+        if self.idle_since == float("inf"):
+            self.idle_since = time.monotonic()
+        if not self._places.take(self):
+            return -1.0
+        self._is_resting = False
+        try:
+            return self.step()
+        finally:
+            self._places.leave(self)
 
     def step(self) -> float:
         """Claim if it is time to, run what there is, settle; return how long to rest, in seconds."""
@@ -156,23 +195,34 @@ class Worker(threading.Thread):
         ran = self._run_jobs()
         if self.slot.abandoned:
             return -1.0
+        if (found or ran or not wanted) and self.buffer.is_crowded:
+            return CROWDED_REST
         if found or ran:
             return 0.0
         if not wanted:
             return FIRST_REST  # another thread is claiming
-        return self.selector.rest(self.poll_interval, self._watch)
+        rest, until = self.selector.rest(self.poll_interval, self._watch), self.buffer.until_a_list_starts()
+        return rest if until is None else min(rest, max(until, FIRST_REST))
 
-    def _claim(self, wanted: int) -> bool:
-        """Claim for all threads of the buffer from the first queue that has something for us; return whether one had."""
+    def _claim(self, wanted: int, only: str | None = None) -> bool:
+        """Claim for all threads of the buffer from the first queue that has something for us; return whether one had.
+
+        Args:
+            only: claim from this queue and no other.
+        """
         jobs: list[ClaimedJob] = []
+        self._claimed_at = time.monotonic()
         wanted = min(wanted, self._state.jobs_left())
+        if self._places is not None:  # jobs that are not quick would wait here for a place
+            wanted = min(wanted, max(self.buffer.ahead, 1 + self._places.free()))
         self._state.begin_claim(self)
         try:
-            queue = self.selector.next_queue()
+            queue = only or self.selector.next_queue()
             while queue is not None and not jobs and not self.is_stopping:
-                jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks)
+                ageing = self.handlers.job_options(None, queue).ageing
+                jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks, ageing)
                 if not jobs:
-                    queue = self.selector.queue_after(queue)
+                    queue = None if only else self.selector.queue_after(queue)
         finally:
             self.buffer.load(jobs, is_dry=len(jobs) < wanted)
             self._state.end_claim(self, found=bool(jobs))
@@ -181,7 +231,8 @@ class Worker(threading.Thread):
             self._state.backoff.over()
             self.selector.poller.found_work()
             self._watch.found_work()
-            self._state.pollers.wake()
+            if not self.buffer.is_quick:  # who runs quick jobs looks again soon
+                self._state.pollers.wake()
         return bool(jobs)
 
     def run_one(self, queue: str) -> str | None:
@@ -195,7 +246,7 @@ class Worker(threading.Thread):
         try:
             self._prepare()
             with self._state.claiming():
-                jobs = claim(queue, 1, self._state.id)
+                jobs = claim(queue, 1, self._state.id, ageing=self.handlers.job_options(None, queue).ageing)
                 self.buffer.load(jobs, is_dry=True)
             self._run_jobs()
             release_buffer(self.buffer)  # the process stops
@@ -217,45 +268,95 @@ class Worker(threading.Thread):
         ran, before = False, time.monotonic()
         while not self.is_stopping and (run := self.buffer.next_run(self.slot)) is not None:
             ran = True
-            if self.buffer.has_waiting:
+            if self.buffer.wants_thread:
                 self.selector.poller.hand_work()
+            if self._places is not None:
+                self._take_up(self._places)
             self._watchdog.wake()
-            self._run_one(run)
+            is_gathered = self._run_one(run)
             if self.slot.abandoned:
                 return True
             self._went_on_at = now = time.monotonic()
-            self.buffer.took(now - before)
-            before = self._settler.settle(self.buffer, now)
-            if self.buffer.is_low:
+            if run.handler is not None:
+                self.buffer.took_list(now - before, len(run.jobs))
+            elif not is_gathered:
+                self.buffer.took(now - before)
+            handover = self._handover() if self.buffer.is_spent else None
+            try:
+                before = self._settler.settle(self.buffer, now, handover)
+            finally:
+                if handover is not None:
+                    self._take_over(handover)
+            if self.buffer.is_crowded or (
+                self.buffer.is_low and (self._places is None or not self._places.is_contended)
+            ):
                 break
         self._settler.settle(self.buffer, before)
         if ran:
             self._cleanup.after_batch()
         return ran
 
-    def _run_one(self, run: Run) -> None:
+    def _take_up(self, places: Places) -> None:
+        """Use the place for a job; see that a thread is left to claim for the other places."""
+        self.idle_since = float("inf")
+        places.runs(self)
+        if self.process.needs_thread(self) and not self.is_stopping:
+            with suppress(RuntimeError):  # the system gives no further thread, and the process ends
+                Worker(self.selector.names, self.handlers, self.poll_interval, process=self.process).start()
+
+    def _handover(self) -> Handover | None:
+        """Say that the settle may claim what it frees: where this thread has no other job to run."""
+        if not self.is_alive():
+            return None
+        self._state.begin_claim(self)
+        return Handover(self._goes_on_with)
+
+    def _take_over(self, handover: Handover) -> None:
+        if handover.job is not None:
+            self.buffer.load([handover.job], is_dry=True)
+        self._state.end_claim(self, found=True)
+
+    def _goes_on_with(self, queue: str) -> bool:
+        """Whether to run what a settle frees in a queue: not for long, for another queue or place in it may have its turn."""
+        return (
+            not self.is_stopping
+            and time.monotonic() - self._claimed_at < PATIENCE_SECONDS
+            and self.selector.looks_at(queue)
+            and self.handlers.job_options(None, queue).ageing is None
+            and not self._state.pollers.marks.of(queue).pace.is_behind
+        )
+
+    def _run_one(self, run: Run) -> bool:
+        """Run a job, or a list of jobs; return True when it was only put on a list."""
         if settings.DEBUG:
             reset_queries()  # as Django does for each request: they are kept otherwise, nine thousand for each connection
         job = run.job
-        handler = self.handlers.find(job.job_type)
+        handler = run.handler or self.handlers.find(job.job_type)
         if handler is None:
             self._keep(self._without_handler(job))
             if self._connection is None:
                 self._prepare()
-            return
+            return False
         is_alone = handler.isolation == "process" or job.crash_count > 0
+        if handler.bulk is not None and run.handler is None:
+            if not is_alone and self.is_alive():
+                self._gather(handler)
+                return True
+            run = self.slot.run = BulkRun([job], handler)
         if handler.is_async and not is_alone and self.is_alive():  # an inline worker waits for its job
             self.process.coroutines.hand_over(run, handler, self.handlers)
             self.buffer.hand_over(self.slot)
-            return
+            return False
         if is_alone:
-            outcome = self._isolation.run_alone(run, handler, self.handlers)
+            wait_to_start(job)
+            self._keep(self._isolation.run_alone(run, handler, self.handlers))
+        elif run.handler is not None:
+            self._run_list(run, run.handler)
         else:
             if job.timeout_seconds is not None:
                 run.deadline = run.started + job.timeout_seconds
             run.sessions = self._sessions
-            outcome = execute(run, handler, self.handlers, self._state.id)
-        self._keep(outcome)
+            self._keep(execute(run, handler, self.handlers, self._state.id))
         self._cleanup.after_job()
         if run.was_interrupted:  # perhaps in the middle of a query, whose answer the next one would take for its own
             self._sessions.discard_all()
@@ -266,6 +367,22 @@ class Worker(threading.Thread):
         connection = self._connection
         if connection is None or connection.connection is not self._prepared or is_stuck(connection):
             self._prepare()
+        return False
+
+    def _gather(self, handler: Handler) -> None:
+        """Put the current job on a list, and claim further ones for it while the queue has some."""
+        chosen = self.buffer.gather(self.slot, handler)
+        while chosen is not None and (wanted := self.buffer.take_claim_for(chosen)):
+            self._claim(wanted, chosen.queue)
+            self.buffer.fill(chosen)
+
+    def _run_list(self, run: Run, handler: Handler) -> None:
+        run.deadline = run.start_clock()
+        run.sessions = self._sessions
+        outcomes = execute_all(run, handler, self.handlers, self._state.id)
+        if self.buffer.finish_list(self.slot, outcomes):
+            for outcome in outcomes:
+                self._state.count(outcome)
 
     def _without_handler(self, job: ClaimedJob) -> Outcome:
         problem = unknown_job_type(job.job_type, self.handlers.job_types())
@@ -301,7 +418,10 @@ class Worker(threading.Thread):
         is_last = self.buffer.leave(self.slot)
         if not self.slot.abandoned:
             if (run := self.slot.run) is not None:  # this thread broke in the middle: nobody else would end the run
-                self._keep(Outcome.released(run.job, "its worker thread broke", NOT_STARTED_SECONDS))
+                broke = "its worker thread broke"
+                self.buffer.finish_list(
+                    self.slot, [Outcome.released(job, broke, NOT_STARTED_SECONDS) for job in run.jobs]
+                )
             self._settler.settle(self.buffer, time.monotonic())
             if is_last or self._state.is_stopping:
                 try:
@@ -321,7 +441,7 @@ def start_workers(process: Process, *, handlers: Registry = registry, poll_inter
     Raises a database error when the process cannot be registered; nothing has been started then.
     """
     process.start()
-    for _ in range(process.threads):
+    for _ in range(process.threads if process.places is None else 1):
         Worker(process.queues, handlers, poll_interval, process=process).start()
 
 

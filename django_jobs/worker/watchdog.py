@@ -14,8 +14,8 @@ from django_jobs.lifecycle import progress
 from django_jobs.lifecycle.settle import Outcome
 
 from .buffer import JobBuffer, Slot
+from .bulk import judge_all
 from .coroutines import Coroutines
-from .executor import judge
 from .loop import Loop
 from .run import Run
 from .settler import Settler, release_buffer
@@ -52,6 +52,8 @@ class Watchdog(Loop):
 
     def look_after(self, buffer: JobBuffer) -> bool:
         """Release what waits behind slow jobs, settle what has ended; return whether there is anything to look after."""
+        if buffer.count_blocked():
+            self._state.pollers.wake()
         for slot in buffer.slots():
             if slot.run is not None:
                 self._look_after_run(buffer, slot, slot.run)
@@ -63,6 +65,9 @@ class Watchdog(Loop):
     def _look_after_run(self, buffer: JobBuffer, slot: Slot, run: Run) -> None:
         if run.progress is not None:
             _write_progress(run)
+        for member in run.members:
+            if member.progress is not None:
+                _write_progress(member)
         if run.deadline is not None and time.monotonic() > run.deadline:
             self._end(buffer, slot, run, run.deadline)
 
@@ -73,13 +78,14 @@ class Watchdog(Loop):
             run.interrupt(TimedOut)
             return
         grace = get_settings().TIMEOUT_GRACE_SECONDS
-        handler = slot.handlers.find(run.job.job_type)
+        handler = run.handler or slot.handlers.find(run.job.job_type)
         if handler is None or time.monotonic() <= deadline + grace:
             return
-        outcome = _timed_out(run, handler, slot.handlers)
-        if not buffer.give_up_run(slot, outcome):
+        outcomes = _timed_out(run, handler, slot.handlers)
+        if not buffer.give_up_run(slot, *outcomes):
             return
-        self._state.count(outcome)
+        for outcome in outcomes:
+            self._state.count(outcome)
         logger.error(
             "job %s (%s) ignored its timeout for %s seconds; its thread is given up and the process will be recycled",
             run.job.id,
@@ -92,10 +98,11 @@ class Watchdog(Loop):
         """Give up coroutines that their loop does not end, and recycle the process; return whether any has a timeout."""
         grace = get_settings().TIMEOUT_GRACE_SECONDS
         for entry in self._coroutines.overdue(grace):
-            outcome = _timed_out(entry.run, entry.handler, entry.handlers)
-            if not self._coroutines.give_up_run(entry.run, outcome):
+            outcomes = _timed_out(entry.run, entry.handler, entry.handlers)
+            if not self._coroutines.give_up_run(entry.run, outcomes):
                 continue
-            self._state.count(outcome)
+            for outcome in outcomes:
+                self._state.count(outcome)
             logger.error(
                 "job %s (%s) still runs %s seconds after its timeout: it, or another one, blocks the event loop; the process"
                 " will be recycled",
@@ -119,6 +126,6 @@ def _write_progress(run: Run) -> None:
         run.lost = True
 
 
-def _timed_out(run: Run, handler: Handler, handlers: Registry) -> Outcome:
+def _timed_out(run: Run, handler: Handler, handlers: Registry) -> list[Outcome]:
     run.timed_out = True
-    return judge(run, handler, handlers, TimedOut(f"timed out after {run.job.timeout_seconds} seconds"))
+    return judge_all(run, handler, handlers, TimedOut(f"timed out after {run.timeout_seconds} seconds"))

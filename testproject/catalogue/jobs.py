@@ -1,4 +1,7 @@
-"""The jobs of the catalogue: a scan begins a batch of one measurement for each file, with a report at its end."""
+"""The jobs of the catalogue: a scan begins a batch of one measurement for each file, with a report at its end.
+
+A large file is measured in steps: after a crash or a deploy its job goes on behind what it has read already.
+"""
 
 import os
 from collections.abc import Iterator
@@ -14,9 +17,10 @@ from django.utils import timezone
 from django_jobs import Fail, NewJob, batch, job, schedule
 
 from .models import Scan, SourceFile
-from .text import measure_text
+from .text import encoding_of, hash_of, lines_of, measure_text
 
 ROWS_AT_ONCE = 500
+LARGE = 256 * 1024  # bytes
 
 
 @job("catalogue.scan", atomic=True, takes_context=True)
@@ -30,7 +34,7 @@ def scan(context: Any, folder: str) -> dict[str, Any]:
     # At the end, however it comes: files that cannot be read are what the report is there to count.
     last = NewJob("catalogue.report", {"scan_id": made.pk})
     with batch(f"scan of {folder}"[:200], metadata={"scan": made.pk}, on_finish=last) as files:
-        files.submit_many(NewJob("catalogue.measure", {"scan_id": made.pk, "path": path}) for path in paths)
+        files.submit_many(NewJob(_measured_by(folder, path), {"scan_id": made.pk, "path": path}) for path in paths)
     return {"scan": made.pk, "files": len(paths), "batch": files.pk}
 
 
@@ -39,8 +43,33 @@ def measure(scan_id: int, path: str) -> dict[str, Any]:
     """Read one file and write what it measures; doing it twice does no harm. What is no text raises, and is retried."""
     file = SourceFile.objects.select_related("scan").get(scan=scan_id, path=path)
     found = asdict(measure_text(Path(file.scan.folder, file.path)))
-    SourceFile.objects.filter(pk=file.pk).update(**found, measured_at=timezone.now())
+    _write(file.pk, found)
     return found
+
+
+@job("catalogue.measure_large", takes_context=True, base_delay=0.2, max_retries=2)
+def measure_large(context: Any, scan_id: int, path: str) -> dict[str, Any]:
+    """Measure a large file, a step each time that all of it is read; the row and the last record are one transaction."""
+    file = SourceFile.objects.select_related("scan").get(scan=scan_id, path=path)
+    where = Path(file.scan.folder, file.path)
+    found = context.step("hash", hash_of, where)
+    encoding = context.step("encoding", encoding_of, where)
+    found |= {"encoding": encoding, "lines": context.step("lines", lines_of, where, encoding)}
+    context.step("write", _write, file.pk, found, atomic=True)
+    return found  # type: ignore[no-any-return]
+
+
+def _measured_by(folder: str, path: str) -> str:
+    """Return the job type for a file; one that has gone meanwhile is as good as small."""
+    try:
+        is_large = Path(folder, path).stat().st_size >= LARGE
+    except OSError:
+        is_large = False
+    return "catalogue.measure_large" if is_large else "catalogue.measure"
+
+
+def _write(pk: int, found: dict[str, Any]) -> None:
+    SourceFile.objects.filter(pk=pk).update(**found, measured_at=timezone.now())
 
 
 @job("catalogue.report")

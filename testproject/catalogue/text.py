@@ -2,11 +2,10 @@
 
 import codecs
 import hashlib
-import io
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 # The longer marks first: UTF-32's begins with UTF-16's.
 BYTE_ORDER_MARKS = (
@@ -34,24 +33,31 @@ class Measurement:
 
 def measure_text(path: Path) -> Measurement:
     """Measure a file; raise UnicodeDecodeError, SyntaxError (a bad coding cookie) or NotText when it is no text."""
+    encoding = encoding_of(path)
+    return Measurement(**hash_of(path), lines=lines_of(path, encoding), encoding=encoding)
+
+
+def hash_of(path: Path) -> dict[str, Any]:
+    """Return the hash and the size of a file."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-        encoding = _encoding(path, file)
-        file.seek(0)
-        with io.TextIOWrapper(file, encoding=encoding, errors="strict") as text:
-            lines = 0
-            for line in text:
-                if "\0" in line:
-                    raise NotText(f"line {lines + 1} holds a NUL character")
-                lines += 1
-    return Measurement(size=size, lines=lines, sha256=sha256, encoding=encoding)
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": file.tell()}
 
 
-def _encoding(path: Path, file: BinaryIO) -> str:
+def lines_of(path: Path, encoding: str) -> int:
+    """Count the lines of a text; raise UnicodeDecodeError or NotText when it is none."""
+    lines = 0
+    with path.open(encoding=encoding, errors="strict") as text:
+        for line in text:
+            if "\0" in line:
+                raise NotText(f"line {lines + 1} holds a NUL character")
+            lines += 1
+    return lines
+
+
+def encoding_of(path: Path) -> str:
     """Return what the file says of its encoding, by its byte order mark or a Python coding cookie; else UTF-8."""
-    file.seek(0)
-    if path.suffix in (".py", ".pyi", ".pyw"):
-        return tokenize.detect_encoding(file.readline)[0]
-    start = file.read(4)
+    with path.open("rb") as file:
+        if path.suffix in (".py", ".pyi", ".pyw"):
+            return tokenize.detect_encoding(file.readline)[0]
+        start = file.read(4)
     return next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")

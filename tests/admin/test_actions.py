@@ -48,8 +48,21 @@ MATRIX = {
         JOBS, "cancel_selected", "cancel_job", _job_in("pending"), lambda row: row.status == "cancelled"),
     "change_selected": (
         JOBS, "change_selected", "change_job", _job_in("pending"), lambda row: row.priority == 9),
+    "discard_selected": (
+        JOBS, "discard_selected", "discard_job", _job_in("scheduled"), lambda row: row.pk is None),
+    "delete_selected": (
+        JOBS, "delete_selected", "delete_job", _job_in("completed"), lambda row: row.pk is None),
 }  # fmt: skip
-RIGHTS = ["replay_deadletter", "acknowledge_deadletter", "cancel_job", "change_job", "pause_queue", "view_payload"]
+RIGHTS = [
+    "replay_deadletter", "acknowledge_deadletter", "cancel_job", "change_job", "discard_job", "delete_job", "pause_queue",
+    "view_payload",
+]  # fmt: skip
+
+
+def again(row: Any) -> Any:
+    """Return a row as it is now; one that is gone has no key."""
+    found = type(row).objects.filter(pk=row.pk).first()
+    return found or type(row)(pk=None)
 
 
 @pytest.mark.parametrize("right", [*RIGHTS, None])
@@ -59,8 +72,7 @@ def test_an_operation_takes_its_own_right_and_no_other(name: str, right: str | N
     row = make()
     user = staff(*([right] if right else []))
     do(browse(user), url, action, row, confirmed="1", priority="9")
-    row.refresh_from_db()
-    assert bool(is_done(row)) is (right == needed)
+    assert bool(is_done(again(row))) is (right == needed)
     assert LogEntry.objects.filter(user=user, object_id=str(row.pk)).count() == (right == needed)
 
 
@@ -72,8 +84,7 @@ def test_an_operation_is_refused_by_get_and_without_a_csrf_token(name: str) -> N
     strict = operator(enforce_csrf_checks=True)
     assert strict.post(url, data).status_code == 403
     strict.get(url, data)
-    row.refresh_from_db()
-    assert not is_done(row)
+    assert not is_done(again(row))
     assert not LogEntry.objects.exists()
 
 
@@ -191,7 +202,7 @@ def test_after_an_operation_a_link_leads_to_the_rows_that_the_filter_no_longer_s
     url: str, action: str, make: Any, state: str
 ) -> None:
     client, row = operator(), make()
-    answer = do(client, url, action, row, confirmed="1", per_second="1")
+    answer = do(client, url, action, row, confirmed="1")
     assert answer.context["cl"].result_count == 0
     (link,) = re.findall(r'<a href="([^"]+)">Show them</a>', answer.text)
     assert f"state={state}" in link or not state
@@ -213,7 +224,7 @@ def test_all_that_match_are_confirmed_with_their_count_and_then_done() -> None:
     assert other.status == "dead"
 
 
-def test_a_great_many_rows_leave_one_log_entry_with_count_and_filter() -> None:
+def test_many_rows_leave_one_log_entry_with_count_and_filter() -> None:
     JobFactory.create_batch(201, status="dead")
     url = f"{JOBS}?status=dead"
     do(operator(), url, "replay_selected", Job.objects.first(), select_across="1", confirmed="1")
@@ -221,15 +232,6 @@ def test_a_great_many_rows_leave_one_log_entry_with_count_and_filter() -> None:
     assert entry.object_id is None
     assert "201 jobs" in entry.get_change_message()
     assert "status=dead" in entry.get_change_message()
-
-
-def test_a_throttled_replay_spreads_the_jobs_over_time() -> None:
-    dead_letters = DeadLetterFactory.create_batch(5)
-    do(operator(), DEAD_LETTERS, "replay_selected", *dead_letters, per_second="2", confirmed="1")
-    jobs = list(Job.objects.order_by("available_at", "pk"))
-    assert sorted(job.status for job in jobs) == ["pending", "pending", "scheduled", "scheduled", "scheduled"]
-    spans = [round((job.available_at - jobs[0].available_at).total_seconds()) for job in jobs]
-    assert spans == [0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "abc", "1e99"])

@@ -4,15 +4,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.timezone import localtime
 
 from django_jobs.admin import causes
 from django_jobs.admin.causes import place_in
-from django_jobs.models import DeadLetter, Job
+from django_jobs.lifecycle.causes import note_cause
+from django_jobs.models import Cause, DeadLetter, Job
 from tests.support.factories import DeadLetterFactory, JobFactory
 from tests.support.staff import browse, operator, staff
 
@@ -134,3 +137,65 @@ def test_a_causes_page_takes_a_few_queries_and_reads_the_newest(monkeypatch: pyt
     monkeypatch.setattr("django_jobs.admin.dead_letters.MOST_READ", 15)
     answer = page(client=client)
     assert "14+ dead letters on record" in answer.text
+
+
+def test_a_cause_keeps_a_note_and_is_muted_to_the_end_of_a_day() -> None:
+    row, client = letter(), operator()
+    until = localtime() + timedelta(days=3)
+    answer = client.post(
+        f"{CAUSES}f1/note/", {"note": "the <b>bank</b>", "muted_until": f"{until:%Y-%m-%d}"}, follow=True
+    )
+    assert "the &lt;b&gt;bank" in answer.text
+    assert "muted" in answer.text
+    assert Cause.objects.is_muted("f1")
+    kept = Cause.objects.get()
+    assert localtime(kept.muted_until).date() == until.date() + timedelta(days=1), "midnight"
+    assert kept.changed_by.username == "operator"
+    assert f'value="{until:%Y-%m-%d}"' in answer.text, "as it was typed"
+    assert LogEntry.objects.get().object_id == "f1"
+    for url in (
+        CAUSES,
+        f"{CAUSES}f1/",
+        "/admin/django_jobs/deadletter/",
+        f"/admin/django_jobs/deadletter/{row.pk}/change/",
+    ):
+        assert "muted" in client.get(url).text, url
+    client.post(f"{CAUSES}f1/note/", {"note": "it is open again"})
+    assert not Cause.objects.is_muted("f1")
+    assert "it is open again" in client.get(CAUSES).text
+
+
+def test_muted_dead_letters_are_counted_and_raise_no_alarm() -> None:
+    letter()
+    letter()
+    note_cause("f1", muted_until=timezone.now() + timedelta(days=1))
+    client = operator()
+    card = client.get("/admin/django_jobs/overview/").context["cards"][0]
+    assert (card["value"], card["note"], card["alarm"]) == ("2", "2 muted", False)
+    DeadLetterFactory(fingerprint="f2")
+    card = client.get("/admin/django_jobs/overview/").context["cards"][0]
+    assert (card["value"], card["note"], card["alarm"]) == ("3", "2 muted", True)
+    assert DeadLetter.objects.open().count() == 3, "muted ones are not lost"
+
+
+@pytest.mark.parametrize("until", ["2020-01-01", "2999-01-01", "soon", "0001-01-01", "9999-12-31"])
+def test_a_day_that_cannot_be_is_refused_and_the_note_is_kept_in_the_form(until: str) -> None:
+    letter()
+    answer = operator().post(f"{CAUSES}f1/note/", {"note": "known", "muted_until": until})
+    assert answer.status_code == 200
+    assert "errorlist" in answer.text
+    assert 'value="known"' in answer.text
+    assert not Cause.objects.exists()
+
+
+def test_who_may_acknowledge_dead_letters_may_note_and_mute_and_nobody_else() -> None:
+    letter()
+    blind = browse(staff("replay_deadletter"))
+    assert "muted_until" not in page(client=blind).text
+    assert blind.post(f"{CAUSES}f1/note/", {"note": "x"}).status_code == 403
+    assert (
+        browse(staff("acknowledge_deadletter", name="bob")).post(f"{CAUSES}f1/note/", {"note": "x"}).status_code == 302
+    )
+    assert Cause.objects.get().note == "x"
+    answer = operator().post(f"{CAUSES}nobody/note/", {"note": "x"}, follow=True)
+    assert "may have been pruned" in answer.text

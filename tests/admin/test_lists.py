@@ -1,7 +1,10 @@
 """The lists of jobs and dead letters: what they show, filter and find, page by page."""
 
+from datetime import timedelta
+
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from django_jobs.admin import paging
 from django_jobs.models import Job
@@ -127,3 +130,57 @@ def test_nothing_can_be_added_edited_or_deleted_by_a_form() -> None:
         assert client.post(reverse(f"admin:django_jobs_{model}_delete", args=(pk,)), {"post": "yes"}).status_code == 403
         assert client.post(reverse(f"admin:django_jobs_{model}_change", args=(pk,)), {}).status_code == 405
     assert type(dead_letter).objects.filter(pk=dead_letter.pk).exists()
+
+
+def test_jobs_are_listed_oldest_first_page_by_page_to_the_end() -> None:
+    client = operator()
+    JobFactory.create_batch(120)
+    everything = list(Job.objects.order_by("pk").values_list("pk", flat=True))
+    answer, seen = client.get(JOBS, {"sort": "oldest"}), []
+    while True:
+        rows = answer.context["cl"]
+        seen += [row.pk for row in rows.result_list]
+        if rows.newer_url is None:
+            break
+        answer = client.get(JOBS + rows.newer_url)
+    assert seen == everything
+    back = client.get(JOBS + rows.older_url).context["cl"]
+    assert [row.pk for row in back.result_list] == everything[50:100]
+
+
+def test_the_oldest_job_of_all_is_first_however_many_are_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "WINDOW", 3)
+    first = JobFactory(status="completed")
+    JobFactory.create_batch(5)
+    assert shown(operator(), JOBS, sort="oldest")[0] == first.pk
+
+
+@pytest.mark.parametrize("sort", ["run", "wait", "retries"])
+def test_an_order_that_no_index_serves_is_among_the_newest_and_says_so(
+    sort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "SORTED", 4)
+    now = timezone.now()
+    jobs = [
+        JobFactory(
+            status="completed", created_at=now - timedelta(seconds=9 * span), started_at=now - timedelta(seconds=3 * span),
+            finished_at=now, retry_count=span,
+        )
+        for span in (90, 2, 5, 1)
+    ]  # fmt: skip
+    waiting = JobFactory(available_at=now + timedelta(hours=1))
+    client = operator()
+    answer = client.get(JOBS, {"sort": sort})
+    assert [row.pk for row in answer.context["cl"].result_list] == [jobs[2].pk, jobs[1].pk, jobs[3].pk, waiting.pk]
+    assert "first of the newest 4 that match" in answer.text
+    monkeypatch.setattr(paging, "SORTED", 10)
+    assert shown(client, JOBS, sort=sort)[0] == jobs[0].pk
+
+
+@pytest.mark.parametrize(("term", "column"), [("limit:k7", "limit_key"), ("key:k7", "unique_key")])
+def test_a_jobs_keys_are_links_to_the_jobs_with_the_same_one(term: str, column: str) -> None:
+    JobFactory()
+    wanted = JobFactory(**{column: "k7"}, status="completed")
+    client = operator()
+    assert f"?q={term.replace(':', '%3A')}" in client.get(f"{JOBS}{wanted.pk}/change/").text
+    assert shown(client, JOBS, q=term) == [wanted.pk]

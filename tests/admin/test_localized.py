@@ -12,6 +12,7 @@ from django.test import Client, override_settings
 from django.urls import include, path
 from django.utils import timezone, translation
 
+from django_jobs.lifecycle.operations import move_operations
 from django_jobs.models import DeadLetter, Job, JobDependency, Schedule, ScheduleTick
 from testproject.urls import urlpatterns as site
 from tests.support.console import ROOT, pages, send_every_form, tags_of
@@ -142,6 +143,9 @@ def test_a_large_site_counts_in_the_readers_way_and_links_in_the_machines(langua
     assert 'name="_selected_action" value="1234"' in asked.text
     answer = client.post(f"{ROOT}deadletter/", {**across, "confirmed": "1"}, follow=True)
     assert answer.status_code == 200
+    assert written in answer.text, "the page of the operation"
+    while move_operations() is not None:
+        pass
     assert not DeadLetter.objects.open().exists()
 
 

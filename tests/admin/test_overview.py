@@ -35,7 +35,10 @@ def finished(seconds_ago: float, status: str = "completed", *, wait: float = 1, 
 
 def test_the_overview_is_first_in_its_section() -> None:
     names = [model["object_name"] for model in operator().get(HOME).context["app_list"][0]["models"]]
-    assert names == ["Overview", "Batch", "DeadLetter", "Job", "Queue", "Schedule", "WorkerProcess", "GoneProcess"]
+    assert names == [
+        "Overview", "Alert", "Batch", "DeadLetter", "Job", "Limit", "Operation", "Queue", "Schedule",
+        "WorkerProcess", "GoneProcess",
+    ]  # fmt: skip
 
 
 def test_the_overview_counts_what_waits_runs_and_died() -> None:

@@ -11,8 +11,22 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_jobs.admin.graph import layers_of, places_of
+from django_jobs.lifecycle.operations import begin, move_operations
 from django_jobs.masking import MASK, masked, unmasked
-from django_jobs.models import Batch, BatchMember, DeadLetter, Job, JobDependency, Schedule, ScheduleTick
+from django_jobs.models import (
+    Alert,
+    Batch,
+    BatchMember,
+    Cause,
+    DeadLetter,
+    Job,
+    JobDependency,
+    JobLog,
+    Operation,
+    OperationKind,
+    Schedule,
+    ScheduleTick,
+)
 from django_jobs.models.graph import graph_of
 from tests.support.console import ROOT, pages, tags_of
 from tests.support.factories import (
@@ -56,6 +70,8 @@ def fill(text: str) -> Job:
     DeadLetterFactory(job=job, error=text, traceback=f'File "{text}", line 1, in {text}', fingerprint=text[:64])
     dead_letter = DeadLetterFactory(job=job, error=text, note=text, fingerprint="")
     DeadLetter.objects.filter(pk=dead_letter.pk).update(acknowledged_at=timezone.now())
+    JobLog.objects.create(job=job, number=1, text=text)
+    Alert.objects.create(key=short, text=text, told_at=timezone.now())
     QueueFactory(name=short, paused_at=timezone.now())
     WorkerProcessFactory(id=text[:128], host=text[:255], queues=[text[:500]])
     schedule = Schedule.objects.create(
@@ -75,6 +91,9 @@ def fill(text: str) -> Job:
     for number, row in enumerate((job, running)):
         BatchMember.objects.create(job=row, batch=(batch, nested)[number], place=number, state=("dead", "open")[number])
     Job.objects.filter(pk__in=(job.pk, running.pk, last.pk)).update(batch=batch)
+    Cause.objects.create(fingerprint=text[:64], note=text, changed_at=timezone.now())
+    operation = begin(OperationKind.ACKNOWLEDGE, filters={}, options={"note": text[:500]}, address=text[:500])
+    Operation.objects.filter(pk=operation.pk).update(error=text)
     return job
 
 
@@ -182,7 +201,7 @@ def test_a_jobs_page_tells_its_story() -> None:
     page = operator().get(f"{ROOT}job/{job.pk}/change/")
     assert [step.what for step in page.context["timeline"]] == ["Submitted", "Started", "Failed"]
     assert [one["attempt"].number for one in page.context["attempts"]] == [2, 1]
-    assert [button.action for button in page.context["buttons"]] == ["replay_selected"]
+    assert [button.action for button in page.context["buttons"]] == ["replay_selected", "delete_selected"]
     assert page.context["refresh"] == 0
 
 
@@ -210,11 +229,11 @@ def test_a_timeline_says_due_for_the_last_run_only_of_a_job_that_waited_again() 
 @pytest.mark.parametrize(
     ("status", "actions"),
     [
-        ("pending", ["change_selected", "cancel_selected"]),
-        ("scheduled", ["run_selected_now", "change_selected", "cancel_selected"]),
+        ("pending", ["change_selected", "cancel_selected", "discard_selected"]),
+        ("scheduled", ["run_selected_now", "change_selected", "cancel_selected", "discard_selected"]),
         ("running", ["cancel_selected"]),
-        ("completed", []),
-        ("dead", ["replay_selected"]),
+        ("completed", ["delete_selected"]),
+        ("dead", ["replay_selected", "delete_selected"]),
     ],
 )
 def test_a_jobs_page_offers_what_its_status_allows(status: str, actions: list[str]) -> None:
@@ -317,8 +336,10 @@ def test_all_dead_letters_of_a_cause_are_replayed_in_two_steps() -> None:
     assert "all 60" in asked.text
     assert 'value="30' in asked.text
     client.post(f"{ROOT}deadletter/?{cause.query}", {**data, "per_second": "30", "confirmed": "1"})
+    operation = Operation.objects.get()
+    assert (operation.total, operation.per_second) == (60, 30.0)
+    move_operations()
     assert Job.objects.filter(status="pending").count() == 30
-    assert Job.objects.filter(status="scheduled").count() == 30
     other.refresh_from_db()
     assert other.is_open
 

@@ -130,7 +130,7 @@ def test_a_search_stops_at_its_limit_of_hits_and_when_its_time_is_up(monkeypatch
     assert wanted.look(Job.objects.all(), most=None, seconds=0).read == 10
     monkeypatch.setattr(search, "MOST_FOUND", 15)
     looked = wanted.look(Job.objects.all(), most=None, seconds=9)
-    assert (len(looked.keys), looked.read, looked.is_complete) == (15, 20, False)
+    assert (len(looked.keys), looked.read, looked.is_complete) == (15, 30, False)
     newest = list(Job.objects.order_by("-pk").values_list("pk", flat=True)[:15])
     assert looked.keys == newest
 

@@ -14,7 +14,8 @@ from django.contrib.auth.models import Group
 from django.urls import include, path
 from django.utils import timezone
 
-from django_jobs.models import Schedule
+from django_jobs.lifecycle.operations import begin
+from django_jobs.models import OperationKind, Schedule
 from tests.support.console import LISTS, ROOT, pages, send_every_form
 from tests.support.factories import (
     AttemptFactory,
@@ -44,6 +45,8 @@ def rows() -> None:
     add_step(waiting, "approval", kind="event", ended_at=None, event_name="approved", event_key="7")
     JobDependencyFactory(job=JobFactory(id="last", pending_dependencies=1), depends_on=JobFactory(id="first"))
     JobFactory(id="now", status="running", progress=0.5)
+    JobFactory(id="zz done", status="completed")
+    begin(OperationKind.CANCEL, filters={"queue": "mail"})
     JobFactory.create_batch(60, queue="mail")  # more than a page of a list
     QueueFactory(name="mail", paused_at=timezone.now())
     WorkerProcessFactory(started_at=timezone.now())

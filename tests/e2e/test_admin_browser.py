@@ -5,15 +5,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.db import connections
+from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import django_jobs
-from django_jobs.models import DeadLetter, Job, JobDependency, Queue
+from django_jobs.lifecycle.causes import note_cause
+from django_jobs.lifecycle.operations import begin
+from django_jobs.models import DeadLetter, Job, JobDependency, JobLog, OperationKind, Queue, WorkerProcess
+from django_jobs.models.fields import DbNow
 from django_jobs.scheduling.store import create_schedule
 from tests.support.boxes import troubles_of
 from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
@@ -104,6 +110,20 @@ def test_the_night_shift(desk: Desk) -> None:
         done = Job.objects.filter(pk__in=[job.pk for job in jobs], status="completed")
         wait_until(lambda: done.count() == 6, 30, "six completed jobs")
 
+        again = [django_jobs.submit("effects.flaky", {"failures": 1}, max_retries=0) for _ in range(8)]
+        wait_until(lambda: DeadLetter.objects.open().count() == 8, 30, "eight dead letters")
+        page = desk.open("deadletter/causes/")
+        page.get_by_label("Per second").fill("2")
+        page.get_by_role("button", name="Replay all…").click()
+        page.get_by_role("button", name="Replay dead letters").click()
+        expect(page.get_by_role("heading", name="replay dead letters")).to_be_visible()
+        page.get_by_role("button", name="Pause").click()
+        expect(page.locator(".jobs-badge.jobs-paused")).to_be_visible()
+        page.get_by_role("button", name="Resume").click()
+        expect(page.locator(".jobs-badge.jobs-completed")).to_be_visible()  # the page refreshed itself
+        done = Job.objects.filter(pk__in=[job.pk for job in again], status="completed")
+        wait_until(lambda: done.count() == 8, 30, "eight completed jobs")
+
         failed = django_jobs.submit("effects.fail", {"message": "the bank is closed"}, max_retries=0)
         wait_until(lambda: DeadLetter.objects.open().filter(job=failed).exists(), 30, "a dead letter")
         page = desk.open("deadletter/")
@@ -172,14 +192,25 @@ def long_rows(transactional_db: Any) -> list[str]:
         for index, job in enumerate(Job.objects.filter(status="dead"))
     ]  # fmt: skip
     DeadLetter.objects.bulk_create(dead_letters)
+    note_cause("f1", note="the bank is closed " * 9, muted_until=timezone.now() + timedelta(days=2))
+    queue = "a_queue_of_sixty_four_characters_that_somebody_made_up_for_all_"
+    operation = begin(
+        OperationKind.REPLAY_DEAD_LETTERS,
+        filters={},
+        per_second=0.5,
+        options={"note": "x" * 200},
+        address=f"queue={queue}&q={queue}",
+    )
     return [
         "", "overview/", "job/", f"job/{job.pk}/change/", f"job/{kids[0].pk}/change/", "deadletter/", "deadletter/causes/",
         f"deadletter/{DeadLetter.objects.first().pk}/change/", "queue/", "workerprocess/", "schedule/",
-        f"schedule/{row.pk}/change/",
+        f"schedule/{row.pk}/change/", "deadletter/causes/f1/", "operation/", f"operation/{operation.pk}/change/",
+        "job/?sort=run&status=dead", "job/_types/", "job/_types/effects.greet/", "job/_types/effects.greet/new/",
+        "overview/acts/", "schedule/add/", f"workerprocess/{quote(WorkerProcess.objects.get().pk)}/change/",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("language", ["en", "de", "ja"])
 def test_every_page_can_be_read_at_every_width(desk: Desk, long_rows: list[str], settings: Any, language: str) -> None:
     settings.LANGUAGE_CODE = language
     for path in long_rows:
@@ -285,3 +316,25 @@ def test_the_console_is_worked_by_keyboard(desk: Desk) -> None:
             break
     page.keyboard.press("Enter")
     expect(page.get_by_text("Paused queue mail")).to_be_visible()
+
+
+def test_the_log_of_a_running_job_grows_and_its_end_stays_in_sight_until_one_scrolls_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_jobs.admin.jobs.REFRESH_SECONDS", 1)
+    job = JobFactory(status="running", started_at=DbNow())
+    log = JobLog.objects.create(job=job, number=1, text="".join(f"line {number}\n" for number in range(200)))
+    page = desk.open(f"job/{job.pk}/change/")
+    place = "() => { const log = document.querySelector('[data-follow]');"
+    from_end = f"{place} return log.scrollHeight - log.clientHeight - log.scrollTop; }}"
+    assert page.evaluate(from_end) < 4
+
+    JobLog.objects.filter(pk=log.pk).update(text=f"{log.text}the next line <b>\n")
+    expect(page.locator("[data-follow]")).to_contain_text("the next line <b>")
+    assert page.evaluate(from_end) < 4
+
+    page.evaluate(f"{place} log.scrollTop = 100; }}")
+    JobLog.objects.filter(pk=log.pk).update(text=f"{log.text}one more\n")
+    expect(page.locator("[data-follow]")).to_contain_text("one more")
+    assert page.evaluate(f"{place} return log.scrollTop; }}") == 100
+    assert page.evaluate("window.violations") == []

@@ -17,7 +17,7 @@ from urllib.request import HTTPCookieProcessor, build_opener, urlopen
 
 import pytest
 
-from django_jobs import Fail
+from django_jobs import Fail, testing
 from django_jobs.models import Batch, DeadLetter, Job, WorkerProcess
 from testproject.catalogue import jobs
 from testproject.catalogue.models import Scan, SourceFile
@@ -148,6 +148,26 @@ def test_the_report_counts_what_was_measured_however_often_and_what_was_not(fold
     size = sum(len(content) for content in TEXTS.values())
     assert report == {"files": len(TEXTS) + len(NOT_TEXTS), "measured": len(TEXTS), "lines": LINES, "bytes": size}
     assert Scan.objects.get().report == report
+
+
+@pytest.mark.django_db
+def test_a_large_file_is_measured_in_steps_that_a_crash_does_not_repeat(tmp_path: Path) -> None:
+    content = b"line\n" * (jobs.LARGE // 5 + 1)
+    (tmp_path / "large.txt").write_bytes(content)
+    (tmp_path / "small.txt").write_bytes(content[: jobs.LARGE - 1])
+    made = scan(tmp_path)["scan"]
+    large = Job.objects.get(payload__path="large.txt")
+    assert large.job_type == "catalogue.measure_large"
+    with testing.crash_after("hash"):
+        testing.run_due(job_type="catalogue.measure_large")
+    (tmp_path / "large.txt").write_bytes(content + b"one more, which is not hashed again")
+    testing.drain()
+    large.refresh_from_db()
+    assert (large.status, large.crash_count) == ("completed", 0)
+    assert [*large.steps.values_list("name", flat=True)] == ["hash", "encoding", "lines", "write"]
+    file = SourceFile.objects.get(scan=made, path="large.txt")
+    assert (file.size, file.sha256) == (len(content), sha256(content).hexdigest())
+    assert Scan.objects.get().report["measured"] == 2
 
 
 @pytest.mark.django_db

@@ -38,6 +38,15 @@ def test_a_job_that_kills_its_process_is_dead_after_three_starts_and_takes_nobod
     _killer_among(60)
 
 
+@pytest.mark.quick("sqlite", "postgresql")
+def test_a_job_of_a_list_that_kills_its_process_is_dead_and_the_others_of_its_list_run_alone() -> None:
+    jobs = [NewJob("effects.record_bulk", {"kill": n == 7}, job_id=f"job-{n:02}") for n in range(20)]
+    _drain([job.pk for job in submit_many(jobs)], "--processes", "1", "--threads", "2")
+    assert [*DeadLetter.objects.values_list("job_id", "reason")] == [("job-07", "crash loop")]
+    assert Effect.objects.filter(job_id="job-07").count() == 3, "exactly three starts"
+    assert Job.objects.filter(status="completed").count() == 19
+
+
 @pytest.mark.fault
 def test_one_killer_among_five_hundred_good_jobs() -> None:
     _killer_among(500)

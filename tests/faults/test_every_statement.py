@@ -23,7 +23,7 @@ from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.release import release_process, release_started
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle, settle_again
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_again, settle_unlocked
 from django_jobs.models import (
     Attempt,
     AttemptOutcome,
@@ -77,6 +77,16 @@ def _batch() -> list[Outcome]:
         _outcome(named["flaky"], "scheduled", "failed"),
         _outcome(named["bad"], "dead", "failed", DeadLetterReason.RETRIES_EXHAUSTED),
         _outcome(named["stopped"], "cancelled", "cancelled"),
+    ]
+
+
+def _link() -> list[Outcome]:
+    return [
+        Outcome.completed(job)
+        for job in _claimed(
+            NewJob("catalogue.changes", job_id="first"),
+            NewJob("catalogue.changes", job_id="next", depends_on=["first"]),
+        )
     ]
 
 
@@ -146,6 +156,7 @@ MOVES = {
         lambda: (leases.register("one", queues=[], threads=1), _waiting()), lambda _: claim("default", 5, "one")
     ),
     "settle": Move(_batch, lambda batch: settle(batch, "one"), lambda batch: settle_again(batch, "one")),
+    "settle with the next link": Move(_link, lambda batch: settle_unlocked(batch, "one", Handover(lambda queue: True))),
     "release": Move(
         lambda: _claimed(NewJob("catalogue.changes", job_id="a"), NewJob("catalogue.changes", job_id="b")),
         lambda jobs: release_started(jobs, "one"),

@@ -98,12 +98,6 @@ def test_a_dead_letter_that_is_not_there_is_named_as_one() -> None:
         assert (type(error), str(error)) == (DeadLetterNotFound, "there is no dead letter 7")
 
 
-def test_a_throttled_replay_delays_the_rows_that_it_names() -> None:
-    first, second = DeadLetterFactory.create_batch(2)
-    replay([first.job_id, second.job_id], waits={second.job_id: 60.0, "nobody": 1.0})
-    assert statuses() == {first.job_id: "pending", second.job_id: "scheduled"}
-
-
 @pytest.mark.parametrize(
     "wrong", [{"priority": 0}, {"priority": 11}, {"priority": True}, {"queue": ""}, {"queue": "a b"}]
 )

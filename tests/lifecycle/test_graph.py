@@ -1,15 +1,17 @@
 """Dependencies: nothing starts early, no wake is lost, a bad end fails what follows and a replay brings it back."""
 
 import pytest
+from django.db import OperationalError
 
 import django_jobs
 from django_jobs import NewJob
 from django_jobs.exceptions import CycleError, InvalidJob, JobNotFound
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cascade import cascade_all, continue_cascade
-from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.settle import Outcome, settle
-from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
+from django_jobs.lifecycle.claim import ClaimedJob, claim, claim_freed
+from django_jobs.lifecycle.queues import pause, resume
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus, WorkerProcess
 from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,6 +52,64 @@ def test_a_chain_runs_in_its_order() -> None:
         order += [job.id for job in claimed]
         complete(*claimed)
     assert order == ["c", "b", "a"]
+
+
+def hand_over(job: ClaimedJob, *, takes: bool = True) -> ClaimedJob | None:
+    handover = Handover(lambda queue: takes)
+    assert settle_unlocked([Outcome.completed(job)], "p", handover) == []
+    return handover.job
+
+
+def test_who_settles_a_link_of_a_chain_claims_the_next_one_with_it() -> None:
+    chain("c", "b", "a")
+    (job,) = claim("default", 1, "p")
+    following = hand_over(job)
+    assert following
+    assert (following.id, following.fence, statuses("c", "b", "a")) == ("b", 1, ["completed", "running", "pending"])
+    assert Job.objects.get(pk="b").worker_id == "p"
+    assert hand_over(following, takes=False) is None
+    assert statuses("b", "a") == ["completed", "pending"]
+    assert [job.id for job in claim("default", 9, "p")] == ["a"]
+
+
+def test_what_is_claimed_with_a_settle_is_the_first_job_of_the_queue() -> None:
+    chain("b", "a")
+    (job,) = claim("default", 1, "p")
+    django_jobs.submit("effects.record", {}, job_id="urgent", priority=9)
+    following = hand_over(job)
+    assert following
+    assert (following.id, statuses("a")) == ("urgent", ["pending"])
+
+
+def test_nothing_is_claimed_with_a_settle_from_a_paused_queue_or_by_a_process_without_a_lease() -> None:
+    chain("c", "b", "a")
+    (job,) = claim("default", 1, "p")
+    pause("default")
+    assert hand_over(job) is None
+    assert statuses("c", "b") == ["completed", "pending"]
+    resume("default")
+    (job,) = claim("default", 1, "p")
+    WorkerProcess.objects.update(lease_expires_at=None)
+    assert hand_over(job) is None
+    assert statuses("b", "a") == ["completed", "pending"]
+
+
+def test_a_settle_that_is_run_again_hands_over_what_its_last_try_has_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain("b", "a")
+    (job,) = claim("default", 1, "p")
+    tries: list[ClaimedJob | None] = []
+
+    def deadlock_once(*args: str) -> ClaimedJob | None:
+        tries.append(claim_freed(*args))
+        if len(tries) == 1:
+            raise OperationalError(1213, "deadlock")
+        return tries[-1]
+
+    monkeypatch.setattr("django_jobs.lifecycle.settle.claim_freed", deadlock_once)
+    following = hand_over(job)
+    assert following
+    assert (following.id, following.fence, len(tries)) == ("a", 1, 2)
+    assert statuses("b", "a") == ["completed", "running"]
 
 
 def test_a_batch_that_completes_all_dependencies_wakes_their_job_once() -> None:

@@ -89,6 +89,23 @@ def test_a_claim_walks_the_index_of_ready_jobs_in_its_order() -> None:
         assert sort not in plan, plan
 
 
+def test_an_aged_claim_reads_the_first_jobs_of_each_rank_in_the_order_of_the_index() -> None:
+    Job.objects.bulk_create(copies(JobFactory.build(queue="q1", priority=9), 100))
+    with recorded() as statements:
+        assert len(claim("q1", 7, "p", ageing=600.0)) == 7
+    looks = [(sql, params) for sql, params in statements if "django_jobs_job" in sql]
+    assert len(looks) <= 3 + 2 * (connection.vendor == "mysql"), (
+        "the ranks, their shares, a claim for each that has one"
+    )
+    for sql, params in looks[:3]:
+        plan = plan_of(sql, params)
+        assert "django_jobs_job_ready" in plan, plan
+        for whole in ("Seq Scan on django_jobs_job", "SCAN django_jobs_job"):
+            assert whole not in plan, plan
+    if connection.vendor == "mysql":
+        assert "Using index for group-by" in plan_of(*looks[0])
+
+
 def test_a_batch_is_claimed_and_settled_by_its_keys_without_reading_the_table() -> None:
     with recorded() as statements:
         jobs = claim("q1", 100, "p")

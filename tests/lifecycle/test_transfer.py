@@ -10,12 +10,12 @@ import pytest
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobStep
+from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobLog, JobStep
 from django_jobs.queue import JobQueue
 from django_jobs.transfer import importing
 from django_jobs.transfer.exporting import all_jobs, export_dicts, export_file
 from django_jobs.transfer.importing import import_dicts
-from django_jobs.transfer.record import _ATTEMPT, _DEAD_LETTER, _EDGE, _EXTRA, _STEP, Record
+from django_jobs.transfer.record import _ATTEMPT, _DEAD_LETTER, _EDGE, _EXTRA, _LOG, _STEP, Record
 from tests.support.databases import VENDORS, created_database, new_url, why_unreachable
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
@@ -119,6 +119,7 @@ def test_every_column_is_exported_or_left_out_for_a_reason() -> None:
     assert set(_DEAD_LETTER) == columns(DeadLetter, without={"id", "job", "acknowledged_by", "replayed_by"})
     assert set(_EDGE) == columns(JobDependency, without={"id", "job"})
     # Events are other ones there, too.
+    assert set(_LOG) == columns(JobLog, without={"id", "job"})
     assert set(_STEP) == columns(JobStep, without={"id", "job", "event_id"})
 
 

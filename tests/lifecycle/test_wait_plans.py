@@ -6,8 +6,9 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from django_jobs.db.dialects.base import StepRow
 from django_jobs.due import look_ahead
-from django_jobs.lifecycle import leases
+from django_jobs.lifecycle import leases, steps
 from django_jobs.lifecycle.events import deliver, emit, take
 from django_jobs.lifecycle.promote import promote
 from django_jobs.models import Event, Job, JobStep
@@ -76,3 +77,15 @@ def test_a_wait_reads_the_events_of_its_name_and_key_alone() -> None:
     (look,) = [one for one in statements if 'FROM "django_jobs_event"' in one[0].replace("`", '"')]
     plan = plan_of(*look)
     assert "django_jobs_event_called" in plan, plan
+
+
+def test_a_record_reads_its_job_by_key_however_many_jobs_run() -> None:
+    job = JobFactory(status="running", worker_id="p", fence=3, started_at=timezone.now())
+    with recorded() as statements:
+        step_id = steps.record(job.pk, 3, StepRow(1, "one", "step"))
+        assert step_id is not None
+        assert steps.change(job.pk, 3, step_id, has_ended=True)
+    for look in (one for one in statements if "fence" in one[0]):
+        plan = plan_of(*look)
+        assert "django_jobs_job_held" not in plan, plan
+        assert not any(whole in plan for whole in WHOLE), plan

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_jobs.lifecycle.leases import register
-from django_jobs.models import DeadLetter, Event, Job, JobStep, Queue, Schedule
+from django_jobs.models import DeadLetter, Event, Job, JobLog, JobStep, Queue, Schedule
 from django_jobs.queue import Scheduler
 from tests.support.commands import jobs, json_lines, refused
 from tests.support.factories import DeadLetterFactory, JobDependencyFactory, JobFactory
@@ -246,3 +246,14 @@ def test_emit_wakes_what_waits_and_events_lists_it() -> None:
     assert refused("emit", "")[0] == 1
     assert refused("emit", "a", "--payload", "[1]")[0] == 1
     assert Event.objects.count() == 2
+
+
+def test_show_tells_the_logs_when_asked_and_nothing_reaches_the_terminal_raw() -> None:
+    job = JobFactory(id="log")
+    for number in (1, 2):
+        JobLog.objects.create(job=job, number=number, text=f"first \x1b[2J {number}\nsecond\n")
+    assert "first" not in jobs("show", "log")
+    text = jobs("show", "log", "--logs")
+    assert "log of attempt 1:\n    first ?[2J 1\n    second\nlog of attempt 2:\n" in text
+    assert "logs" not in json_lines("show", "log")[0]
+    assert [log["number"] for log in json_lines("show", "log", "--logs")[0]["logs"]] == [1, 2]

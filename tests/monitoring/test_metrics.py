@@ -17,10 +17,10 @@ import django_jobs
 from django_jobs import NewJob, signals
 from django_jobs.lifecycle.leases import register
 from django_jobs.lifecycle.queues import pause
-from django_jobs.models import Attempt, DeadLetter, Job, JobStatus
+from django_jobs.models import Attempt, DeadLetter, Event, Job, JobStatus
 from django_jobs.monitoring import metrics
 from django_jobs.queue import Scheduler
-from django_jobs.testing import advance_time, drain, make_job
+from django_jobs.testing import advance_time, drain, make_job, run_due
 from tests.support.factories import AttemptFactory
 from tests.support.in_process import running_process
 from tests.support.waiting import wait_until
@@ -49,7 +49,7 @@ def total(samples: Samples, name: str, *labels: str) -> float:
 
 @pytest.fixture
 def enabled() -> Iterator[None]:
-    for metric in (metrics.EVENTS, metrics.WAIT, metrics.RUN):
+    for metric in (metrics.EVENTS, metrics.WAIT, metrics.RUN, metrics.LISTS):
         metric.clear()
     metrics.enable()
     yield
@@ -136,6 +136,16 @@ def test_events_waits_and_runs_are_counted() -> None:
     assert samples["django_jobs_wait_seconds_bucket", ("10.0", "mail")] == 0
 
 
+@pytest.mark.usefixtures("enabled")
+def test_the_lists_of_bulk_handlers_are_counted_by_their_size() -> None:
+    django_jobs.submit_many([NewJob("effects.record_bulk", {}) for _ in range(60)])
+    drain()
+    samples = scrape()
+    assert samples["django_jobs_bulk_jobs_count", ("effects.record_bulk", "default")] == 2
+    assert samples["django_jobs_bulk_jobs_sum", ("effects.record_bulk", "default")] == 60
+    assert samples["django_jobs_bulk_jobs_bucket", ("effects.record_bulk", "10.0", "default")] == 1
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("enabled")
 def test_scraped_under_load_the_counts_of_each_scrape_add_up() -> None:
@@ -181,3 +191,26 @@ def test_processes_that_share_a_directory_are_added_up(tmp_path: Path) -> None:
         samples = scrape()
     assert total(samples, "django_jobs_events_total", "submitted", "mail") == 2
     assert total(samples, "django_jobs_workers_alive") == 0, "the tables are reported besides"
+
+
+def test_batches_steps_and_waits_are_counted() -> None:
+    family = django_jobs.submit("workflows.family", {"n": [1, 2]}, queue="parents")
+    storm = {"sleep": 60, "rows": 1}
+    asleep, cancelled = (django_jobs.submit("workflows.storm", storm, queue="parents") for _ in range(2))
+    django_jobs.emit("workflows.go", key=asleep.pk)
+    run_due(queue="parents")
+    cancelled.refresh_from_db()
+    cancelled.cancel()
+    samples = scrape()
+    assert {kind: samples["django_jobs_waits", (kind,)] for kind in ("sleep", "event", "children")} == {
+        "sleep": 1, "event": 0, "children": 1
+    }  # fmt: skip
+    assert (total(samples, "django_jobs_steps"), samples["django_jobs_steps", ("step",)]) == (7, 4)
+    assert (samples["django_jobs_batches", ("running",)], total(samples, "django_jobs_events_undelivered")) == (1, 0)
+    django_jobs.emit("workflows.go", key="nobody")
+    drain()
+    family.refresh_from_db()
+    samples = scrape()
+    assert (family.result, samples["django_jobs_batches", ("completed",)]) == ([1, 2], 1)
+    assert samples["django_jobs_waits", ("children",)] == 0
+    assert total(samples, "django_jobs_events_undelivered") == Event.objects.filter(delivered_at=None).count()

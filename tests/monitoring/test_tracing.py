@@ -104,6 +104,21 @@ def test_every_way_to_submit_carries_the_trace() -> None:
     assert len([one for one in EXPORTER.get_finished_spans() if one.name == "run effects.record"]) == 2
 
 
+def test_a_list_begins_a_trace_that_links_those_of_its_submits() -> None:
+    with handler("trace.bulk", lambda payloads: None, bulk=10):
+        for name in ("one", "two"):
+            with trace.get_tracer("site").start_as_current_span(name):
+                django_jobs.submit("trace.bulk")
+        django_jobs.submit("trace.bulk")
+        run_due()
+    run = span("run trace.bulk")
+    requests = [span(name).context.trace_id for name in ("one", "two")]
+    assert [link.context.trace_id for link in run.links] == requests
+    assert run.parent is None
+    assert run.context.trace_id not in requests
+    assert (run.attributes or {})["messaging.batch.message_count"] == 3
+
+
 def test_a_failure_is_an_error_of_its_span_and_a_retry_a_span_of_the_same_trace() -> None:
     with trace.get_tracer("site").start_as_current_span("request"):
         django_jobs.submit("effects.flaky", {"failures": 1})

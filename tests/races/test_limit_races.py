@@ -8,7 +8,7 @@ import pytest
 
 from django_jobs import Limit, job, submit
 from django_jobs.handlers import registry
-from django_jobs.lifecycle import active_limits, leases, limits, slots
+from django_jobs.lifecycle import active_limits, leases, limits, slots, starts
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.promote import promote, run_now
@@ -67,6 +67,29 @@ def test_claims_of_many_processes_share_one_slot() -> None:
         assert [one.id for one in taken] == [f"{number}-0"], "one, and the first"
         check_limit()
         Job.objects.all().delete()
+
+
+def test_claims_and_settles_of_many_processes_share_the_last_start_of_a_window() -> None:
+    job("limited.rated", limit=Limit(rate="2/h", key="account"))(lambda payload: None)
+    names = [f"p{number}" for number in range(4)]
+    register(*names)
+    try:
+        for number in range(ROUNDS):
+            for job_number in range(6):
+                submit("limited.rated", {"account": number}, job_id=f"{number}-{job_number}")
+            (first,) = claimed("p0")
+
+            def start_and_settle(first: ClaimedJob = first) -> list[ClaimedJob]:
+                assert starts.record_start(first.id, first.fence, first.rated)
+                settle([Outcome.completed(first)], "p0")
+                return []
+
+            moves = [start_and_settle, *(lambda n=n: claimed(n, 3) for n in names[1:])]
+            taken = [one for found in run_in_threads(moves) for one in found]
+            assert [one.id for one in taken] == [f"{number}-1"], dump_rows()
+            Job.objects.all().delete()
+    finally:
+        registry.forget("limited.rated")
 
 
 def test_a_job_that_is_submitted_while_the_last_place_is_freed_is_not_left_behind() -> None:

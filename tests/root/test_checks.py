@@ -14,10 +14,10 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management import call_command
 from django.test import override_settings
 
-from django_jobs import checks
+from django_jobs import Limit, checks
 from django_jobs.conf import this_site
 from django_jobs.db.server import OLDEST, journal_mode, max_connections, product_and_version
-from django_jobs.handlers import registry
+from django_jobs.handlers import make_handler, registry
 from django_jobs.models import Job, Schedule
 from django_jobs.queue import Scheduler
 from django_jobs.testing import make_job
@@ -152,6 +152,25 @@ def test_a_host_without_time_zone_data_is_told_which_schedules_need_it() -> None
     with mock.patch.object(checks, "declared", return_value=[berlin, mock.Mock(timing=mock.Mock(is_known_here=True))]):
         (message,) = messages(checks.check_time_zone_data)
     assert (message.id, "nightly" in message.msg, "tzdata" in str(message.hint)) == ("django_jobs.W011", True, True)
+
+
+# --- bulk handlers
+
+
+def test_a_list_longer_than_a_limit_is_warned_of() -> None:
+    for bulk in (500, 3):
+        options = {"bulk": bulk, "limit": Limit(concurrency=3)}
+        registry.register(make_handler(lambda payloads: None, f"checks.bulk{bulk}", options))
+    try:
+        (message,) = messages(checks.check_bulk_handlers)
+    finally:
+        registry.forget("checks.bulk500")
+        registry.forget("checks.bulk3")
+    assert (message.id, "bulk=500" in message.msg, "jobs and not calls" in str(message.hint)) == (
+        "django_jobs.W012",
+        True,
+        True,
+    )
 
 
 # --- routers

@@ -141,3 +141,18 @@ def test_the_database_that_holds_the_jobs_must_keep_utc(
     monkeypatch.setattr(checks, "settings", SimpleNamespace(DATABASES=databases))
     monkeypatch.setattr(connections, "router", ElsewhereRouter())
     assert ids(checks.check_database_time_zone()) == found
+
+
+@pytest.mark.parametrize("value", ["10m", "600s", 600, 600.0])
+def test_an_ageing_is_given_in_seconds_or_with_a_unit(value: Any) -> None:
+    found, problems = parse({"QUEUES": {"mail": {"ageing": value}}})
+    assert (found.QUEUES["mail"].ageing, problems) == (600.0, [])
+
+
+@pytest.mark.parametrize(
+    "value", ["10", "fast", "0m", "-1m", "1.5h", "10 m", "10w", 0, -5, True, float("nan"), "9999999d"]
+)
+def test_an_ageing_that_is_no_span_is_refused(value: Any) -> None:
+    _, (problem,) = parse({"QUEUES": {"mail": {"ageing": value}}})
+    assert "ageing" in problem.message
+    assert '"10m"' in problem.message

@@ -46,6 +46,40 @@ def test_all_that_is_wrong_with_a_handler_is_named_at_once() -> None:
     assert len(refused.value.problems) == 7
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"bulk": 0}, "bulk=0: give an integer from 1 to 10000"),
+        ({"bulk": 10_001}, "bulk=10001"),
+        ({"bulk": True}, "bulk=True"),
+        ({"bulk": "5"}, "bulk='5'"),
+        ({"bulk": 5, "bulk_wait": -1}, "bulk_wait=-1: give a number of seconds"),
+        ({"bulk_wait": 1}, "it is for a bulk handler"),
+        ({"bulk": 5, "isolation": "process"}, "cannot have isolation='process'"),
+    ],
+    ids=str,
+)
+def test_options_of_a_bulk_handler_are_checked(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidJob, match=says.replace("(", r"\(")):
+        job("words.handled", **options)(handle)
+
+
+def test_a_bulk_handler_takes_one_list_whatever_it_is_called_and_any_payload() -> None:
+    job("words.handled", bulk=5, bulk_wait=0.5)(lambda contexts: None)
+    handler = registry.get("words.handled")
+    assert (handler.bulk, handler.bulk_wait, handler.arguments) == (5, 0.5, None)
+    for function in (lambda: None, lambda one, two: None, lambda *, payloads: None):
+        with pytest.raises(InvalidJob, match="calls a bulk handler with one list"):
+            job("words.other", bulk=5)(function)
+
+
+def test_an_async_bulk_handler_cannot_be_atomic() -> None:
+    async def handler(payloads: list[Any]) -> None: ...
+
+    with pytest.raises(InvalidJob, match="cannot be atomic"):
+        job("words.other", bulk=5, atomic=True)(handler)
+
+
 def test_a_job_type_has_one_handler() -> None:
     job("words.handled")(handle)
     job("words.handled")(handle)  # the same function, as autoreload imports it again

@@ -54,8 +54,10 @@ def held() -> None:
 def test_jobs_limits_lists_who_holds_and_who_waits() -> None:
     held()
     (line,) = [json.loads(text) for text in command("limits", "--json").splitlines()]
-    expected = {"name": f"type:{NAME}", "key": "7", "concurrency": 1, "running": 1, "waiting": 2, "set_at": None}
-    assert line == expected
+    of_rate = {"rate": None, "started": 0, "next_start_at": None}
+    assert line == {
+        "name": f"type:{NAME}", "key": "7", "concurrency": 1, "running": 1, "waiting": 2, "set_at": None, **of_rate
+    }  # fmt: skip
     assert f"type:{NAME}" in command("limits")
     assert json.loads(command("show", "j1", "--json"))["held_back_by"] == f"type:{NAME} 7"
 
@@ -70,6 +72,20 @@ def test_an_operator_sets_and_resets_a_limit_on_the_command_line() -> None:
         command("limits", "set", f"type:{NAME}", "--concurrency", "-1")
     with pytest.raises(CommandError, match="there is no limit"):
         command("limits", "reset", "queue:nowhere")
+
+
+def test_a_rate_is_set_and_shown_on_the_command_line_and_in_the_admin() -> None:
+    held()
+    command("limits", "set", f"type:{NAME}", "--rate", "100/m")
+    (line,) = [json.loads(text) for text in command("limits", "--json").splitlines()]
+    assert (line["rate"], line["concurrency"], line["started"]) == ("100/m", 1, 0)
+    client = operator()
+    assert "100/m" in client.get("/admin/django_jobs/limit/").content.decode()
+    client.post("/admin/django_jobs/limit/set/", {"limit": f"type:{NAME}", "concurrency": "3", "rate": "9/s"})
+    row = LimitRow.objects.get(pk=f"type:{NAME}")
+    assert (row.concurrency_now, row.rate_now) == (3, "9/s")
+    with pytest.raises(CommandError, match="give --concurrency, --rate or both"):
+        command("limits", "set", f"type:{NAME}")
 
 
 def test_enqueue_takes_a_limit_key() -> None:

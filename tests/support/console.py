@@ -10,7 +10,7 @@ from django.contrib.admin.utils import quote
 from django.db import transaction
 from django.test import Client
 
-from django_jobs.models import Batch, DeadLetter, GoneProcess, Job, Schedule, WorkerProcess
+from django_jobs.models import Batch, DeadLetter, GoneProcess, Job, Operation, Schedule, WorkerProcess
 
 ROOT = "/admin/django_jobs/"
 LISTS = (
@@ -25,6 +25,8 @@ LISTS = (
     "overview/acts",
     "goneprocess",
     "batch",
+    "alert",
+    "operation",
 )
 TYPED = {"per_second": "1234.5", "priority": "9", "note": "seen"}  # what a person types into the empty fields
 Attributes = dict[str, str | None]
@@ -57,7 +59,7 @@ def pages(rows: int = 4) -> Iterator[str]:
         yield f"{ROOT}job/_types/{quote(job_type)}/"
     for fingerprint in DeadLetter.objects.exclude(fingerprint="").values_list("fingerprint", flat=True)[:rows]:
         yield f"{ROOT}deadletter/causes/{quote(fingerprint)}/"
-    for model in (Job, DeadLetter, Schedule, Batch, WorkerProcess, GoneProcess):
+    for model in (Job, DeadLetter, Schedule, Batch, WorkerProcess, GoneProcess, Operation):
         for row in model._default_manager.order_by("-pk")[:rows]:
             yield f"{ROOT}{model._meta.model_name}/{quote(row.pk)}/change/"
             yield f"{ROOT}{model._meta.model_name}/{quote(row.pk)}/history/"

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-VIEW = ("view_job", "view_deadletter", "view_queue", "view_workerprocess", "view_schedule", "view_batch")
+VIEW = ("view_job", "view_deadletter", "view_queue", "view_workerprocess", "view_schedule", "view_batch", "view_alert")
 
 
 def staff(*codenames: str, name: str = "ada") -> User:

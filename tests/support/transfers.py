@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.models import Attempt, Batch, DeadLetter, Job, JobDependency
+from django_jobs.models import Attempt, Batch, DeadLetter, Job, JobDependency, JobLog
 from django_jobs.payloads import decode, encode_payload
 from django_jobs.transfer.exporting import all_jobs, export_file
 from django_jobs.transfer.importing import import_file
@@ -60,6 +60,9 @@ def make_mixed_jobs(number: int = 40) -> None:
     DeadLetter.objects.bulk_create([DeadLetterFactory.build(job=job, error=job.error) for job in dead], batch_size=500)
     Attempt.objects.bulk_create(
         [AttemptFactory.build(job=job, number=n) for job in dead for n in (1, 2)], batch_size=500
+    )
+    JobLog.objects.bulk_create(
+        [JobLog(job=job, number=n, text=f"INFO grüße: {n}\n") for job in jobs[3::7] for n in (1, 2)], batch_size=500
     )
     edges = []
     for dependent, dependency in zip(

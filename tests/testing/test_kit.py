@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 import django_jobs
-from django_jobs import Cancelled, Fail, Retry, Snooze, signals
+from django_jobs import BulkFailure, Cancelled, Fail, Limit, Retry, Snooze, signals
 from django_jobs.exceptions import HandlerNotFound, InvalidJob, JobsError
 from django_jobs.handlers import make_handler, registry
 from django_jobs.lifecycle.queues import pause
@@ -52,6 +52,55 @@ def handle() -> Any:
 
 
 # --- run_due
+
+
+def test_a_bulk_handler_gets_lists_of_one_queue_up_to_its_size(handle: Any) -> None:
+    lists = []
+    handle("kit.bulk", lambda payloads: lists.append([payload["n"] for payload in payloads]), bulk=3)
+    for n in range(5):
+        django_jobs.submit("kit.bulk", {"n": n})
+        django_jobs.submit("effects.record", priority=5 + n)
+    django_jobs.submit("kit.bulk", {"n": 9}, queue="other")
+    assert {job.status for job in run_due()} == {"completed"}
+    assert sorted(lists) == [[0, 1, 2], [3, 4], [9]]
+
+
+def test_what_a_bulk_handler_names_reaches_the_test_and_what_only_steers_does_not(handle: Any) -> None:
+    errors: list[Any] = [Retry(after=60), "no such product"]
+
+    def fails(payloads: Any) -> None:
+        raise BulkFailure({1: errors.pop(0)})
+
+    handle("kit.bulk", fails, bulk=3, max_retries=0)
+    for number in range(2):
+        for _ in range(2):
+            django_jobs.submit("kit.bulk", max_retries=1 - number)
+        if number:
+            with pytest.raises(BulkFailure, match="no such product"):
+                run_due()
+        else:
+            assert [job.status for job in run_due()] == ["completed", "scheduled"]
+    assert sorted(Job.objects.values_list("status", flat=True)) == ["completed", "completed", "dead", "scheduled"]
+
+
+def test_a_limit_makes_shorter_lists_and_all_of_them_run(handle: Any) -> None:
+    sizes = []
+    handle("kit.bulk", lambda payloads: sizes.append(len(payloads)), bulk=10, limit=Limit(concurrency=2))
+    for _ in range(5):
+        django_jobs.submit("kit.bulk")
+    assert [job.status for job in run_due()] == ["completed"] * 5
+    assert sizes == [2, 2, 1]
+
+
+def test_an_atomic_bulk_handler_runs_in_the_transaction_of_the_test(handle: Any) -> None:
+    def handler(contexts: list[Any]) -> None:
+        for context in contexts:
+            context.report_progress(0.5)
+
+    handle("kit.bulk", handler, bulk=3, atomic=True, takes_context=True)
+    for _ in range(3):
+        django_jobs.submit("kit.bulk")
+    assert [job.status for job in run_due()] == ["completed"] * 3
 
 
 def test_due_jobs_run_in_claim_order_and_leave_no_process_behind() -> None:

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import django_jobs
+from django_jobs import NewJob
 from django_jobs.handlers import make_handler, registry
-from django_jobs.models import Event, Job, JobStep
+from django_jobs.models import Batch, Event, Job, JobStep
 from django_jobs.testing import advance_time, run_due
 from django_jobs.testing.crash import ProcessDied
 from tests.support.effects.models import Effect, leave_effect
 
 pytestmark = pytest.mark.django_db
-KINDS = ["step", "atomic", "sleep", "event", "loop"]
+KINDS = ["step", "atomic", "sleep", "event", "loop", "children"]
 MOST_RUNS = 80
 
 
@@ -50,6 +51,9 @@ class World:
             return context.sleep(name, 60)
         if kind == "event":
             return context.wait_for_event(name, key=context.job_id)
+        if kind == "children":
+            number = int(name.split()[1])
+            return context.run_children([NewJob("effects.record", {"result": number + one}) for one in (0, 1)], name)
         if kind == "loop":
             for item in context.iterate(name, range(5), every=0):
                 self.items.append(item)
@@ -82,14 +86,14 @@ class World:
 
 @given(
     program=st.lists(st.sampled_from(KINDS), min_size=1, max_size=5),
-    deaths=st.lists(st.tuples(st.integers(1, 14), st.booleans()), max_size=8),
+    deaths=st.lists(st.tuples(st.integers(1, 24), st.booleans()), max_size=8),
 )
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_workflow_that_dies_anywhere_ends_as_if_nothing_had_happened(
     program: list[str], deaths: list[tuple[int, bool]]
 ) -> None:
     world = World(program, deaths)
-    for model in (Job, Event, Effect):
+    for model in (Job, Batch, Event, Effect):
         model.objects.all().delete()
     registry.replace(make_handler(world.handle, "model.flow", {"takes_context": True, "max_crashes": 100}))
     try:
@@ -99,7 +103,7 @@ def test_a_workflow_that_dies_anywhere_ends_as_if_nothing_had_happened(
                 django_jobs.emit(f"event {place}", key="flow", payload={"n": place})
         for _ in range(MOST_RUNS):
             run_due()
-            if Job.objects.get().is_finished:
+            if Job.objects.get(pk="flow").is_finished:
                 break
             advance_time(timedelta(seconds=61))
             for wait in JobStep.objects.filter(kind="event", ended_at=None):
@@ -118,10 +122,12 @@ def test_a_workflow_that_dies_anywhere_ends_as_if_nothing_had_happened(
             assert effects[f"step {name}"] == 1
         elif name.startswith("step"):
             assert 1 <= effects[f"step {name}"] <= 1 + world.died
+    assert effects["start"] == 2 * program.count("children"), "children are submitted once"
     assert len(world.items) <= 5 * program.count("loop") + world.died
     assert set(world.items) == (set(range(5)) if "loop" in program else set())
 
 
 def _result(name: str) -> Any:
     kind, _, place = name.partition(" ")
-    return {"step": name, "atomic": name, "event": {"n": int(place)}}.get(kind)
+    number = int(place)
+    return {"step": name, "atomic": name, "event": {"n": number}, "children": [number, number + 1]}.get(kind)

@@ -49,7 +49,7 @@ def timed_out(job: ClaimedJob) -> Outcome:
 
 
 def learn(buffer: JobBuffer, seconds: float) -> None:
-    for _ in range(200):
+    for _ in range(400):
         buffer.took(seconds)
 
 
@@ -161,3 +161,39 @@ def test_a_run_that_was_given_up_ends_as_the_watchdog_says() -> None:
     assert buffer.take_outcomes(time.monotonic() + 61) == [timed_out(claimed("a"))]
     assert buffer.next_run(slot) is None, "its thread is not trusted again"
     assert buffer.leave(slot)
+
+
+def test_two_threads_run_jobs_that_wait_for_nothing_and_further_ones_rest() -> None:
+    buffer, slots = joined(4)
+    load(buffer, *(claimed(str(number)) for number in range(9)))
+    learn(buffer, 0.001)
+    assert buffer.wants_thread
+    assert not buffer.is_crowded, "all run jobs that take long enough to wait for something"
+    learn(buffer, 0.00001)
+    assert buffer.is_crowded
+    buffer.begin_rest(slots[3])
+    assert buffer.is_crowded
+    buffer.begin_rest(slots[2])
+    assert (buffer.is_crowded, buffer.wants_thread) == (False, False)
+    buffer.begin_rest(slots[1])
+    assert buffer.wants_thread, "one is too few: nobody runs jobs while it claims or settles"
+    buffer.end_rest(slots[1])
+    assert not buffer.wants_thread
+    buffer.leave(slots[1])
+    assert buffer.wants_thread
+
+
+def test_a_further_thread_stands_in_for_one_that_a_slow_job_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, (first, _, third) = joined(3)
+    buffer.begin_rest(third)
+    load(buffer, *(claimed(str(number)) for number in range(9)))
+    learn(buffer, 0.00001)
+    assert buffer.next_run(first)
+    monkeypatch.setattr(buffers, "BLOCKED_SECONDS", 60.0)
+    assert not buffer.count_blocked()
+    monkeypatch.setattr(buffers, "BLOCKED_SECONDS", -60.0)
+    assert buffer.count_blocked()
+    buffer.end_rest(third)
+    assert not buffer.is_crowded
+    learn(buffer, 1.0)
+    assert not buffer.count_blocked(), "each thread wakes the next one where jobs are slow"

@@ -5,14 +5,18 @@ import os
 import sys
 import threading
 import time
+from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import connection, connections, transaction
 from django.utils import timezone, translation
 
 from django_jobs import Cancelled, Fail, Retry, Snooze
+from django_jobs.lifecycle.claim import claim
 from django_jobs.models import Attempt, DeadLetter, Job, WorkerProcess
+from django_jobs.worker import thread
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
@@ -67,6 +71,39 @@ def test_whatever_a_handler_raises_is_a_normal_failure(bench: Bench, error: Base
     assert len(dead_letter.error) < 5000
     assert "\0" not in dead_letter.error
     assert dead_letter.fingerprint
+
+
+def test_slow_jobs_among_quick_ones_keep_no_others_waiting_while_a_thread_is_free(bench: Bench) -> None:
+    released = threading.Event()
+    bench.handle("t.quick", lambda payload: None)
+    bench.handle("t.slow", lambda payload: released.wait(30) and None)
+    quick = [bench.submit("t.quick", priority=9) for _ in range(300)]
+    slow = [bench.submit("t.slow") for _ in range(3)]
+    last = bench.submit("t.quick", priority=1)
+    bench.start(threads=4)
+    for job in [*quick[-1:], last]:
+        assert job.wait(20).status == "completed", "the fourth thread runs it"
+    released.set()
+    for job in slow:
+        assert job.wait(20).status == "completed"
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_a_chain_goes_on_without_looking_for_work_but_not_for_long(
+    bench: Bench, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "PATIENCE_SECONDS", seconds)
+    looks = mock.Mock(side_effect=claim)
+    monkeypatch.setattr(thread, "claim", looks)
+    bench.handle("t.ok", lambda payload: None)
+    jobs = [bench.submit("t.ok", delay=timedelta(days=1))]
+    for _ in range(9):
+        jobs.append(bench.submit("t.ok", depends_on=[jobs[-1]]))
+    bench.start()
+    jobs[0].run_now()
+    assert [job.wait(20).status for job in jobs] == ["completed"] * 10
+    claims = sum(call.args[0] == "default" for call in looks.call_args_list)
+    assert claims >= 10 if seconds == 0 else claims < 6, "others have their turn, or none is there"
 
 
 def test_retries_are_spent_with_backoff_and_then_the_job_is_dead(bench: Bench) -> None:

@@ -65,7 +65,9 @@ def test_an_idle_process_asks_little(database: Database) -> None:
         else:
             wait_until(lambda: _polls(statements) >= 5, 20, "rests that have grown")
         declared = 'UPDATE "django_jobs_limit"', "UPDATE `django_jobs_limit`"
-        wait_until(lambda: any(sql.startswith(declared) for _, sql in statements.seen), 10, "what is written at the start")
+        wait_until(
+            lambda: any(sql.startswith(declared) for _, sql in statements.seen), 10, "what is written at the start"
+        )
         statements.seen.clear()
         began = time.monotonic()
         time.sleep(4)

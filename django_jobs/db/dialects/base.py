@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_jobs.numbers import RANKS_PER_PRIORITY
 
 JOB = "django_jobs_job"
 DEPENDENCY = "django_jobs_jobdependency"
@@ -20,7 +22,9 @@ QUEUE = "django_jobs_queue"
 BATCH = "django_jobs_batch"
 MEMBER = "django_jobs_batchmember"
 STEP = "django_jobs_jobstep"
+LOG = "django_jobs_joblog"
 SLOT = "django_jobs_limitslot"
+START = "django_jobs_limitstart"
 READY = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 0"
 RANK_LIMITS = (-101, 101)  # before the first rank, and after the last one
 # So few that they fit into PostgreSQL's table of locks however many scopes there are; two scopes may share one.
@@ -67,7 +71,7 @@ INSERT_COLUMNS = (
     "queue_limit_key",
     "pending_limits",
 )
-SLOT_COLUMNS = ("job_id", "scope", "waits", "queue", "rank", "available_at")
+SLOT_COLUMNS = ("job_id", "scope", "waits", "starts", "queue", "rank", "available_at")
 
 
 FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
@@ -106,6 +110,22 @@ SELECT level.queue, (SELECT MIN(job.available_at) FROM {JOB} AS job
                      WHERE {READY} AND job.queue = level.queue AND job.rank = level.place)
 FROM level WHERE level.place IS NOT NULL"""
 
+_READY_RANKS = f"""
+WITH RECURSIVE found(place) AS (
+    SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = %s
+    UNION ALL
+    SELECT (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = %s AND job.rank > found.place)
+    FROM found WHERE found.place IS NOT NULL)
+SELECT place FROM found WHERE place IS NOT NULL"""
+_READY_OF_RANK = (
+    "SELECT job.rank AS place, job.available_at AS since, job.id AS job_id FROM {job} WHERE job.queue = %s"
+    f" AND {READY} AND job.rank = %s ORDER BY job.available_at, job.id LIMIT %s"
+)
+_SHARES = (
+    "SELECT picked.place, COUNT(*) FROM (SELECT heads.place AS place FROM ({heads}) AS heads"
+    " ORDER BY {key}, heads.since, heads.job_id LIMIT %s) AS picked GROUP BY picked.place ORDER BY picked.place"
+)
+
 _COUNT_READY = (
     "SELECT %s AS place, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM"
     f" {JOB} WHERE queue = %s AND {READY} LIMIT %s) AS capped) AS number"
@@ -114,7 +134,7 @@ _COUNT_READY = (
 _LIMIT_KEYS = f"SELECT id, limit_key, queue_limit_key FROM {JOB} WHERE status = 'running' AND worker_id = %s AND id IN"
 _SLOTS_TAKEN = (
     "SELECT slot.scope, slot.queue, COUNT(CASE WHEN job.status = 'running' THEN 1 END),"
-    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END)"
+    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END), COUNT(CASE WHEN job.status = 'running' AND slot.starts THEN 1 END)"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id WHERE slot.waits = FALSE AND slot.scope IN"
 )
 QUEUES_OF_WAITERS = (
@@ -135,6 +155,7 @@ _NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE 
 _NEXT_WAITED_FOR = f"SELECT MIN(scope) FROM {SLOT} WHERE waits = TRUE AND scope > %s"
 
 EndedRow = tuple[str, int, str, float, int, int, str | None]
+LogRow = tuple[str, int, str]
 AttemptRow = tuple[str, int, str, float, str, str, str, str, str]
 ATTEMPT_COLUMNS = "job_id, number, worker_id, started_at, ended_at, outcome, exception_class, error, traceback, release"
 # Written once for all; {due}, {now} and {prefix} differ. Only a job that runs again has a time to run at.
@@ -149,11 +170,11 @@ ENDED = """{prefix}status = ended.status, {prefix}fence = {job}.fence + 1, {pref
 {prefix}unique_lock = CASE WHEN ended.status IN ('scheduled', 'pending') THEN {job}.unique_lock END"""
 
 # One statement, which commits by itself, is all that a step costs: the row is written only while the run holds its job, and the
-# lock keeps a rescue from taking the job away between that look and the commit.
+# lock keeps a rescue from taking the job away between that look and the commit. Not by status, as a settle.
 INSERT_STEP = f"""
 INSERT INTO {STEP} (job_id, position, name, kind, result, started_at, ended_at, due_at, event_name, event_key)
 SELECT id, %s, %s, %s, {{json}}, {{began}}, CASE WHEN {{flag}} THEN {{now}} END, CASE WHEN {{flag}} THEN {{due}} END, %s, %s
-FROM {JOB} WHERE id = %s AND fence = %s AND status = 'running' {{lock}}"""
+FROM {JOB} WHERE id = %s AND fence = %s {{lock}}"""
 
 
 class StepRow(NamedTuple):
@@ -237,7 +258,10 @@ class Dialect(ABC):
     by_primary_key: ClassVar[str] = ""
     by_members: ClassVar[str] = ""
     moment: ClassVar[str] = "available_at"  # as a claim returns it
+    later: ClassVar[str]  # so many seconds from now
     union_part: ClassVar[str] = "SELECT * FROM ({part}) AS part"
+    ready_job: ClassVar[str] = f"{JOB} AS job"
+    aged: ClassVar[str]  # the time heads.since, moved by heads.place · {step} microseconds
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
@@ -247,11 +271,16 @@ class Dialect(ABC):
 
     def insert_job(self, row: Sequence[Any]) -> datetime | None:
         """Insert one row (INSERT_COLUMNS) and return its created_at, or None when a unique column is taken."""
+        # A column that stays NULL is left out: these are nearly half of them, and each is to be written out and parsed.
+        given = {name: value for name, value in zip(INSERT_COLUMNS, row, strict=True) if value is not None}
+        columns, marks = ", ".join(given), ", ".join(["%s"] * len(given))
+        if "available_at" not in given:
+            columns, marks = f"{columns}, available_at", f"{marks}, {self.now}"
         statement = (
-            f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS})"
-            f" VALUES ({self._values()}) {self.ignore_conflict} RETURNING created_at"
+            f"INSERT INTO {JOB} ({columns}, {FIXED_COLUMNS}) VALUES ({marks}, {self.now}, {self.now}, 0, 0, 0, '')"
+            f" {self.ignore_conflict} RETURNING created_at"
         )
-        returned = self.read(statement, row)
+        returned = self.read(statement, list(given.values()))
         return self.to_datetime(returned[0][0]) if returned else None
 
     def _values(self) -> str:
@@ -276,6 +305,31 @@ class Dialect(ABC):
 
         Nothing is claimed for a paused queue, or for a process whose lease has run out.
         """
+
+    @abstractmethod
+    def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        """Claim as `claim` does, from the jobs of one rank."""
+
+    def claim_aged(self, queue: str, limit: int, process_id: str, ageing: float) -> list[tuple[Any, ...]]:
+        """Claim as `claim` does, where so many seconds of waiting weigh as much as one step of priority.
+
+        The order of two jobs stays the same as time goes by: both gain as much. Within a rank it is that of the index, so the
+        first jobs of each rank are merged, which says how many to claim of each. Call it in a transaction.
+        """
+        ranks = self.ready_ranks(queue)
+        if len(ranks) < 2:
+            return self.claim(queue, limit, process_id)
+        step = microseconds_of_rank(ageing)
+        part = self.union_part.format(part=_READY_OF_RANK.format(job=self.ready_job))
+        statement = _SHARES.format(heads=" UNION ALL ".join([part] * len(ranks)), key=self.aged.format(step=step))
+        shares = self.read(statement, [*(value for rank in ranks for value in (queue, rank, limit)), limit])
+        rows = [row for rank, number in shares for row in self.claim_of_rank(queue, rank, number, process_id)]
+        rank, since, job_id = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
+        return sorted(rows, key=lambda row: aged_place(row[rank], self.to_datetime(row[since]), row[job_id], ageing))
+
+    def ready_ranks(self, queue: str) -> list[int]:
+        """Return the ranks of a queue's ready jobs."""
+        return [rank for (rank,) in self.read(_READY_RANKS, (queue, queue))]
 
     def claim_from(self, stretches: Sequence[Stretch], queue: str, limit: int, process_id: str) -> ClaimLook:
         """Claim as `claim` does, on these stretches of the index alone, and count what is read."""
@@ -308,11 +362,20 @@ class Dialect(ABC):
     def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
         """Record a step of a run and return its primary key; None, with nothing written, when the run lost its job."""
 
+    def write_logs(self, rows: Sequence[LogRow]) -> None:
+        """Write the logs of attempts, given as (job id, number, text), in the place of what is on record of them."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {LOG} (job_id, number, text) VALUES (%s, %s, %s)"
+                " ON CONFLICT (job_id, number) DO UPDATE SET text = excluded.text",
+                rows,
+            )
+
     @abstractmethod
     def promote(self, limit: int) -> list[str]:
         """Make up to `limit` due jobs pending and return their queues."""
 
-    # What a wake needs (open_edges, lock_jobs, close_edges, count_down) is written by hand as well: the ORM spent more than half
+    # What a wake needs (open_edges, satisfy and what that calls) is written by hand as well: the ORM spent more than half
     # of the thread's time for a link of a chain on composing it.
 
     def open_edges(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -348,13 +411,16 @@ class Dialect(ABC):
     def lock_scopes(self, scopes: Iterable[str]) -> None:
         """Lock scopes until the transaction ends, in one order for all: who has one decides who gets its slots."""
 
-    def slots_of(self, ids: Sequence[str]) -> list[tuple[str, str, bool]]:
-        """Return (job id, scope, waits) of the jobs' slots."""
-        rows = self.read(f"SELECT job_id, scope, waits FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
-        return [(job_id, scope, bool(waits)) for job_id, scope, waits in rows]
+    def slots_of(self, ids: Sequence[str]) -> list[tuple[str, str, bool, bool]]:
+        """Return (job id, scope, waits, starts) of the jobs' slots."""
+        rows = self.read(f"SELECT job_id, scope, waits, starts FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
+        return [(job_id, scope, bool(waits), bool(starts)) for job_id, scope, waits, starts in rows]
 
-    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int]]:
-        """Return (scope, queue, jobs that run, jobs that were let in and are ready) of scopes that have such jobs."""
+    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int, int]]:
+        """Return (scope, queue, jobs that run, jobs that were let in and are ready, jobs that run and have yet to start).
+
+        Scopes without such jobs are left out.
+        """
         return self.read(f"{_SLOTS_TAKEN} ({_marks(scopes)}) GROUP BY slot.scope, slot.queue", scopes)
 
     def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, str | None]]:
@@ -425,13 +491,33 @@ class Dialect(ABC):
                 (pending_limits, *ids),
             )
 
-    def delete_slots(self, ids: Sequence[str]) -> set[str]:
-        """Delete the slots of jobs and return the scopes that they were in."""
-        scopes = {scope for _, scope, _ in self.slots_of(ids)}
-        if scopes:
+    def delete_slots(self, ids: Sequence[str]) -> set[tuple[str, bool]]:
+        """Delete the slots of jobs and return their scopes, each with whether a start was still to come there."""
+        deleted = {(scope, starts) for _, scope, _, starts in self.slots_of(ids)}
+        if deleted:
             with self.connection.cursor() as cursor:
                 cursor.execute(f"DELETE FROM {SLOT} WHERE job_id IN ({_marks(ids)})", ids)
-        return scopes
+        return deleted
+
+    def record_start(self, job_id: str, fence: int, run: str, scopes: Mapping[str, tuple[float, float]]) -> bool:
+        """Record the start of a run in scopes; return False, with nothing written, if it lost its job.
+
+        The start is the last thing to be written, so that little time goes by between it and the handler.
+
+        Args:
+            run: what names it in the log.
+            scopes: in how many seconds the handler has begun at the latest, and for how many the record is kept.
+        """
+        held = f"EXISTS (SELECT 1 FROM {JOB} WHERE id = %s AND fence = %s AND status = 'running')"
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {SLOT} SET starts = FALSE WHERE job_id = %s AND {held}", (job_id, job_id, fence))
+            if not cursor.rowcount:
+                return False
+            if scopes:
+                rows = ", ".join([f"(%s, %s, {self.later}, {self.later})"] * len(scopes))
+                values = [value for scope, times in scopes.items() for value in (scope, run, *times)]
+                cursor.execute(f"INSERT INTO {START} (scope, run, started_at, expires_at) VALUES {rows}", values)
+        return True
 
     def close_edges(self, keys: Sequence[int], state: str) -> None:
         """Set the state of edges given by primary key."""
@@ -448,6 +534,20 @@ class Dialect(ABC):
                 f" WHERE id IN ({_marks(ids)})",
                 [number, number, *ids],
             )
+
+    def satisfy(self, edges: Sequence[int], counts: Mapping[str, int]) -> list[tuple[str, str]]:
+        """Close edges and take their numbers off the open dependencies of jobs; return (id, queue) of those that became ready.
+
+        The jobs are locked first, in the order of their ids, so that settles that share dependents do not deadlock.
+        """
+        jobs = self.lock_jobs(sorted(counts))
+        self.close_edges(edges, "satisfied")
+        by_number: dict[int, list[str]] = {}
+        for job_id, *_ in jobs:
+            by_number.setdefault(counts[job_id], []).append(job_id)
+        for number, ids in by_number.items():
+            self.count_down(ids, number)
+        return [(one, queue) for one, queue, status, pending in jobs if status == "pending" and pending == counts[one]]
 
     def share_batch(self, batch_id: str) -> tuple[bool, int] | None:
         """Lock a batch against change, as `share_jobs` does, and return (whether it takes members, its depth), if it exists."""
@@ -548,6 +648,16 @@ class Dialect(ABC):
     @abstractmethod
     def prepare_worker(self, lease: float) -> None:
         """Set up a connection that belongs to a worker: isolation and waiting as our moves and the lease (seconds) want."""
+
+
+def microseconds_of_rank(ageing: float) -> int:
+    """Return what one rank, a twentieth of a step of priority, weighs where so many seconds weigh as much as a step."""
+    return round(ageing * 1_000_000 / RANKS_PER_PRIORITY)
+
+
+def aged_place(rank: int, since: datetime, job_id: str, ageing: float) -> tuple[datetime, datetime, str]:
+    """Return a job's place in the aged order of its queue; of two that weigh the same the older one is first."""
+    return since + rank * timedelta(microseconds=microseconds_of_rank(ageing)), since, job_id
 
 
 def lock_numbers(scopes: Iterable[str]) -> list[int]:

@@ -30,10 +30,12 @@ from .base import (
     JOB,
     KEEPALIVES,
     LIVE_PROCESS,
+    LOG,
     READY,
     AttemptRow,
     Dialect,
     EndedRow,
+    LogRow,
     StepRow,
     connect_timeout,
     lock_numbers,
@@ -50,9 +52,9 @@ LOCKS_PER_QUESTION = 256
 PACKET_CHARACTERS = 1_000_000
 
 # The index gives the order: a filesort would lock every row that it reads.
-_PICK = f"""
+_READY_JOBS = f"""
 SELECT {", ".join(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (django_jobs_job_ready)
-WHERE queue = %s AND {READY} AND {LIVE_PROCESS.format(now=NOW)}
+WHERE queue = %s AND {READY} AND {LIVE_PROCESS.format(now=NOW)} {{of_rank}}
 ORDER BY `rank`, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
 
 # By primary key even in a tiny table: a scan would wait for the locks of rows that are none of ours.
@@ -99,7 +101,14 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" if name in ("rank", "release") else name for name in names)
 
 
-_PICK = _PICK.replace(", ".join(CLAIMED_COLUMNS), _quoted(CLAIMED_COLUMNS))
+_READY_JOBS = _READY_JOBS.replace(", ".join(CLAIMED_COLUMNS), _quoted(CLAIMED_COLUMNS))
+_PICK = _READY_JOBS.format(of_rank="")
+_PICK_OF_RANK = _READY_JOBS.format(of_rank="AND `rank` = %s")
+# One entry a rank ("Using index for group-by"), which takes all columns up to it; of `rank` alone it reads every ready job.
+_READY_RANKS = (
+    f"SELECT DISTINCT queue, status, pending_dependencies, pending_limits, `rank` FROM {JOB}"
+    f" FORCE INDEX (django_jobs_job_ready) WHERE queue = %s AND {READY}"
+)
 _COLUMNS = f"{_quoted(INSERT_COLUMNS)}, {FIXED_COLUMNS}"
 _FENCE = CLAIMED_COLUMNS.index("fence")
 _session_numbers = itertools.count()
@@ -109,6 +118,7 @@ class MariaDB(Dialect):
     """Pick and lock in index order, then update by primary key, in READ COMMITTED."""
 
     now = NOW
+    later = f"{NOW} + INTERVAL ROUND(%s * 1000000) MICROSECOND"
     share_lock = "LOCK IN SHARE MODE"
     collation: ClassVar[str] = "utf8mb4_nopad_bin"  # of the columns, as models.fields makes them
     least_lock_wait: ClassVar[int] = 0
@@ -116,6 +126,8 @@ class MariaDB(Dialect):
     by_primary_key = "FORCE INDEX (PRIMARY)"
     by_members = "FORCE INDEX (django_jobs_members)"
     union_part = "({part})"  # as a table of its own each took 1 ms
+    ready_job = f"{JOB} AS job FORCE INDEX (django_jobs_job_ready)"
+    aged = "heads.since + INTERVAL heads.place * {step} MICROSECOND"
 
     def insert_job(self, row: Sequence[Any]) -> datetime | None:
         statement = f"INSERT INTO {JOB} ({_COLUMNS}) VALUES ({self._values()})"
@@ -165,8 +177,20 @@ class MariaDB(Dialect):
                 )
 
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
-        with transaction.atomic(using=self.connection.alias), self.connection.cursor() as cursor:
-            cursor.execute(_PICK, (queue, process_id, queue, limit))
+        return self._claim(_PICK, (queue, process_id, queue, limit), process_id)
+
+    def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        return self._claim(_PICK_OF_RANK, (queue, process_id, queue, rank, limit), process_id)
+
+    def ready_ranks(self, queue: str) -> list[int]:
+        return [row[-1] for row in self.read(_READY_RANKS, (queue,))]
+
+    def _claim(self, pick: str, parameters: tuple[Any, ...], process_id: str) -> list[tuple[Any, ...]]:
+        with (
+            transaction.atomic(using=self.connection.alias, savepoint=False),
+            self.connection.cursor() as cursor,
+        ):
+            cursor.execute(pick, parameters)
             rows = cursor.fetchall()
             if not rows:
                 return []
@@ -221,6 +245,15 @@ class MariaDB(Dialect):
             for chunk in _packets(rows):
                 cursor.execute(
                     f"INSERT INTO {ATTEMPT} ({_ATTEMPT_COLUMNS}) VALUES {', '.join([_ATTEMPT] * len(chunk))}",
+                    [value for row in chunk for value in row],
+                )
+
+    def write_logs(self, rows: Sequence[LogRow]) -> None:
+        with self.connection.cursor() as cursor:
+            for chunk in _packets(rows):
+                cursor.execute(
+                    f"INSERT INTO {LOG} (job_id, number, text) VALUES {', '.join(['(%s, %s, %s)'] * len(chunk))}"
+                    " ON DUPLICATE KEY UPDATE text = VALUES(text)",
                     [value for row in chunk for value in row],
                 )
 

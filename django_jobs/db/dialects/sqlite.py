@@ -27,13 +27,15 @@ from .base import (
 # %% because Django hands the statement to the % operator of its parameter style.
 NOW = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
 
-_CLAIM = f"""
+_CLAIM_READY = f"""
 UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
 WHERE id IN (
     SELECT id FROM {JOB}
-    WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
+    WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)} {{of_rank}}
     ORDER BY rank, available_at, id LIMIT %s)
 RETURNING {", ".join(CLAIMED_COLUMNS)}"""
+_CLAIM = _CLAIM_READY.format(of_rank="")
+_CLAIM_OF_RANK = _CLAIM_READY.format(of_rank="AND rank = %s")
 
 _COMPLETE = f"""
 UPDATE {JOB} SET {COMPLETED.format(job=JOB, now=NOW)}, result = done.value ->> 2
@@ -75,8 +77,14 @@ class SQLite(Dialect):
     """Every statement runs alone; outside a transaction it commits by itself."""
 
     now = NOW
+    later = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('+%%.3f seconds', %s))"
     share_lock = ""
     write_lock = ""
+    # The text has up to six digits behind the point.
+    aged = (
+        "UNIXEPOCH(SUBSTR(heads.since, 1, 19)) * 1000000 + CAST(SUBSTR(heads.since || '000000', 21, 6) AS INTEGER)"
+        " + heads.place * {step}"
+    )
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
         statement = f"INSERT INTO {JOB} ({', '.join(INSERT_COLUMNS)}, {FIXED_COLUMNS}) VALUES ({self._values()})"
@@ -89,8 +97,14 @@ class SQLite(Dialect):
             cursor.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
 
     def claim(self, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        return self._claim(_CLAIM, (process_id, queue, process_id, queue, limit))
+
+    def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+        return self._claim(_CLAIM_OF_RANK, (process_id, queue, process_id, queue, rank, limit))
+
+    def _claim(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
-            cursor.execute(_CLAIM, (process_id, queue, process_id, queue, limit))
+            cursor.execute(statement, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:
             rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))

@@ -15,11 +15,12 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import jobs_connection, use_database
+from django_jobs.db.connections import jobs_connection, on_database
 from django_jobs.db.server import missing_migrations
 from django_jobs.exceptions import JobsError
 from django_jobs.management.jobs import (
     adopt,
+    alerts,
     batches,
     dead_letters,
     events,
@@ -28,11 +29,13 @@ from django_jobs.management.jobs import (
     jobs,
     limits,
     maintenance,
+    operations,
     queues,
     schedules,
     submit,
     transfer,
 )
+from django_jobs.management.jobs.databases import run_verb
 from django_jobs.management.jobs.output import Output, clean, problems_of
 from django_jobs.management.jobs.verbs import HelpFormatter, Verbs
 from django_jobs.text import shown
@@ -56,7 +59,8 @@ class Command(BaseCommand):
         parser.formatter_class = HelpFormatter  # not by create_parser(): django-configurations has one without keywords
         verbs = Verbs(parser)
         groups = (
-            submit, jobs, graph, batches, events, queues, limits, dead_letters, schedules, transfer, adopt, maintenance, health,
+            submit, jobs, graph, batches, events, queues, limits, dead_letters, operations, schedules, transfer, adopt,
+            maintenance, health, alerts,
         )  # fmt: skip
         for group in groups:
             group.add(verbs)
@@ -65,10 +69,10 @@ class Command(BaseCommand):
         """Run the verb; on the command line, print what was refused without the name of an exception class."""
         out = Output(self.stdout, self.stderr, as_json=options.get("as_json", False), yes=options.get("yes", False))
         try:
-            with use_database(options.get("database")), _command_errors():
+            with on_database(options.get("database")), _command_errors():
                 get_settings()  # every verb refuses wrong settings, whether it needs one or not
                 get_user_model()  # and a site without users, whom dead letters refer to
-                options["function"](options, out)
+                run_verb(options, out)
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False) or options.get("traceback"):
                 raise

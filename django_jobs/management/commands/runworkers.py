@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_jobs.conf import get_settings
-from django_jobs.names import queue_problem
+from django_jobs.db.connections import jobs_databases
+from django_jobs.names import did_you_mean, queue_problem
 from django_jobs.worker.child.main import run_isolated
 from django_jobs.worker.child.start import remember_program, restore_environment
 from django_jobs.worker.cli import Options, StopSignals, check_ready, run_alone, run_supervised
+from django_jobs.worker.several import check_all_ready, run_several
 
 
 class Command(BaseCommand):
@@ -24,6 +26,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         # The settings are read in handle(): wrong ones are for the system checks to report, which run in between.
         parser.add_argument("--queues", type=_queues, metavar="A,B", help="queues to run, by commas (default: all)")
+        parser.add_argument(
+            "--databases", type=_words, metavar="A,B", help="databases to serve (default: all of the setting DATABASES)"
+        )
         parser.add_argument("--threads", type=_positive, help="threads per process (default: the setting THREADS)")
         parser.add_argument("--processes", type=_positive, help="run this many processes under a supervisor")
         parser.add_argument("--drain", action="store_true", help="exit when nothing is left that is due")
@@ -55,6 +60,7 @@ class Command(BaseCommand):
             max_jobs=given["max_jobs"] or settings.MAX_JOBS,
             max_rss=given["max_rss"],
             supervised=given["supervised"],
+            databases=_databases(given["databases"]),
         )
         if self._signals is not None:
             self._run(options, self._signals, with_reloader=given["reload"])
@@ -63,15 +69,20 @@ class Command(BaseCommand):
                 self._run(options, signals, with_reloader=given["reload"])
 
     def _run(self, options: Options, signals: StopSignals, *, with_reloader: bool) -> None:
-        check_ready(options, signals)
+        is_several = options.databases is not None and len(options.databases) > 1
+        if is_several:
+            check_all_ready(options, signals)
+        else:
+            check_ready(options, signals)
+        run = run_several if is_several else run_alone
         if with_reloader:
             from django.utils import autoreload
 
-            autoreload.run_with_reloader(run_alone, options, signals, self.stdout)
+            autoreload.run_with_reloader(run, options, signals, self.stdout)
         elif options.processes is not None:
             run_supervised(options, signals)
         else:
-            run_alone(options, signals, self.stdout)
+            run(options, signals, self.stdout)
 
 
 def _positive(text: str) -> int:
@@ -92,6 +103,23 @@ def _seconds(text: str) -> float:
     if not 0.001 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r}: give seconds from 0.001 to 3600")
     return value
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _databases(given: list[str] | None) -> tuple[str, ...] | None:
+    """Return the databases to serve, None for that of the routers where the site names none; exit 2 for others."""
+    if given is None:
+        return get_settings().DATABASES
+    known = jobs_databases()
+    if unknown := [alias for alias in given if alias not in known]:
+        message = (
+            f"--databases: {unknown[0]!r} holds no jobs.{did_you_mean(unknown[0], known)} Known: {', '.join(known)}."
+        )
+        raise CommandError(message, returncode=2)
+    return tuple(dict.fromkeys(given))
 
 
 def _queues(text: str) -> list[str]:

@@ -11,8 +11,9 @@ from django_jobs.models import Batch, BatchStatus
 from django_jobs.waiting import wait_for_batch
 
 from .output import Output, as_text, streamed
-from .verbs import Verbs
+from .verbs import EACH, Named, Verbs
 
+BATCH = Named("batch_id", "Batch")
 COLUMNS = ("id", "description", "status", "created_at", "finished_at", "cancel_requested_at", "metadata")
 HEADS = ("ID", "DESCRIPTION", "STATUS", "ENDED", "MEMBERS", "CREATED", "FINISHED")
 LIVE = ("pending", "scheduled", "running")
@@ -20,16 +21,18 @@ LIVE = ("pending", "scheduled", "running")
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    parser = verbs.add("batches", list_batches, "list batches, the newest first", "batches --status running")
+    parser = verbs.add("batches", list_batches, "list batches, the newest first", "batches --status running", over=EACH)
     parser.add_argument("--status", choices=BatchStatus.values)
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many, 0: all (default: 50)")
     batch = Verbs(verbs.add("batch", None, "show, await, cancel and replay a batch"), dest="action")
-    _add_id(batch.add("show", show, "show a batch with its progress", "batch show ID"))
-    parser = batch.add("wait", wait, "wait until all members have ended", "batch wait ID --timeout 60")
+    _add_id(batch.add("show", show, "show a batch with its progress", "batch show ID", over=BATCH))
+    parser = batch.add("wait", wait, "wait until all members have ended", "batch wait ID --timeout 60", over=BATCH)
     _add_id(parser)
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for ever without it")
-    _add_id(batch.add("cancel", cancel, "cancel its members; running ones are asked to stop", "batch cancel ID"))
-    _add_id(batch.add("replay", replay, "run the members that ended badly again", "batch replay ID"))
+    _add_id(
+        batch.add("cancel", cancel, "cancel its members; running ones are asked to stop", "batch cancel ID", over=BATCH)
+    )
+    _add_id(batch.add("replay", replay, "run the members that ended badly again", "batch replay ID", over=BATCH))
 
 
 def _add_id(parser: CommandParser) -> None:

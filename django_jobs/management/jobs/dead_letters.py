@@ -17,28 +17,32 @@ from django_jobs.models.dead_letter import DeadLetterQuerySet
 
 from .jobs import show
 from .output import Output, UsageError, streamed
-from .verbs import Verbs
+from .verbs import EACH, JOB, JOBS, Verbs
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
     dlq = Verbs(verbs.add("dlq", None, "list, replay and acknowledge dead letters"), dest="action")
     parser = dlq.add(
-        "list", list_dead_letters, "list open dead letters, the newest first", "dlq list --type email.welcome"
+        "list",
+        list_dead_letters,
+        "list open dead letters, the newest first",
+        "dlq list --type email.welcome",
+        over=EACH,
     )
     parser.add_argument("--closed", action="store_true", help="those that were acknowledged or replayed instead")
     _add_filters(parser)
-    parser = dlq.add("show", show, "show a dead job with its attempts", "dlq show job-1")
+    parser = dlq.add("show", show, "show a dead job with its attempts", "dlq show job-1", over=JOB)
     parser.add_argument("job_id", metavar="JOB_ID")
     parser = dlq.add(
         "replay", replay_chosen, "run dead jobs again, behind the steps that were done",
-        "dlq replay job-1 job-2", "dlq replay --type email.welcome --error timed --yes", asks=True,
+        "dlq replay job-1 job-2", "dlq replay --type email.welcome --error timed --yes", asks=True, over=JOBS,
     )  # fmt: skip
     _add_choice(parser)
     parser.add_argument("--from-start", action="store_true", help="forget which steps were done, and do them again")
     parser = dlq.add(
         "ack", acknowledge_chosen, "close dead letters; their jobs stay dead",
-        "dlq ack job-1 --note 'sent by hand'", asks=True,
+        "dlq ack job-1 --note 'sent by hand'", asks=True, over=JOBS,
     )  # fmt: skip
     _add_choice(parser)
     parser.add_argument("--note", default="", help="why")

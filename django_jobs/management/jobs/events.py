@@ -10,7 +10,7 @@ from django_jobs.models import Event
 from django_jobs.payloads import read_json
 
 from .output import Output, streamed
-from .verbs import Verbs
+from .verbs import EACH, SUBMIT, Verbs
 
 
 def add(verbs: Verbs) -> None:
@@ -18,6 +18,7 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add(
         "emit", emit_event, "emit an event and print its number; the jobs that wait for it go on",
         "emit order.approved --key order:7 --payload '{\"by\": \"ada\"}'",
+        over=SUBMIT,
     )  # fmt: skip
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--key", metavar="K", help="of what it tells")
@@ -26,7 +27,7 @@ def add(verbs: Verbs) -> None:
         "--retention", type=float, metavar="SECONDS", help="how long it is kept for later jobs (0: not at all)"
     )
     parser = verbs.add(
-        "events", list_events, "list events that are kept, the newest first", "events --name order.approved"
+        "events", list_events, "list events that are kept, the newest first", "events --name order.approved", over=EACH
     )
     parser.add_argument("--name")
     parser.add_argument("--key", metavar="K")

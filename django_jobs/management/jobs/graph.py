@@ -10,7 +10,7 @@ from django_jobs.models import Job
 
 from .jobs import find_job
 from .output import Output
-from .verbs import Verbs
+from .verbs import JOB, Verbs
 
 # For each job the jobs that it depends on, with the state of that edge.
 Edges = Mapping[str, Sequence[tuple[str, str]]]
@@ -19,7 +19,7 @@ MERMAID_STYLES = {"completed": "fill:#cfc", "dead": "fill:#fcc", "failed": "fill
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
-    parser = verbs.add("graph", graph, "show the jobs that are connected with a job", "graph job-1 --mermaid")
+    parser = verbs.add("graph", graph, "show the jobs that are connected with a job", "graph job-1 --mermaid", over=JOB)
     parser.add_argument("job_id", metavar="ID")
     parser.add_argument("--mermaid", action="store_true", help="print a Mermaid diagram")
 

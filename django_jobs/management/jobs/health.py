@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from django.core.management.base import CommandError
 
+from django_jobs.db.connections import databases_to_read, on_database
 from django_jobs.lifecycle.leases import limited_silence
 from django_jobs.models import DeadLetter, Job, WorkerProcess
 from django_jobs.monitoring import health as probes
 
 from .output import Output
-from .verbs import Verbs
+from .verbs import EACH, Verbs
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    verbs.add("stats", stats, "count jobs by status, workers and open dead letters", "stats --json")
+    verbs.add("stats", stats, "count jobs by status, workers and open dead letters", "stats --json", over=EACH)
     parser = verbs.add(
         "health", health, "report whether workers are alive and keep up; exit code 1 when not",
         "health --max-wait 60 --max-dead-letters 0", "health --live", "health --ready",
@@ -51,7 +53,10 @@ def stats(options: dict[str, Any], out: Output) -> None:
 
 def health(options: dict[str, Any], out: Output) -> None:
     """Run the probe that the options choose."""
-    with limited_silence():
+    with ExitStack() as stack:
+        for database in databases_to_read():
+            with on_database(database):
+                stack.enter_context(limited_silence())
         if options["live"]:
             report, summary = probes.live(), "a worker of this machine is alive"
         elif options["ready"]:

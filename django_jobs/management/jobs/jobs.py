@@ -20,7 +20,7 @@ from django_jobs.models.job import JobQuerySet
 from django_jobs.shell import SHELL
 
 from .output import Output, as_text, streamed
-from .verbs import Verbs
+from .verbs import EACH, JOB, JOBS, Verbs
 
 ATTEMPT = ("number", "outcome", "started_at", "ended_at", "worker_id", "error", "traceback")
 STEP = ("position", "name", "kind", "state", "started_at", "ended_at", "due_at", "result")
@@ -28,7 +28,7 @@ DEAD_LETTER = ("reason", "died_at", "acknowledged_at", "replayed_at", "note")
 AS_STORED = (
     "max_retries", "retry_count", "timeout_seconds", "created_at", "updated_at", "scheduled_at", "started_at",
     "finished_at", "worker_id", "unique_key", "payload", "result", "error", "metadata", "pending_dependencies",
-    "limit_key", "held_back_by", "progress",
+    "limit_key", "held_back_by", "held_back_until", "progress",
 )  # fmt: skip
 HEADS = ("ID", "TYPE", "QUEUE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "ERROR")
 
@@ -36,18 +36,30 @@ HEADS = ("ID", "TYPE", "QUEUE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "ER
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
     parser = verbs.add(
-        "list", list_jobs, "list jobs, the newest first", "list --status pending", "list --queue mail --limit 0 --json"
+        "list",
+        list_jobs,
+        "list jobs, the newest first",
+        "list --status pending",
+        "list --queue mail --limit 0 --json",
+        over=EACH,
     )
     add_filters(parser)
     parser.add_argument("--type", dest="job_type")
     parser.add_argument("--batch", metavar="ID", help="the members of this batch")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many, 0: all (default: 50)")
-    parser = verbs.add("show", show, "show a job with its attempts and steps", "show job-1")
+    parser = verbs.add(
+        "show", show, "show a job with its attempts and steps", "show job-1", "show job-1 --logs", over=JOB
+    )
     parser.add_argument("job_id", metavar="ID")
-    parser = verbs.add("cancel", cancel_jobs, "cancel jobs; a running one is asked to stop", "cancel job-1")
+    parser.add_argument("--logs", action="store_true", help="what its handler logged, where `log_level` had that kept")
+    parser = verbs.add("cancel", cancel_jobs, "cancel jobs; a running one is asked to stop", "cancel job-1", over=JOBS)
     parser.add_argument("job_ids", nargs="+", metavar="ID")
     parser = verbs.add(
-        "retry", retry_jobs, "run scheduled jobs now, and dead, failed or cancelled ones again", "retry job-1 job-2"
+        "retry",
+        retry_jobs,
+        "run scheduled jobs now, and dead, failed or cancelled ones again",
+        "retry job-1 job-2",
+        over=JOBS,
     )
     parser.add_argument("job_ids", nargs="+", metavar="ID")
     parser.add_argument("--from-start", action="store_true", help="forget which steps were done, and do them again")
@@ -82,8 +94,11 @@ def show(options: dict[str, Any], out: Output) -> None:
     attempts = list(job.attempts.order_by("pk").values(*ATTEMPT))
     dead_letters = list(job.dead_letters.order_by("pk").values(*DEAD_LETTER))
     steps = [_step(step) for step in job.steps.order_by("position")]
+    with_logs = options.get("logs")  # `dlq show` has no such option
+    logs = list(job.logs.order_by("number").values("number", "text")) if with_logs else []
     if out.as_json:
-        out.json({**values, "tries": attempts, "dead_letters": dead_letters, "steps": steps})
+        told = {**values, "tries": attempts, "dead_letters": dead_letters, "steps": steps}
+        out.json({**told, "logs": logs} if with_logs else told)
         return
     del values["state"]  # the status, under the name that it has in the answers of other verbs
     for name, value in values.items():
@@ -98,6 +113,9 @@ def show(options: dict[str, Any], out: Output) -> None:
     for dead in dead_letters:
         state = "acknowledged" if dead["acknowledged_at"] else "replayed" if dead["replayed_at"] else "open"
         out.line(f"dead letter: {dead['reason']} at {as_text(dead['died_at'])}, {state} {dead['note']}".rstrip())
+    for log in logs:
+        out.line(f"log of attempt {log['number']}:")
+        out.line("    " + log["text"].rstrip("\n").replace("\n", "\n    "))
 
 
 def _step(step: JobStep) -> dict[str, Any]:

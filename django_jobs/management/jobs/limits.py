@@ -5,32 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle.limits import reset_limit, set_limit
+from django_jobs.lifecycle.limits import KEEP, reset_limit, set_limit
 from django_jobs.stats import LimitStats, limit_stats
 from django_jobs.text import shown
 
 from .output import Output
-from .verbs import Verbs
+from .verbs import EACH, Verbs
 
 NONE = "none"
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    parser = verbs.add("limits", list_limits, "list limits: how many jobs run under each, and how many wait")
+    parser = verbs.add(
+        "limits",
+        list_limits,
+        "list limits: how many jobs run and have started under each, and how many wait",
+        over=EACH,
+    )
     below = Verbs(parser, dest="limits_verb", required=False)
     parser = below.add(
         "set",
         set_one,
-        "set the number of a limit, in place of the code's until it is reset",
+        "set the numbers of a limit, in place of the code's until it is reset",
         "limits set queue:mail --concurrency 5",
-        "limits set type:mail.send --concurrency none",
+        "limits set type:mail.send --rate 100/m --concurrency none",
         as_json=False,
     )
     parser.add_argument("name", metavar="NAME", help="as `jobs limits` lists it: type:…, queue:… or name:…")
-    parser.add_argument("--concurrency", required=True, metavar="N|none", help="how many jobs may run at once")
+    parser.add_argument("--concurrency", metavar="N|none", help="how many jobs may run at once")
+    parser.add_argument(
+        "--rate", metavar="N/s|m|h|d|none", help="how many jobs may start in a second, minute, hour or day"
+    )
     parser = below.add(
-        "reset", reset_one, "let the number hold again that the code says", "limits reset queue:mail", as_json=False
+        "reset", reset_one, "let the numbers hold again that the code says", "limits reset queue:mail", as_json=False
     )
     parser.add_argument("name", metavar="NAME")
 
@@ -42,8 +50,14 @@ def list_limits(options: dict[str, Any], out: Output) -> None:
         for one in found:
             out.json(_values(one))
     else:
-        rows = [(one.name, one.key, one.concurrency, one.set_at, one.running, one.waiting) for one in found]
-        out.table(("LIMIT", "KEY", "AT ONCE", "SET SINCE", "RUNNING", "WAITING"), rows)
+        rows = [
+            (
+                one.name, one.key, one.concurrency, one.rate, one.set_at, one.running, one.started if one.rate else None,
+                one.waiting, one.next_start_at,
+            )
+            for one in found
+        ]  # fmt: skip
+        out.table(("LIMIT", "KEY", "AT ONCE", "RATE", "SET SINCE", "RUNNING", "STARTED", "WAITING", "NEXT START"), rows)
 
 
 def _values(one: LimitStats) -> dict[str, Any]:
@@ -51,17 +65,27 @@ def _values(one: LimitStats) -> dict[str, Any]:
         "name": one.name,
         "key": one.key,
         "concurrency": one.concurrency,
+        "rate": one.rate,
         "running": one.running,
+        "started": one.started,
         "waiting": one.waiting,
+        "next_start_at": one.next_start_at,
         "set_at": one.set_at,
     }
 
 
 def set_one(options: dict[str, Any], out: Output) -> None:
     """Set a limit."""
-    concurrency = _number(options["concurrency"])
-    set_limit(options["name"], concurrency=concurrency)
-    out.state(options["name"], f"at most {concurrency} at once" if concurrency else "no limit")
+    concurrency, rate = options["concurrency"], options["rate"]
+    if concurrency is None and rate is None:
+        raise InvalidJob("give --concurrency, --rate or both")
+    set_limit(
+        options["name"],
+        concurrency=KEEP if concurrency is None else _number(concurrency),
+        rate=KEEP if rate is None else None if rate == NONE else rate,
+    )
+    words = [word for word in (concurrency and f"at once: {concurrency}", rate and f"rate: {rate}") if word is not None]
+    out.state(options["name"], ", ".join(words))
 
 
 def reset_one(options: dict[str, Any], out: Output) -> None:

@@ -12,15 +12,17 @@ from django_jobs.lifecycle.prune import prune
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus
 
 from .output import Output
-from .verbs import Verbs
+from .verbs import EACH, Verbs
 
 MOST_SHOWN = 20
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    verbs.add("check", check, "recount what jobs wait for; exit code 1 when a count is wrong")
-    verbs.add("prune", prune_jobs, "delete finished jobs past the RETENTION setting", "prune --yes", asks=True)
+    verbs.add("check", check, "recount what jobs wait for; exit code 1 when a count is wrong", over=EACH)
+    verbs.add(
+        "prune", prune_jobs, "delete finished jobs past the RETENTION setting", "prune --yes", asks=True, over=EACH
+    )
 
 
 def check(options: dict[str, Any], out: Output) -> None:

@@ -37,13 +37,22 @@ class Output:
         self._stderr = stderr
         self._yes = yes
         self.as_json = as_json
+        self._database: str | None = None
 
     def line(self, text: str = "") -> None:
         """Print a line; control characters, which may come from anywhere, do not reach the terminal."""
         self._stdout.write(clean(text))
 
+    def begin(self, database: str, *, is_alone: bool) -> None:
+        """Print what follows as of this one of several databases: with its name in each JSON, or below it if others follow."""
+        self._database = database
+        if not (self.as_json or is_alone):
+            self.line(f"database {database}:")
+
     def json(self, value: Any) -> None:
         """Print a value as one line of JSON; times in ISO 8601, UTC."""
+        if self._database is not None and isinstance(value, dict):
+            value = {**value, "database": self._database}
         self._stdout.write(json.dumps(value, ensure_ascii=False, default=iso))
 
     def result(self, text: str, /, **values: Any) -> None:

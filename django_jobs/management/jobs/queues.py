@@ -16,12 +16,12 @@ from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
 from .output import Output
-from .verbs import Verbs
+from .verbs import EACH, Verbs
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    verbs.add("queues", list_queues, "list queues with what is ready and running in them")
+    verbs.add("queues", list_queues, "list queues with what is ready and running in them", over=EACH)
     parser = verbs.add("pause", pause_queue, "let no worker claim from a queue", "pause mail")
     parser.add_argument("queue", metavar="QUEUE")
     parser = verbs.add("resume", resume_queue, "let workers claim from a queue again", "resume mail")

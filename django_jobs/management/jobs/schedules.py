@@ -9,19 +9,25 @@ from django_jobs.scheduling.store import disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
 from .output import Output
-from .verbs import Verbs
+from .verbs import EACH, Named, Verbs
+
+SCHEDULE = Named("name", "Schedule", "name")
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
-    parser = verbs.add("schedules", list_schedules, "list schedules", "schedules", "schedules disable nightly")
+    parser = verbs.add(
+        "schedules", list_schedules, "list schedules", "schedules", "schedules disable nightly", over=EACH
+    )
     actions = Verbs(parser, dest="action", required=False)
     for name, function, summary in (
         ("enable", enable_schedule, "let a schedule tick again"),
         ("disable", disable_schedule, "stop a schedule from ticking"),
         ("run", run_schedule, "submit a schedule's job now; its next tick stays"),
     ):
-        actions.add(name, function, summary, f"schedules {name} nightly").add_argument("name", metavar="NAME")
+        actions.add(name, function, summary, f"schedules {name} nightly", over=SCHEDULE).add_argument(
+            "name", metavar="NAME"
+        )
 
 
 def list_schedules(options: dict[str, Any], out: Output) -> None:

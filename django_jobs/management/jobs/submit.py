@@ -21,7 +21,7 @@ from django_jobs.waiting import wait
 
 from .jobs import find_job, job_values
 from .output import Output, UsageError
-from .verbs import Verbs
+from .verbs import JOB, SUBMIT, Verbs
 
 OTHER_NAMES = {"id": "job_id", "type": "job_type", "timeout": "timeout_seconds", "run_at": "scheduled_at"}
 SPEC_KEYS = ("job_type", "payload", "command", *OPTIONS)
@@ -37,6 +37,7 @@ def add(verbs: Verbs) -> None:
         "enqueue --command \"echo 'Hello World'\" --timeout 30",
         'enqueue --json \'{"id": "job-1", "command": "ls -la", "max_retries": 2}\'',
         as_json=False,
+        over=SUBMIT,
     )
     parser.add_argument("job_type", nargs="?", metavar="TYPE", help="the registered job type")
     parser.add_argument("--payload", metavar="JSON", help="a JSON object for the handler")
@@ -54,7 +55,11 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--unique-key", metavar="KEY", help="while a live job holds it, print that job's id instead")
     parser.add_argument("--limit-key", metavar="KEY", help="the value by which its type's limit counts it")
     parser = verbs.add(
-        "wait", wait_for, "wait until a job is finished; exit code 0 when it completed", "wait job-1 --timeout 60"
+        "wait",
+        wait_for,
+        "wait until a job is finished; exit code 0 when it completed",
+        "wait job-1 --timeout 60",
+        over=JOB,
     )
     parser.add_argument("job_id", metavar="ID")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after that (default: never)")

@@ -15,6 +15,19 @@
         return Array.from(live.querySelectorAll('details'), (details) => details.open);
     }
 
+    // The end of a log that goes on stays in sight, unless somebody has scrolled up to read.
+    function followed(live) {
+        const log = live.querySelector('[data-follow]');
+        return log && log.scrollTop + log.clientHeight < log.scrollHeight - 4 ? log.scrollTop : null;
+    }
+
+    function follow(live, top) {
+        const log = live.querySelector('[data-follow]');
+        if (log) {
+            log.scrollTop = top ?? log.scrollHeight;
+        }
+    }
+
     async function refresh() {
         const live = document.getElementById(ID);
         if (!live || document.hidden || paused || isBusy(live)) {
@@ -32,7 +45,9 @@
         fresh.querySelectorAll('details').forEach((details, index) => { details.open = opened[index] ?? details.open; });
         const links = Array.from(live.querySelectorAll('a, button, summary'));
         const place = links.indexOf(document.activeElement);
+        const top = followed(live);
         live.replaceChildren(...fresh.childNodes);
+        follow(live, top);
         live.dataset.refresh = fresh.dataset.refresh || '';
         if (place >= 0) {
             live.querySelectorAll('a, button, summary')[place]?.focus();
@@ -103,6 +118,9 @@
     document.addEventListener('DOMContentLoaded', () => {
         document.documentElement.classList.add('jobs-script');
         const live = document.getElementById(ID);
+        if (live) {
+            follow(live, null);
+        }
         if (live && Number(live.dataset.refresh)) {
             addControl(live);
             window.setTimeout(run, Number(live.dataset.refresh) * 1000);

@@ -11,7 +11,8 @@ from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import Outcome
-from django_jobs.worker.executor import execute, failure
+from django_jobs.worker.bulk import execute_all
+from django_jobs.worker.executor import failure
 from django_jobs.worker.run import Run
 from django_jobs.worker.state import WorkerState
 
@@ -43,13 +44,14 @@ class Isolation:
 
     def _watch_over(self, child: IsolatedChild, run: Run, handler: Handler, handlers: Registry) -> Outcome:
         deadline = run.start_clock()  # ours to keep: the watchdog could interrupt this thread only
-        child.order({"job_id": run.job.id, "fence": run.job.fence, "process_id": self._state.id})
+        job, state = run.job, self._state
+        child.order({"job_id": job.id, "fence": job.fence, "process_id": state.id, "database": state.database})
         answer = child.answer(lambda: self._wants_end(run, deadline))
         if answer == "settled":
             return Outcome.completed(run.job, needs_settle=False)
         if answer == "unknown":
             run.deadline = deadline
-            return execute(run, handler, handlers, self._state.id)
+            return execute_all(run, handler, handlers, self._state.id)[0]
         child.end(get_settings().TIMEOUT_GRACE_SECONDS if answer == "ended" else 0.0)
         if run.timed_out:
             late = TimedOut(f"timed out after {run.job.timeout_seconds} seconds; its process was ended")

@@ -18,15 +18,17 @@ from django.conf import settings
 from django.db import Error, reset_queries
 
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import discard_connection, usable_connection
+from django_jobs.db.connections import discard_connection, usable_connection, use_database
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.worker.backoff import OutageBackoff
-from django_jobs.worker.executor import execute
-from django_jobs.worker.run import Run
+from django_jobs.worker.bulk import execute_all
+from django_jobs.worker.log_writer import LogWriter
+from django_jobs.worker.run import BulkRun, Run
+from django_jobs.worker.state import WorkerState
 
 from .protocol import Line
 
@@ -46,9 +48,12 @@ def run_isolated(descriptor: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sessions = HandlerSessions()
     sessions.begin()
+    LogWriter(WorkerState()).begin()
     line.send("hello")
     while True:
-        answer = _run(sessions, **json.loads(orders.get()))
+        order = json.loads(orders.get())
+        with use_database(order.pop("database")):
+            answer = _run(sessions, **order)
         if not line.send("answer", answer):  # seen before the thread that reads has seen it
             _leave()
 
@@ -81,9 +86,9 @@ def _run(sessions: HandlerSessions, job_id: str, fence: int, process_id: str) ->
         return "unknown"
     if settings.DEBUG:
         reset_queries()
-    run = Run(job)
+    run = Run(job) if handler.bulk is None else BulkRun([job], handler)
     run.sessions = sessions
-    outcome = execute(run, handler, registry, process_id)
+    outcome = execute_all(run, handler, registry, process_id)[0]
     sessions.clean()
     usable_connection()
     if outcome.needs_settle:

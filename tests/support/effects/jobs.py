@@ -5,17 +5,22 @@ Each takes what it needs from the payload, so that one job type serves many test
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.db import transaction
 
 from django_jobs import Fail, Retry, Snooze, job
+from django_jobs.models import JobLog
 
 from . import hostile, limited, workflows  # noqa: F401  their handlers are jobs of this app, too
 from .models import Effect, leave_effect
+
+logger = logging.getLogger("tests.effects")
 
 
 def _leave(context: Any, payload: dict[str, Any]) -> None:
@@ -37,10 +42,48 @@ def record_atomic(context: Any, payload: dict[str, Any]) -> Any:
     return payload.get("result")
 
 
+@job("effects.record_bulk", takes_context=True, bulk=50)
+def record_bulk(contexts: list[Any]) -> None:
+    """Die with the whole process where a payload says `kill`."""
+    for context in contexts:
+        _leave(context, context.payload)
+    if any(context.payload.get("kill") for context in contexts):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("effects.record_here", takes_context=True, atomic=True)
+def record_here(context: Any, payload: dict[str, Any]) -> str:
+    """Return the alias of the job's database, in which the effect is; effect and completion are one transaction."""
+    assert transaction.get_connection(context.database).in_atomic_block
+    leave_effect(context.job_id, context.fence, payload.get("kind", "start"), database=context.database)
+    database: str = context.database
+    return database
+
+
+@job("effects.where", takes_context=True, isolation="process")
+def where(context: Any, payload: dict[str, Any]) -> str:
+    """Submit another job, in a child, and return the alias of its database."""
+    return str(record.submit(payload)._state.db)
+
+
 @job("effects.greet", takes_context=True, isolation="process")
 def greet(context: Any, name: str, greeting: str = "Good day") -> str:
     """Return a greeting, in a child."""
     return f"{greeting}, {name}"
+
+
+@job("effects.log_isolated", takes_context=True, isolation="process", log_level="INFO")
+def log_isolated(context: Any, payload: dict[str, Any]) -> None:
+    """Log, in a child; with `ends` "killed" kill that once the log is on record."""
+    _leave(context, payload)
+    logger.info("begins")
+    if payload["ends"] == "killed":
+        text, runs = "", context.fence // 2 + 1
+        while text.count("begins") < runs:
+            time.sleep(0.05)
+            text = "".join(JobLog.objects.filter(job_id=context.job_id).values_list("text", flat=True))
+        os.kill(os.getpid(), signal.SIGKILL)
+    logger.info("ends well")
 
 
 @job("effects.sleep_async", takes_context=True)
@@ -113,3 +156,6 @@ def kill_self(context: Any, payload: dict[str, Any]) -> None:
 
 if "JOBS_TEST_LIMITS" in os.environ:  # for the workers of one test
     limited.declare()
+
+if "JOBS_TEST_RATES" in os.environ:
+    limited.declare_rated()

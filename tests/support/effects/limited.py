@@ -1,4 +1,4 @@
-"""Handlers with limits, 1 to 5 of each key at once. They write down when they begin and when they end."""
+"""Handlers with limits, 1 to 5 of each key at once, or 100 a second. They write down when they begin and when they end."""
 
 import time
 from typing import Any
@@ -18,6 +18,20 @@ def run(context: Any, payload: dict[str, Any]) -> None:
     leave_effect(context.job_id, context.fence, "start")
     time.sleep(payload["seconds"])
     leave_effect(context.job_id, context.fence, "end")
+
+
+RATED, PER_SECOND = "effects.rated", 100
+
+
+def run_rated(context: Any, payload: dict[str, Any]) -> None:
+    """Take `seconds`."""
+    leave_effect(context.job_id, context.fence, "start")
+    time.sleep(payload["seconds"])
+
+
+def declare_rated() -> None:
+    """Register the handler with a rate, where a test needs it."""
+    job(RATED, takes_context=True, limit=Limit(rate=f"{PER_SECOND}/s"))(run_rated)
 
 
 def declare() -> None:

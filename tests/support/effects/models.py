@@ -17,6 +17,6 @@ class Effect(models.Model):
         return f"{self.kind} of {self.job_id} at fence {self.fence}"
 
 
-def leave_effect(job_id: str, fence: int, kind: str) -> None:
+def leave_effect(job_id: str, fence: int, kind: str, *, database: str = "default") -> None:
     """Write one row at the database's time, in whatever transaction is open."""
-    Effect.objects.create(job_id=job_id, fence=fence, kind=kind, at=DbNow())
+    Effect.objects.using(database).create(job_id=job_id, fence=fence, kind=kind, at=DbNow())

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from django_jobs import job
+from django_jobs import NewJob, job
 
 from .models import leave_effect
 
@@ -21,3 +21,9 @@ def storm(context: Any, payload: dict[str, Any]) -> Any:
     for _ in context.iterate("numbers", range(payload["rows"])):
         time.sleep(0.001)
     return event
+
+
+@job("workflows.family", takes_context=True, isolation="process")
+def family(context: Any, payload: dict[str, Any]) -> Any:
+    """Let children record numbers, from a process of its own."""
+    return context.run_children([NewJob("effects.record", {"result": number}) for number in payload["n"]])

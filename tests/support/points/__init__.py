@@ -29,7 +29,7 @@ POINTS: dict[str, tuple[str, str, str, Callable[[Any], bool]]] = {
     "before the settle commits": ("django_jobs.lifecycle.settle", "_announce_completed", "after", _always),
     SETTLED: ("django_jobs.worker.settler", "settle_unlocked", "after", _always),
     "before an atomic job commits": ("django_jobs.worker.executor", "complete_in_transaction", "after", bool),
-    "inside the wake": ("django_jobs.lifecycle.dependents", "_close", "after", _always),
+    "inside the wake": ("django_jobs.lifecycle.dependents", "satisfy", "after", _always),
     "inside a tick": ("django_jobs.scheduling.ticks", "_submit", "after", _always),
 }
 
