@@ -196,7 +196,7 @@ class Coroutines(Loop):
                 entry.task = self._loop.create_task(self._execute(entry.run, entry.handler, entry.handlers))
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
-        turned_away: list[Outcome] = []
+        turned_away: list[Outcome] = []  # of jobs that were taken off a list
         outcomes: list[Outcome] | None = None
         if settings.DEBUG:
             await sync_to_async(reset_queries)()
@@ -207,7 +207,7 @@ class Coroutines(Loop):
                     return
                 await sync_to_async(announce_list)(run, self._state.id)
             elif run.job.rated and (outcome := await self._not_started(run.job)) is not None:
-                turned_away = [outcome]
+                outcomes = [outcome]
                 return
             result = await self._call(run, handler)
             if run.steps is not None:
@@ -233,8 +233,7 @@ class Coroutines(Loop):
                 await sync_to_async(_drop_broken_connections)()
         finally:
             if outcomes is None:
-                done = {outcome.job.id for outcome in turned_away}
-                outcomes = [Outcome.lost(job) for job in run.jobs if job.id not in done]
+                outcomes = [Outcome.lost(job) for job in run.jobs]
             self._done(run, [*turned_away, *outcomes])
             if self._sessions.changed:  # in that thread's queue before whatever a later coroutine wants of the database
                 await sync_to_async(self._sessions.clean)()
