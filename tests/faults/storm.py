@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from django_jobs import NewJob, submit_many
@@ -14,7 +14,7 @@ from django_jobs.models import Attempt, Job
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
 from tests.support.proc import children
-from tests.support.processes import spawn_workers
+from tests.support.processes import Workers, spawn_workers
 from tests.support.waiting import wait_until
 
 SETTINGS = {"LEASE_SECONDS": 4, "BASE_DELAY": 0.05, "MAX_DELAY": 0.2}
@@ -57,6 +57,29 @@ def open_jobs() -> int:
     return Job.objects.live().count()
 
 
+def kill_a_child(workers: Workers) -> bool:
+    """SIGKILL a random child of the supervisor; return False when there is none, or it has just ended."""
+    living = children(workers.pid)
+    if not living:
+        return False
+    try:
+        os.kill(random.choice(living), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def keep_killing(
+    workers: Workers, *, every: float, lasts: float, as_long_as: Callable[[], object] = lambda: True
+) -> int:
+    """Kill a child every so many seconds, for `lasts` seconds at most; return how many were killed."""
+    kills, end = 0, time.monotonic() + lasts
+    while time.monotonic() < end and as_long_as():
+        time.sleep(every)  # the storm's own rhythm
+        kills += kill_a_child(workers)
+    return kills
+
+
 def run_storm(
     *, jobs: int, processes: int, threads: int, every: float, lasts: float, patience: float, job_seconds: float = 0.005
 ) -> Figures:
@@ -65,16 +88,9 @@ def run_storm(
     Raises AssertionError when an invariant is broken, or when jobs are open `patience` seconds after the last kill.
     """
     submitted = submit_storm(jobs, job_seconds)
-    kills = 0
     with spawn_workers("--processes", str(processes), "--threads", str(threads), settings=SETTINGS) as workers:
         workers.wait_ready(timeout=60)
-        end = time.monotonic() + lasts
-        while time.monotonic() < end:
-            time.sleep(every)
-            if living := children(workers.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(random.choice(living), signal.SIGKILL)
-                    kills += 1
+        kills = keep_killing(workers, every=every, lasts=lasts)
         last_kill = time.monotonic()
         open_then = open_jobs()
         wait_until(lambda: open_jobs() == 0, patience, "the end of all jobs")

@@ -1,11 +1,6 @@
 """SIGKILLs beside a batch: members that add members, and nested batches; each callback once, and none before its time."""
 
-import os
-import random
-import signal
-import time
 from collections import Counter
-from contextlib import suppress
 
 import pytest
 
@@ -14,11 +9,10 @@ from django_jobs import NewJob
 from django_jobs.models import Batch, BatchMember, Job
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
-from tests.support.proc import children
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
-from .storm import SETTINGS, open_jobs
+from .storm import SETTINGS, keep_killing, open_jobs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,12 +31,7 @@ def run_storm(members: int, nested: int, lasts: float, patience: float) -> None:
                 inner.submit_many([NewJob("effects.record"), NewJob("effects.record_atomic")])
     with spawn_workers("--processes", "4", "--threads", "2", settings=SETTINGS) as workers:
         workers.wait_ready(timeout=60)
-        end = time.monotonic() + lasts
-        while time.monotonic() < end and open_jobs():
-            time.sleep(0.5)  # the storm's own rhythm
-            if living := children(workers.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(random.choice(living), signal.SIGKILL)
+        keep_killing(workers, every=0.5, lasts=lasts, as_long_as=open_jobs)
         wait_until(lambda: open_jobs() == 0, patience, "the end of all jobs")
         workers.terminate()
         assert workers.wait(60) == 0

@@ -1,12 +1,9 @@
 """SIGKILLs of random worker processes under limits: never more run than may, by the handlers' own records, and all complete."""
 
-import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 
 import pytest
@@ -19,11 +16,10 @@ from tests.support.databases import Database
 from tests.support.effects import limited
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
-from tests.support.proc import children
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
-from .storm import SETTINGS
+from .storm import SETTINGS, keep_killing
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,17 +42,11 @@ def storm(*, jobs: int, keys: int, processes: int, every: float, lasts: float, s
     random.shuffle(new)
     for start in range(0, jobs, 1_000):
         submit_many(new[start : start + 1_000])
-    kills, began = 0, time.monotonic()
+    began = time.monotonic()
     env = {"JOBS_TEST_LIMITS": "1"}
     with spawn_workers("--processes", str(processes), "--threads", "4", settings=SETTINGS, env=env) as workers:
         workers.wait_ready(timeout=60)
-        end = time.monotonic() + lasts
-        while time.monotonic() < end:
-            time.sleep(every)
-            if living := children(workers.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(random.choice(living), signal.SIGKILL)
-                    kills += 1
+        kills = keep_killing(workers, every=every, lasts=lasts)
         last_kill = time.monotonic()
         left = Job.objects.live().count()
         wait_until(lambda: not Job.objects.live().exists(), patience, "the end of all jobs")

@@ -1,11 +1,6 @@
 """SIGKILLs of random worker processes under a rate: no second holds more starts than may be, by the handlers' own records."""
 
-import os
-import random
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 
 import pytest
@@ -18,11 +13,10 @@ from tests.support.databases import Database
 from tests.support.effects import limited
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
-from tests.support.proc import children
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
-from .storm import SETTINGS
+from .storm import SETTINGS, keep_killing
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,17 +36,10 @@ def storm(*, jobs: int, processes: int, every: float | None, seconds: float = 0.
     """
     submit_many([NewJob(limited.RATED, {"seconds": seconds}) for _ in range(jobs)])
     ideal = jobs / limited.PER_SECOND
-    kills = 0
     env = {"JOBS_TEST_RATES": "1"}
     with spawn_workers("--processes", str(processes), "--threads", "4", settings=SETTINGS, env=env) as workers:
         workers.wait_ready(timeout=60)
-        end = time.monotonic() + ideal
-        while every is not None and time.monotonic() < end:
-            time.sleep(every)
-            if living := children(workers.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(random.choice(living), signal.SIGKILL)
-                    kills += 1
+        kills = 0 if every is None else keep_killing(workers, every=every, lasts=ideal)
         wait_until(lambda: not Job.objects.live().exists(), 3 * ideal + 60, "the end of all jobs")
         workers.terminate()
         assert workers.wait(60) == 0

@@ -1,12 +1,9 @@
 """SIGKILLs of random worker processes under workflows: effects of atomic steps once, no recorded step again, all completed."""
 
 import json
-import os
 import random
-import signal
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,11 +15,10 @@ from tests.support.databases import Database
 from tests.support.effects.models import Effect
 from tests.support.effects.workflows import ATOMIC
 from tests.support.invariants import check_drained
-from tests.support.proc import children
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
-from .storm import SETTINGS, open_jobs
+from .storm import SETTINGS, kill_a_child, open_jobs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STEPS = 6
@@ -42,11 +38,9 @@ def run_storm(*, workflows: int, processes: int, every: float, lasts: float, pat
             while unsent and len(ids) - len(unsent) < due:
                 job_id = unsent.pop()
                 emit("workflows.go", key=job_id, payload={"for": job_id})
-            if now >= next_kill and now < began + lasts and (living := children(workers.pid)):
+            if now >= next_kill and now < began + lasts and kill_a_child(workers):
                 next_kill = now + every
-                with suppress(ProcessLookupError):
-                    os.kill(random.choice(living), signal.SIGKILL)
-                    kills += 1
+                kills += 1
             time.sleep(0.02)
         ended = time.monotonic()
         wait_until(lambda: open_jobs() == 0, patience, "the end of all workflows")
