@@ -60,7 +60,7 @@ def test_no_row_makes_a_worker_import_or_call_what_is_not_registered(
     jobs = [job, task, called, *Job.objects.filter(metadata__schedule="evil")]
     assert len(jobs) == 4
     with running_process():
-        assert {one.wait(30).status for one in jobs} == {"failed"}
+        assert {one.wait(60).status for one in jobs} == {"failed"}
     assert set(DeadLetter.objects.values_list("reason", flat=True)) == {"no handler"}
     assert "evil_module" not in sys.modules
     assert not (tmp_path / "evidence").exists()
@@ -122,7 +122,7 @@ def test_no_log_names_a_payload(caplog: pytest.LogCaptureFixture) -> None:
         try:
             with running_process():
                 for job in jobs:
-                    job.wait(30)
+                    job.wait(60)
         finally:
             registry.forget("security.misfit")
     assert len(caplog.records) >= 3

@@ -164,7 +164,7 @@ def test_threads_run_at_the_same_time_and_close_their_connections() -> None:
     wrappers = []
 
     def work() -> int:
-        together.wait(10)
+        together.wait(60)
         wrappers.append(connections["default"])
         return User.objects.count()
 
@@ -182,7 +182,7 @@ def test_a_thread_that_hangs_is_shown_with_its_stack() -> None:
     released = threading.Event()
 
     def wait_for_good() -> None:
-        released.wait(30)
+        released.wait(60)
 
     with pytest.raises(AssertionError, match=r"threads still run after 0\.1 s[\s\S]*wait_for_good"):
         run_in_threads(wait_for_good, 2, timeout=0.1)
@@ -220,7 +220,7 @@ def test_spawned_workers_get_ready_run_jobs_and_leave_no_process() -> None:
         workers.wait_ready()
         assert workers.is_running()
         job = JobFactory(job_type="effects.record", payload={"result": 42})
-        wait_until(lambda: Job.objects.get(pk=job.pk).status == "completed", 20, "the job to complete")
+        wait_until(lambda: Job.objects.get(pk=job.pk).status == "completed", 60, "the job to complete")
         assert Job.objects.get(pk=job.pk).result == 42
         pids = workers.pids()
         workers.terminate()

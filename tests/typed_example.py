@@ -42,7 +42,7 @@ def use() -> None:
 
 async def use_in_async_code() -> None:
     job = await double.asubmit(double.payload(4))
-    assert_type(await job.await_(timeout=10), Job)
+    assert_type(await job.await_(timeout=60), Job)
     assert_type(await job.acancel(), str)
     assert_type(await Job.objects.filter(queue="numbers").areplay(), int)
 

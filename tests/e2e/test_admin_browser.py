@@ -98,7 +98,7 @@ def test_the_night_shift(desk: Desk) -> None:
     with spawn_workers("--threads", "2", settings=WORKERS) as workers:
         workers.wait_ready()
         jobs = [django_jobs.submit("effects.flaky", {"failures": 1}, max_retries=0) for _ in range(6)]
-        wait_until(lambda: DeadLetter.objects.open().count() == 6, 30, "six dead letters")
+        wait_until(lambda: DeadLetter.objects.open().count() == 6, 60, "six dead letters")
 
         page = desk.open("overview/")
         page.get_by_role("link", name="6 open dead letters").click()
@@ -108,10 +108,10 @@ def test_the_night_shift(desk: Desk) -> None:
         page.get_by_role("button", name="Replay dead letters").click()
         expect(page.get_by_text("Replayed 6 dead letters.")).to_be_visible()
         done = Job.objects.filter(pk__in=[job.pk for job in jobs], status="completed")
-        wait_until(lambda: done.count() == 6, 30, "six completed jobs")
+        wait_until(lambda: done.count() == 6, 60, "six completed jobs")
 
         again = [django_jobs.submit("effects.flaky", {"failures": 1}, max_retries=0) for _ in range(8)]
-        wait_until(lambda: DeadLetter.objects.open().count() == 8, 30, "eight dead letters")
+        wait_until(lambda: DeadLetter.objects.open().count() == 8, 60, "eight dead letters")
         page = desk.open("deadletter/causes/")
         page.get_by_label("Per second").fill("2")
         page.get_by_role("button", name="Replay all…").click()
@@ -122,10 +122,10 @@ def test_the_night_shift(desk: Desk) -> None:
         page.get_by_role("button", name="Resume").click()
         expect(page.locator(".jobs-badge.jobs-completed")).to_be_visible()  # the page refreshed itself
         done = Job.objects.filter(pk__in=[job.pk for job in again], status="completed")
-        wait_until(lambda: done.count() == 8, 30, "eight completed jobs")
+        wait_until(lambda: done.count() == 8, 60, "eight completed jobs")
 
         failed = django_jobs.submit("effects.fail", {"message": "the bank is closed"}, max_retries=0)
-        wait_until(lambda: DeadLetter.objects.open().filter(job=failed).exists(), 30, "a dead letter")
+        wait_until(lambda: DeadLetter.objects.open().filter(job=failed).exists(), 60, "a dead letter")
         page = desk.open("deadletter/")
         page.get_by_role("link", name=f"#{DeadLetter.objects.open().get().pk}").click()
         expect(page.locator("pre.jobs-error")).to_contain_text("ValueError: the bank is closed")
@@ -135,12 +135,12 @@ def test_the_night_shift(desk: Desk) -> None:
         assert DeadLetter.objects.get(job=failed).note == "it opens at nine"
 
         running = django_jobs.submit("effects.sleep_politely", {"seconds": 120})
-        wait_until(lambda: Job.objects.filter(pk=running.pk, status="running").exists(), 30, "a running job")
+        wait_until(lambda: Job.objects.filter(pk=running.pk, status="running").exists(), 60, "a running job")
         page = desk.open(f"job/?q={running.pk}")
         page.locator("#result_list").get_by_role("link", name="effects.sleep_politely").first.click()
         page.get_by_role("button", name="Cancel…").click()
         page.get_by_role("button", name="Cancel jobs").click()
-        wait_until(lambda: Job.objects.filter(pk=running.pk, status="cancelled").exists(), 30, "a cancelled job")
+        wait_until(lambda: Job.objects.filter(pk=running.pk, status="cancelled").exists(), 60, "a cancelled job")
         expect(page.locator(".jobs-badge.jobs-cancelled")).to_be_visible()  # the page refreshed itself
 
         page = desk.open("queue/")
@@ -148,10 +148,10 @@ def test_the_night_shift(desk: Desk) -> None:
         expect(page.get_by_text("Paused queue default")).to_be_visible()
         held = django_jobs.submit("effects.record", {})
         other = django_jobs.submit("effects.record", {}, queue="other")
-        wait_until(lambda: Job.objects.filter(pk=other.pk, status="completed").exists(), 30, "the other queue's job")
+        wait_until(lambda: Job.objects.filter(pk=other.pk, status="completed").exists(), 60, "the other queue's job")
         assert Job.objects.get(pk=held.pk).status == "pending"
         page.get_by_role("button", name="Resume queue default").click()
-        wait_until(lambda: Job.objects.filter(pk=held.pk, status="completed").exists(), 30, "the held job")
+        wait_until(lambda: Job.objects.filter(pk=held.pk, status="completed").exists(), 60, "the held job")
         assert not Queue.objects.filter(paused_at__isnull=False).exists()
 
         row = create_schedule("nightly", "effects.record", every=3600, payload={"result": 1})
@@ -159,7 +159,7 @@ def test_the_night_shift(desk: Desk) -> None:
         page.get_by_role("button", name="Run now").click()
         expect(page.get_by_text("Submitted the job of 1 schedule.")).to_be_visible()
         made = Job.objects.filter(metadata__schedule="nightly", status="completed")
-        wait_until(made.exists, 30, "the schedule's job")
+        wait_until(made.exists, 60, "the schedule's job")
 
         desk.open("workerprocess/").get_by_role("checkbox", name="Select all").or_(
             page.locator("#action-toggle")

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -23,6 +22,7 @@ from testproject.catalogue import jobs
 from testproject.catalogue.models import Scan, SourceFile
 from testproject.catalogue.text import NotText, measure_text
 from tests.support.invariants import check_drained
+from tests.support.ports import free_port
 from tests.support.processes import manage, spawn
 from tests.support.waiting import dump_rows, wait_until
 
@@ -280,7 +280,7 @@ def test_a_demo_of_what_cannot_be_says_so_and_makes_no_file(
 def test_serve_opens_the_admin_for_its_user_and_runs_what_is_replayed(folder: Path) -> None:
     port = free_port()
     with spawn("demo", str(folder), "--serve", str(port)) as server:
-        wait_until(lambda: "Quit the server" in server.output(), 40, "the server")
+        wait_until(lambda: "Quit the server" in server.output(), 60, "the server")
         page = log_in(f"http://127.0.0.1:{port}/admin/login/?next=/admin/catalogue/sourcefile/", "demo", "demo")
         assert "app/deep/page.html" in page
         (folder / "app/old.txt").write_text("mended\n")
@@ -298,27 +298,21 @@ def test_after_a_demo_a_plain_runserver_shows_the_admin_with_its_styles_to_its_u
     assert_reports(demo(str(folder)))
     port = free_port()
     with spawn("runserver", str(port), "--noreload") as server:
-        wait_until(lambda: "Quit the server" in server.output(), 40, "the server")
+        wait_until(lambda: "Quit the server" in server.output(), 60, "the server")
         page = log_in(f"http://127.0.0.1:{port}/admin/login/?next=/admin/django_jobs/job/", "demo", "demo")
         styles = {*re.findall(r'href="(/static/[^"]+\.css)"', page)}
         assert {"/static/admin/css/base.css", "/static/django_jobs/console.css"} <= styles
         for address in styles:
-            with urlopen(f"http://127.0.0.1:{port}{address}", timeout=20) as answer:
+            with urlopen(f"http://127.0.0.1:{port}{address}", timeout=60) as answer:
                 assert answer.headers["Content-Type"].startswith("text/css")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def log_in(url: str, username: str, password: str) -> str:
     """Send the login form of a page as a browser does, and return the page that follows."""
     jar = CookieJar()
     browser = build_opener(HTTPCookieProcessor(jar))
-    browser.open(url, timeout=20).close()
+    browser.open(url, timeout=60).close()
     (token,) = [cookie.value for cookie in jar if cookie.name == "csrftoken"]
     form = urlencode({"username": username, "password": password, "csrfmiddlewaretoken": token}).encode()
-    with browser.open(url, form, timeout=20) as answer:
+    with browser.open(url, form, timeout=60) as answer:
         return answer.read().decode()

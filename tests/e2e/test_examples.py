@@ -114,9 +114,9 @@ def test_the_command_of_the_image_ends_in_order_as_pid_1() -> None:
             job.refresh_from_db()
             return job.status == "running"
 
-        wait_until(is_running, 40, "the job runs")
+        wait_until(is_running, 60, "the job runs")
         os.kill(first_process(workers.pids()) if is_allowed else workers.pids()[0], signal.SIGTERM)
-        assert workers.wait(30) == 0, workers.output()
+        assert workers.wait(60) == 0, workers.output()
     job.refresh_from_db()
     assert job.status in ("pending", "scheduled")
     assert Attempt.objects.get().outcome == "released"

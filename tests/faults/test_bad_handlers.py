@@ -19,7 +19,7 @@ def _drain(submitted: list[str], *arguments: str, timeout: float = 90) -> str:
     with spawn_workers(*arguments, settings=SETTINGS) as workers:
         wait_until(lambda: open_jobs() == 0, timeout, "the end of all jobs")
         workers.terminate()
-        assert workers.wait(30) in (0, 75)
+        assert workers.wait(60) in (0, 75)
     check_drained(submitted, output=workers.output())
     return workers.output()
 

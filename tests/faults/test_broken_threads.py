@@ -52,7 +52,7 @@ def _see_it_end(thread: str, way: str, count: Path) -> None:
     print(f"\n{thread} {way}: ended {seconds:.2f} s after the failure")
     assert seconds < SECONDS
     with spawn_workers("--threads", "2", settings=SETTINGS):
-        assert job.wait(30).status == "completed"
+        assert job.wait(60).status == "completed"
 
 
 def _says_why(workers: Workers) -> None:
@@ -68,7 +68,7 @@ def test_a_supervisor_starts_another_child_until_its_threads_start(
     job = submit("effects.record")
     with spawn_workers("--processes", "1", "--threads", "1", settings=SETTINGS, env=environment) as workers:
         workers.wait_ready()
-        assert job.wait(20).status == "completed"
+        assert job.wait(60).status == "completed"
         moments = [float(line) for line in (tmp_path / "count").read_text().splitlines()]
         assert len(moments) >= 4, "three failures, then a start that succeeded"
         workers.terminate()
@@ -82,8 +82,8 @@ def test_a_coroutine_that_ends_the_event_loop_is_a_crash_loop_and_takes_no_neigh
     breaker = submit("effects.break_loop", {}, max_retries=0, priority=10)
     settings = SETTINGS | {"BASE_DELAY": 0.05}
     with spawn_workers("--processes", "1", "--threads", "2", settings=settings) as workers:
-        assert {job.wait(40).status for job in neighbours} == {"completed"}
-        assert breaker.wait(40).status == "dead"
+        assert {job.wait(60).status for job in neighbours} == {"completed"}
+        assert breaker.wait(60).status == "dead"
         workers.terminate()
         assert workers.wait() == 0
     assert Attempt.objects.filter(job=breaker, outcome="crashed").count() >= 1
@@ -104,7 +104,7 @@ def test_the_probes_see_threads_that_look_for_no_work(threads: int) -> None:
             is_alive, problems = WorkerProcess.objects.alive().exists(), health_live().problems
         assert (silent, is_alive) == (threads, True)
         assert problems == ["no thread of the worker processes of this machine looks for work"]
-        wait_until(lambda: _silent() == 0, 20, "threads that look for work again")
+        wait_until(lambda: _silent() == 0, 60, "threads that look for work again")
         assert manage("jobs", "health", "--live", settings=settings).returncode == 0
 
 

@@ -26,7 +26,7 @@ def _submit(count: int, seconds: float) -> list[str]:
 
 
 def _wait_started(count: int) -> None:
-    wait_until(lambda: Effect.objects.count() >= count, 40, f"{count} started jobs")
+    wait_until(lambda: Effect.objects.count() >= count, 60, f"{count} started jobs")
 
 
 def _outcomes() -> Counter[str]:
@@ -34,7 +34,7 @@ def _outcomes() -> Counter[str]:
 
 
 def _all_gone(workers: Workers) -> None:
-    wait_until(lambda: not workers.pids(), 30, "the end of every process")
+    wait_until(lambda: not workers.pids(), 60, "the end of every process")
 
 
 @pytest.mark.quick("sqlite")
@@ -43,7 +43,7 @@ def test_sigterm_lets_running_jobs_finish_and_hands_back_the_rest() -> None:
     with spawn_workers("--processes", "2", "--threads", "2", settings=SETTINGS) as workers:
         _wait_started(4)
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         check_invariants(submitted, output=workers.output())
     statuses = Job.objects.counts_by_status()
     assert statuses["running"] == 0
@@ -60,7 +60,7 @@ def test_jobs_longer_than_the_grace_are_handed_back_without_spending_a_retry() -
     ) as workers:
         _wait_started(4)
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         check_invariants(submitted, output=workers.output())
     assert Job.objects.filter(status="pending", retry_count=0, crash_count=0).count() == 8
     assert set(_outcomes()) == {"released"}
@@ -91,7 +91,7 @@ def test_a_process_without_a_supervisor_ends_the_same_way() -> None:
     with spawn_workers("--threads", "2", settings={**SETTINGS, "SHUTDOWN_GRACE_SECONDS": 0.5}) as workers:
         _wait_started(2)
         workers.terminate()
-        assert workers.wait(20) == 0
+        assert workers.wait(60) == 0
         check_invariants(submitted, output=workers.output())
     assert Job.objects.filter(status="pending", retry_count=0).count() == 4
     assert _outcomes() == {"released": 2}
@@ -122,7 +122,7 @@ def test_what_runs_when_everything_is_killed_runs_again() -> None:
         wait_until(lambda: open_jobs() == 0, 60, "the end of all jobs")
         print(f"all done {time.monotonic() - killed_at:.1f} s after the kill")
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         check_drained(submitted, output=workers.output())
     assert set(Attempt.objects.filter(outcome="crashed").values_list("job_id", flat=True)) == set(held)
 
@@ -137,9 +137,9 @@ def test_a_stopped_worker_that_continues_writes_nothing_and_leaves() -> None:
             wait_until(lambda: open_jobs() == 0, 60, "the other worker to finish the job")
             row = Job.objects.values().get()
             stopped.signal(signal.SIGCONT)
-            assert stopped.wait(30) == 70, "its lease is lost"
+            assert stopped.wait(60) == 70, "its lease is lost"
             other.terminate()
-            assert other.wait(30) == 0
+            assert other.wait(60) == 0
         check_drained(submitted)
     assert Job.objects.values().get() == row
     assert _outcomes() == {"crashed": 1}
@@ -152,8 +152,8 @@ def test_a_supervisor_replaces_a_killed_child_and_rescues_its_jobs_at_once() -> 
     with spawn_workers("--processes", "1", "--threads", "2", settings={"LEASE_SECONDS": 60}) as workers:
         _wait_started(2)
         os.kill(children(workers.pid)[0], signal.SIGKILL)
-        wait_until(lambda: open_jobs() == 0, 50, "the jobs of the killed child")
+        wait_until(lambda: open_jobs() == 0, 60, "the jobs of the killed child")
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         check_drained(submitted, output=workers.output())
     assert _outcomes() == {"crashed": 2}

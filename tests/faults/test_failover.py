@@ -97,7 +97,7 @@ def _first_new_job(promoted: float) -> float:
 def _drain(workers: Workers) -> None:
     wait_until(lambda: open_jobs() == 0, 120, "the end of all jobs")
     workers.terminate()
-    assert workers.wait(30) == 0
+    assert workers.wait(60) == 0
 
 
 def test_a_synchronous_standby_loses_nothing_that_was_acknowledged(servers: tuple[PrivatePostgres, Standby]) -> None:

@@ -200,7 +200,7 @@ def _meanwhile(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any
         result = first()
         thread.start()
         thread.join(BLOCKED_SECONDS)
-    thread.join(30)
+    thread.join(60)
     assert returned, "the other one failed"
     return result, returned[0]
 
@@ -258,7 +258,7 @@ def a_claim_passes_by_a_job_that_somebody_has_locked() -> None:
         thread = threading.Thread(target=lambda: (second(), connections.close_all()), daemon=True)
         thread.start()
         in_time = answered.wait(BLOCKED_SECONDS * 10)
-    thread.join(30)
+    thread.join(60)
     assert in_time, "the claim waited for somebody else's lock"
 
 

@@ -25,7 +25,7 @@ def test_an_operation_survives_the_kill_of_all_workers() -> None:
         return operation.done + operation.skipped
 
     with spawn_workers("--processes", "2", "--threads", "1", settings=SETTINGS) as workers:
-        wait_until(lambda: treated() > 0, 40, "the first step")
+        wait_until(lambda: treated() > 0, 60, "the first step")
         workers.kill()
     assert operation.state == "running"
     assert treated() == Job.objects.filter(status="cancelled").count() < ROWS

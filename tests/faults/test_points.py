@@ -59,7 +59,7 @@ def _kill_at(point: str, count_file: Path, *, times: int, jobs: int) -> tuple[in
             disable("every second")
         wait_until(lambda: open_jobs() == 0, 120, "the end of all jobs")
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         assert workers.output().count(f"ended with {-signal.SIGKILL}") == times
         check_drained(submitted, output=workers.output())
     assert [*Job.objects.exclude(status="completed").values_list("pk", "status", "error")] == []

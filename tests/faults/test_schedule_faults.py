@@ -50,9 +50,9 @@ def _tick_every_second_under_kills(seconds: float) -> None:
             time.sleep(choose.uniform(0.5, 1.3))
             kills += _kill_one(workers, choose)
         until = database_now()
-        wait_until(lambda: Schedule.objects.get().next_run_at > until, 30, "the ticks of the time under kills")
+        wait_until(lambda: Schedule.objects.get().next_run_at > until, 60, "the ticks of the time under kills")
         disable("every second")
-        wait_until(lambda: not Job.objects.live().exists(), 30, "all jobs to be finished")
+        wait_until(lambda: not Job.objects.live().exists(), 60, "all jobs to be finished")
         workers.terminate()
         workers.wait()
         output = workers.output()
@@ -107,7 +107,7 @@ def test_a_process_that_is_killed_inside_a_tick_leaves_it_to_the_next(target: st
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not Job.objects.exists()
     assert Schedule.objects.get().next_run_at == due
-    wait_until(lambda: bool(tick()) and ScheduleTick.objects.exists(), 10, "the dead session to let go of the row")
+    wait_until(lambda: bool(tick()) and ScheduleTick.objects.exists(), 60, "the dead session to let go of the row")
     assert Job.objects.count() == ScheduleTick.objects.count() == 1
     assert Schedule.objects.get().next_run_at == due + timedelta(hours=1)
 

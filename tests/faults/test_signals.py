@@ -32,7 +32,7 @@ def test_a_signal_at_any_moment_of_the_start(number: signal.Signals, arguments: 
         with spawn_workers("--threads", "2", *arguments, settings=SETTINGS) as workers:
             time.sleep(step * 0.25)  # the moment that is tried
             workers.signal(number)
-            code = workers.wait(30)
+            code = workers.wait(60)
         seen.append(code)
         assert code in CODES[number], f"{code} after {step * 0.25} s\n{workers.output()}"
         if number == signal.SIGTERM or code == 0:  # Python tells of a Ctrl-C that comes before any of our code runs
@@ -51,7 +51,7 @@ def test_a_signal_in_the_middle_of_a_claim_hands_the_jobs_back(number: signal.Si
     submitted = [job.pk for job in submit_many([NewJob("effects.record") for _ in range(30)])]
     environment = at_point("after the claim commits", tmp_path / "count", times=1, number=number)
     with spawn_workers("--threads", "1", settings=SETTINGS, env=environment) as workers:
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         check_invariants(submitted, output=workers.output())
     assert not Job.objects.filter(status="running").exists()
     assert Job.objects.filter(status="completed").count() == Effect.objects.count()
@@ -64,13 +64,13 @@ def test_a_signal_in_the_middle_of_a_claim_hands_the_jobs_back(number: signal.Si
 def test_a_signal_while_the_database_is_away(private_server: PrivateServer, arguments: tuple[str, ...]) -> None:
     submitted = [job.pk for job in submit_many([NewJob("effects.sleep", {"seconds": 0.5}) for _ in range(40)])]
     with spawn_workers("--threads", "4", *arguments, settings=SETTINGS) as workers:
-        wait_until(lambda: Effect.objects.count() >= 4, 40, "started jobs")
+        wait_until(lambda: Effect.objects.count() >= 4, 60, "started jobs")
         private_server.kill()
         connection.close()
         time.sleep(1)  # until every thread has met the outage
         signalled_at = time.monotonic()
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         print(f"\nit left {time.monotonic() - signalled_at:.1f} s after the signal, with a grace of 2 s")
         assert "Traceback" not in workers.output()
     private_server.start()
@@ -78,7 +78,7 @@ def test_a_signal_while_the_database_is_away(private_server: PrivateServer, argu
     with spawn_workers("--threads", "4", settings=SETTINGS) as workers:
         wait_until(lambda: not Job.objects.live().exists(), 60, "the jobs, those that were held included")
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
         check_invariants(submitted, output=workers.output())
 
 
@@ -87,7 +87,7 @@ def test_a_signal_while_it_waits_for_a_database_that_is_away_from_the_start(priv
     private_server.kill()
     connection.close()
     with spawn_workers("--threads", "1", settings=SETTINGS) as workers:
-        wait_until(lambda: "waiting for it" in workers.output(), 30, "its word that it waits")
+        wait_until(lambda: "waiting for it" in workers.output(), 60, "its word that it waits")
         workers.terminate()
-        assert workers.wait(20) == 0
+        assert workers.wait(60) == 0
         assert "Traceback" not in workers.output()

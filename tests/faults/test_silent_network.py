@@ -52,11 +52,11 @@ class Site:
     def finish(self) -> None:
         """Submit nothing more, and see all done and whole."""
         self._is_over.set()
-        self._thread.join(30)
+        self._thread.join(60)
         wait_until(lambda: open_jobs() == 0, 120, "the end of all jobs")
         for workers in (self.workers, self.other):
             workers.terminate()
-            assert workers.wait(30) == 0
+            assert workers.wait(60) == 0
         check_drained(self.submitted, output=self.workers.output() + self.other.output())
         assert [*Job.objects.exclude(status="completed")] == []
 

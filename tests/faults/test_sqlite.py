@@ -58,7 +58,7 @@ def _lock_held_again_and_again(seconds: float, pause: float = 0.05) -> Iterator[
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert held.wait(10)
+        assert held.wait(60)
         yield
     finally:
         end.set()
@@ -141,8 +141,8 @@ def test_a_full_database_refuses_a_submit_whole_and_is_drained_when_there_is_roo
         check_invariants(submitted, [new.options["job_id"] for new in refused])
         assert Job.objects.count() == len(submitted)
         with running_process() as process:
-            wait_until(lambda: process.state.backoff.count or not open_jobs(), 10, "the workers to see that it is full")
+            wait_until(lambda: process.state.backoff.count or not open_jobs(), 60, "the workers to see that it is full")
             options["init_command"] = _limit(100_000)  # connections are made anew after an error
-            wait_until(lambda: open_jobs() == 0, 30, "the end of all jobs")
+            wait_until(lambda: open_jobs() == 0, 60, "the end of all jobs")
     check_drained(submitted)
     assert not Job.objects.exclude(status="completed").exists()

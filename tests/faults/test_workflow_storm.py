@@ -45,7 +45,7 @@ def run_storm(*, workflows: int, processes: int, every: float, lasts: float, pat
         ended = time.monotonic()
         wait_until(lambda: open_jobs() == 0, patience, "the end of all workflows")
         after = time.monotonic() - ended
-        wait_until(lambda: not Event.objects.filter(delivered_at=None).exists(), 30, "the last look at each event")
+        wait_until(lambda: not Event.objects.filter(delivered_at=None).exists(), 60, "the last look at each event")
         workers.terminate()
         assert workers.wait(60) == 0
         check_drained(ids, output=workers.output())

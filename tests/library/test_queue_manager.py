@@ -121,7 +121,7 @@ def test_an_event_handler_that_raises_breaks_no_job(caplog: pytest.LogCaptureFix
         manager.register_handler("t", lambda payload: None)
         manager.start_workers()
         job_id = manager.submit("t", {})
-        assert manager.queue("default").wait_for_completion(job_id, timeout=20)
+        assert manager.queue("default").wait_for_completion(job_id, timeout=60)
     assert Job.objects.get().status == "completed"
     assert "in the handler" in caplog.text
 
@@ -142,14 +142,14 @@ def test_stopping_gracefully_finishes_the_current_job_and_leaves_the_others() ->
 
     def slow(payload: Any) -> str:
         started.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return "finished"
 
     with JobQueueManager({"queues": {"slow": {"max_workers": 1}}}) as manager:
         manager.register_handler("slow", slow, queue="slow")
         first, second = manager.submit("slow", {}), manager.submit("slow", {})
         manager.start_workers()
-        assert started.wait(20)
+        assert started.wait(60)
         threading.Timer(0.2, go_on.set).start()
         manager.stop_workers(graceful=True)
         queue = manager.queue("slow")
@@ -221,7 +221,7 @@ def test_a_manager_whose_config_names_queues_counts_and_runs_no_others(queues: d
     with JobQueueManager({"queues": queues}) as manager:
         manager.register_handler("mine", lambda payload: None, queue="mail")
         manager.start_workers()
-        assert manager.queue("mail").wait_for_completion(manager.submit("mine"), timeout=20)
+        assert manager.queue("mail").wait_for_completion(manager.submit("mine"), timeout=60)
         stats = manager.get_stats()
         assert (stats["total_submitted"], stats["total_completed"], stats["total_failed"]) == (1, 1, 0)
         assert set(stats["jobs_per_queue"]) == set(stats["workers_per_queue"]) == set(queues)
@@ -276,9 +276,9 @@ def test_a_worker_takes_its_handlers_from_a_dict_and_stops() -> None:
     worker = Worker(queue, {"t": lambda payload: "by the dict"}, 0.01)
     job_id = queue.enqueue("t")
     worker.start()
-    assert queue.wait_for_completion(job_id, timeout=20)
+    assert queue.wait_for_completion(job_id, timeout=60)
     worker.stop()
-    worker.join(20)
+    worker.join(60)
     assert not worker.is_alive()
     assert queue.get_job(job_id).result == "by the dict"
 
@@ -307,6 +307,6 @@ def test_a_pool_starts_and_stops_its_threads() -> None:
     pool.start()
     workers = list(pool.workers)
     assert len({worker.worker_id for worker in workers}) == 3
-    assert queue.wait_for_completion(queue.enqueue("t"), timeout=20)
+    assert queue.wait_for_completion(queue.enqueue("t"), timeout=60)
     pool.stop()
     assert not any(worker.is_alive() for worker in workers)

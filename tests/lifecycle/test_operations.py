@@ -111,17 +111,17 @@ def test_a_rate_sets_the_size_of_a_step_and_when_the_next_one_is_due() -> None:
     rest = move_operations()
     assert state(operation) == ("running", 2, 0)
     assert rest is not None
-    assert 0.5 < rest <= 1.0
-    assert move_operations() is not None
-    assert state(operation)[1] == 2, "the next one is not due"
-    slow = begin(OperationKind.REPLAY, filters={"status": "dead"}, per_second=0.1)
-    move_operations()
-    assert state(slow)[1] == 1
-    assert 8 < (slow.next_at - slow.started_at).total_seconds() <= 10
-    process = WorkerProcessFactory()
-    ahead = look_ahead(process.pk).operation
+    assert rest <= 1.0, "two rows, two a second"
+    operation.stop()
+    slow = begin(OperationKind.REPLAY, filters={"status": "dead"}, per_second=0.01)
+    for _ in range(2):
+        rest = move_operations()
+        assert rest is not None
+        assert 50 < rest <= 100
+        assert state(slow)[1] == 1, "the next one is not due"
+    ahead = look_ahead(WorkerProcessFactory().pk).operation
     assert ahead is not None
-    assert ahead <= 1.0
+    assert 50 < ahead <= 100
 
 
 def test_an_operation_is_paused_resumed_and_stopped() -> None:

@@ -130,12 +130,12 @@ def test_the_library() -> None:
     assert (queue.size, queue.ready_count(), queue.get_stats()["pending"]) == (1, 1, 1)
     assert queue.peek().pk == job_id  # type: ignore[union-attr]
     assert queue.process_next() == job_id
-    assert queue.wait_for_completion(job_id, timeout=5)
+    assert queue.wait_for_completion(job_id, timeout=60)
     with JobQueueManager({"queues": {"mine": {}}}) as manager:
         manager.register_handler("bad", lambda payload: 1 // 0, queue="mine")
         bad = manager.submit("bad", max_retries=0)
         manager.start_workers()
-        manager.queue("mine").wait_for_completion(bad, timeout=20)
+        manager.queue("mine").wait_for_completion(bad, timeout=60)
         assert [dead_letter.job.pk for dead_letter in manager.dead_letters] == [bad]
         manager.stop_workers()
         assert manager.replay_dead_letter(bad).status == "pending"

@@ -81,7 +81,7 @@ def test_a_trace_runs_unbroken_from_a_request_through_a_worker_to_the_handler(
 ) -> None:
     with handler("trace.job", function, **options), running_process():
         job_id = Client().get("/order", {"type": "trace.job"}).content.decode()
-        wait_until(lambda: Job.objects.get(pk=job_id).status == "completed", timeout=30)
+        wait_until(lambda: Job.objects.get(pk=job_id).status == "completed", timeout=60)
     request, run, own = span("GET /order"), span("run trace.job"), span("inner")
     assert run.context.trace_id == own.context.trace_id == request.context.trace_id
     assert run.parent is not None

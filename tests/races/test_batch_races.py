@@ -59,7 +59,7 @@ def settle_beside_an_open_settle(first: list[ClaimedJob], then: list[ClaimedJob]
             go_on.wait(1)
 
     def follow() -> None:
-        assert settled.wait(30)
+        assert settled.wait(60)
         threading.Timer(0.3, go_on.set).start()
         done(*then)
         go_on.set()
@@ -82,7 +82,7 @@ def test_settles_do_not_wait_for_each_other_as_long_as_members_are_left() -> Non
         done(*jobs[:5])
         # In other threads, beside the open transaction: neither the batch's row nor a member of theirs is locked.
         for start in (5, 8, 11):
-            run_in_threads([lambda start=start: done(*jobs[start : start + 3])], timeout=10)
+            run_in_threads([lambda start=start: done(*jobs[start : start + 3])], timeout=60)
     assert callbacks() == 0
     done(*jobs[14:])
     assert callbacks() == 1
@@ -195,7 +195,7 @@ def test_an_uncommitted_member_is_waited_for_by_the_last_settle() -> None:
             go_on.wait(1)
 
     def end() -> None:
-        assert added.wait(30)
+        assert added.wait(60)
         threading.Timer(0.3, go_on.set).start()
         done(job)
 
@@ -213,7 +213,7 @@ def test_a_long_transaction_that_adds_members_holds_up_no_other_job() -> None:
     with transaction.atomic():
         batch.submit("catalogue.changes")
         locked: list[list[Outcome]] = []
-        run_in_threads([lambda: locked.append(settle_unlocked(outcomes, "p"))], timeout=20)
+        run_in_threads([lambda: locked.append(settle_unlocked(outcomes, "p"))], timeout=60)
         assert [outcome.job.id for outcome in locked[0]] == [member.id]
     assert settle_unlocked(locked[0], "p") == []
     assert Job.objects.filter(queue="default", status="completed").count() == 5
@@ -230,7 +230,7 @@ def test_a_member_held_by_a_long_transaction_holds_up_itself_alone() -> None:
         done(jobs[0])  # and holds the last one submitted until it commits
         outcomes = [Outcome.completed(job) for job in (*jobs[1:], last)]
         locked: list[list[Outcome]] = []
-        run_in_threads([lambda: locked.append(settle_unlocked(outcomes, "p"))], timeout=20)
+        run_in_threads([lambda: locked.append(settle_unlocked(outcomes, "p"))], timeout=60)
         assert locked == [[]], "the member that is held is the one that waits for an hour"
     waiting.cancel()
     assert callbacks() == 1

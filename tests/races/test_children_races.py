@@ -24,7 +24,7 @@ DAY = 86_400.0
 
 def claimed(queue: str, process_id: str) -> ClaimedJob:
     found: list[ClaimedJob] = []
-    wait_until(lambda: bool(found.extend(claim(queue, 1, process_id)) or found), 20, "a job to claim")
+    wait_until(lambda: bool(found.extend(claim(queue, 1, process_id)) or found), 60, "a job to claim")
     return found[0]
 
 

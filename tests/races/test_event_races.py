@@ -94,10 +94,10 @@ def an_event_that_committed_after_the_look_is_delivered() -> None:
         with transaction.atomic():
             emit("go", key=job.id)
             emitted.set()
-            assert go.wait(20)
+            assert go.wait(60)
 
     def wait() -> None:
-        assert emitted.wait(20)
+        assert emitted.wait(60)
         assert not wait_and_settle(job, "process-0")
         go.set()
 
@@ -131,8 +131,8 @@ def an_emit_waits_for_no_lock() -> None:
     with transaction.atomic():
         Job.objects.select_for_update().get()
         thread.start()
-        in_time = answered.wait(4)
-    thread.join(30)
+        in_time = answered.wait(60)
+    thread.join(60)
     assert in_time, "the emit waited for somebody's lock"
     events.deliver()
     assert Job.objects.get().status == "pending"

@@ -161,7 +161,7 @@ def test_a_queue_and_a_manager_are_of_one_database() -> None:
     with manager:
         manager.start_workers()
         other = manager.submit("mail.send", {})
-        assert manager.queue("mail").wait_for_completion(other, timeout=20)
+        assert manager.queue("mail").wait_for_completion(other, timeout=60)
     assert Job.objects.using("tenant").get(pk=other).result == "again"
     assert manager.get_stats()["total_completed"] == 2
     stop_local_process()

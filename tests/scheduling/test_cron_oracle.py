@@ -229,8 +229,8 @@ def test_one_next_takes_less_than_five_milliseconds(name: str, expression: str) 
     zone = ZoneInfo(name)
     cron.validate(expression)
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
+    for _ in range(20):
+        started = time.thread_time()  # of computing, which does not depend on what else the machine does
         cron.next_after(expression, datetime(2011, 12, 29, 12, tzinfo=UTC), zone)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.thread_time() - started)
     assert min(seconds) < 0.005

@@ -58,7 +58,7 @@ def test_nothing_is_submitted_before_the_tick_is_due() -> None:
     make()
     rest = tick()
     assert rest is not None
-    assert 50 < rest <= 60
+    assert 0 < rest <= 60
     assert not Job.objects.exists()
 
 
@@ -83,7 +83,7 @@ def test_a_due_tick_submits_the_job_with_all_that_the_schedule_says() -> None:
     assert row.next_run_at == due + MINUTE
     assert row.last_run_at == due
     assert rest is not None
-    assert 57 < rest < 60
+    assert 0 < rest < 60
 
 
 def test_the_next_tick_of_an_interval_stays_in_step_however_late_this_one_is() -> None:
@@ -204,10 +204,11 @@ def test_an_hour_of_downtime(catch_up: str, jobs: int, said: dict[str, Any]) -> 
         else now.replace(second=0, microsecond=0) - 59 * MINUTE
     )
     Schedule.objects.filter(pk=row.pk).update(next_run_at=first)
+    before = database_now()
     tick()
     row.refresh_from_db()
     assert row.next_run_at is not None
-    assert 0 < (row.next_run_at - database_now()).total_seconds() <= 60
+    assert before < row.next_run_at <= database_now() + MINUTE
     extra = int((row.next_run_at - first) / MINUTE) - 60  # a minute may have passed meanwhile
     assert Job.objects.count() == jobs + (extra if catch_up == "all" else 0)
     assert_ticks_and_jobs_match()
@@ -324,7 +325,7 @@ def test_a_one_off_in_the_future_waits() -> None:
     make(at=database_now() + timedelta(hours=1))
     rest = tick()
     assert rest is not None
-    assert 3590 < rest <= 3600
+    assert 3500 < rest <= 3600
     assert not Job.objects.exists()
 
 

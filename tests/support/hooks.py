@@ -68,4 +68,4 @@ def hook(status: int = 200, *, hangs: bool = False) -> Iterator[Hook]:
         server.let_go.set()
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)

@@ -15,7 +15,7 @@ def running_process(threads: int = 2, poll_interval: float = 0.02) -> Iterator[P
     try:
         yield process
     finally:
-        assert process.stop(grace=10), "the worker threads ended in time"
+        assert process.stop(grace=60), "the worker threads ended in time"
         for thread in (process.listener, process.lease):
             if thread.is_alive():
-                thread.join(5)  # until its connection is closed
+                thread.join(60)  # until its connection is closed

@@ -23,8 +23,8 @@ class Locked:
 
     def __enter__(self) -> None:
         self._thread.start()
-        assert self._held.wait(20)
+        assert self._held.wait(60)
 
     def __exit__(self, *error: object) -> None:
         self._release.set()
-        self._thread.join(20)
+        self._thread.join(60)

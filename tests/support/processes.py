@@ -27,7 +27,7 @@ def manage(
     *args: str,
     settings: Mapping[str, object] | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 60,
+    timeout: float = 120,
     program: Sequence[str] = MANAGE,
 ) -> subprocess.CompletedProcess[str]:
     """Run `manage.py args`, or another program, to its end, on the database under test; return it with its output as text.
@@ -64,7 +64,7 @@ class Workers:
         self._log = log
         self._last_output = ""
 
-    def wait_ready(self, processes: int = 1, timeout: float = 20) -> None:
+    def wait_ready(self, processes: int = 1, timeout: float = 60) -> None:
         """Wait until this many of its processes hold a lease; an AssertionError when it ends before."""
 
         def ready() -> bool:
@@ -75,7 +75,7 @@ class Workers:
 
         wait_until(ready, timeout, f"{processes} worker processes; output:\n{self.output()}")
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """Wait for its end and return the exit code (negative: killed by that signal)."""
         try:
             return self._process.wait(timeout)

@@ -6,7 +6,6 @@ Their programs are the installed ones, or those in the directory JOBS_TEST_PROGR
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .databases import connect_once
+from .ports import free_port
 from .proc import children, is_alive
 
 
@@ -30,7 +30,7 @@ class PrivateServer:
 
     def __init__(self, *, addresses: str = "127.0.0.1") -> None:
         self.addresses = addresses  # that it listens at; "*": all
-        self.port = _free_port()
+        self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="private_server_"))
         self.directory.chmod(0o755)
         self.data = self.directory / "data"
@@ -221,9 +221,3 @@ def program(name: str) -> str:
 
 MariaDBOrMySQL = PrivateMySQL if (Path(_PROGRAMS) / "mysqld").is_file() else PrivateMariaDB
 PRIVATE_SERVERS: dict[str, type[PrivateServer]] = {"postgresql": PrivatePostgres, "mariadb": MariaDBOrMySQL}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -38,9 +38,9 @@ def uncommitted(job: Job) -> Iterator[None]:
 
     thread = threading.Thread(target=insert, daemon=True)
     thread.start()
-    assert inserted.wait(20)
+    assert inserted.wait(60)
     try:
         yield
     finally:
         is_over.set()
-        thread.join(20)
+        thread.join(60)

@@ -31,7 +31,7 @@ class Standby(PrivatePostgres):
                 cursor.execute("SELECT state, sync_state FROM pg_stat_replication")
                 return cursor.fetchall() == [("streaming", wanted)]
 
-            wait_until(streams, 30, f"an {wanted} standby")
+            wait_until(streams, 60, f"an {wanted} standby")
 
     def stop_receiving(self) -> int:
         """Cut it off from its primary; return how far it has come, in bytes of the primary's log."""
@@ -39,7 +39,7 @@ class Standby(PrivatePostgres):
             connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
             connection.execute("SELECT pg_reload_conf()")
             receivers = "SELECT 1 FROM pg_stat_wal_receiver"
-            wait_until(lambda: connection.execute(receivers).fetchone() is None, 30, "a standby that receives nothing")
+            wait_until(lambda: connection.execute(receivers).fetchone() is None, 60, "a standby that receives nothing")
             position = connection.execute("SELECT (pg_last_wal_receive_lsn() - '0/0')::bigint").fetchone()
         assert position is not None
         return int(position[0])

@@ -11,7 +11,7 @@ from django.db import connections
 T = TypeVar("T")
 
 
-def run_in_threads(work: Callable[[], T] | Sequence[Callable[[], T]], count: int = 1, timeout: float = 60) -> list[T]:
+def run_in_threads(work: Callable[[], T] | Sequence[Callable[[], T]], count: int = 1, timeout: float = 120) -> list[T]:
     """Run one function `count` times, or each of a list of functions once, all started together; return their results.
 
     Each thread closes its connections. The first exception is raised anew here; threads that are still there after

@@ -11,7 +11,7 @@ from django_jobs.models import Attempt, Job
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 60, what: str = "") -> T:
     """Call `condition` until it is true and return its value.
 
     After `timeout` seconds raise an AssertionError that says `what` was awaited and shows all jobs and attempts.

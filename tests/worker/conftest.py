@@ -41,7 +41,7 @@ class Bench:
         self._stack.callback(lambda: process.has_ended or process.stop(grace=10))
         return process
 
-    def run(self, *jobs: Job, threads: int = 1, timeout: float = 20) -> list[str]:
+    def run(self, *jobs: Job, threads: int = 1, timeout: float = 60) -> list[str]:
         """Run a process until the jobs are finished, and return their statuses."""
         process = self.start(threads)
         statuses = [job.wait(timeout).status for job in jobs]

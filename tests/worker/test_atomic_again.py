@@ -31,7 +31,7 @@ def test_two_atomic_handlers_that_deadlock_both_complete_without_a_retry(bench: 
         for place, row in enumerate(payload["rows"]):
             Effect.objects.filter(job_id=f"row-{row}").update(fence=F("fence") + 1)
             if place == 0 and starts[context.job_id] == 1:
-                both_hold_one.wait(20)
+                both_hold_one.wait(60)
 
     bench.handle("t.lock", lock_both, takes_context=True, atomic=True, max_retries=0)
     jobs = [bench.submit("t.lock", {"rows": rows}, job_id=f"job-{rows[0]}") for rows in ([1, 2], [2, 1])]

@@ -61,7 +61,7 @@ def test_it_works_in_a_thread_that_is_not_the_main_one() -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    thread.join(30)
+    thread.join(60)
     job.refresh_from_db()
     assert (ended, job.status) == ([True], "completed")
 
@@ -79,6 +79,6 @@ def test_closed_streams_do_not_matter(closed: str) -> None:
     job = submit("effects.record", {})
     line = f"exec {sys.executable} {ROOT}/manage.py runworkers --drain --threads 1 {closed}"
     with spawn("-c", f"import os; os.execv('/bin/sh', ['sh', '-c', {line!r}])", program=()) as process:
-        assert process.wait(40) == 0
+        assert process.wait(60) == 0
     job.refresh_from_db()
     assert job.status == "completed"

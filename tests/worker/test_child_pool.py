@@ -79,7 +79,7 @@ def test_whoever_waits_gets_the_one_that_is_given_back(pool: ChildPool) -> None:
     waiting = threading.Thread(target=lambda: got.append(pool.take(20.0)), daemon=True)
     waiting.start()
     pool.give_back(child)
-    waiting.join(20)
+    waiting.join(60)
     assert got == [child]
 
 

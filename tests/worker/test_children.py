@@ -89,21 +89,21 @@ def test_children_start_although_the_working_directory_is_deleted(site: Path, tm
     with spawn("runworkers", "--processes", "1", program=way, cwd=gone) as workers:
         workers.wait_ready()
         gone.rmdir()
-        before = _result(_submit("shop.isolated").wait(30))
+        before = _result(_submit("shop.isolated").wait(60))
         (worker,) = children(workers.pid)
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: WorkerProcess.objects.alive().exclude(pid=worker).exists(), 30, "another worker process")
+        wait_until(lambda: WorkerProcess.objects.alive().exclude(pid=worker).exists(), 60, "another worker process")
         after = [_submit(job_type) for job_type in ("shop.plain", "shop.isolated")]
-        pids = [_result(job.wait(30))["pid"] for job in after]
+        pids = [_result(job.wait(60))["pid"] for job in after]
         workers.terminate()
-        assert workers.wait(30) == 0
+        assert workers.wait(60) == 0
     assert len({before["pid"], worker, *pids}) == 4
 
 
 def test_a_program_that_runs_no_commands_starts_children_by_djangos_own() -> None:
     result = tasks.isolated.enqueue()
     with running_process():
-        job = Job.objects.get(pk=result.id).wait(30)
+        job = Job.objects.get(pk=result.id).wait(60)
     assert job.status == "completed", dump_rows()
     assert job.result[0] != os.getpid()
 

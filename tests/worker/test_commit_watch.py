@@ -81,4 +81,4 @@ def test_an_idle_worker_takes_a_job_of_another_process_though_it_would_not_poll(
     with running_process(threads=2, poll_interval=600.0):
         for _ in range(3):
             job = JobFactory(job_type="effects.record", payload={"key": "k"})  # nobody is notified
-            wait_until(lambda job=job: Job.objects.get(pk=job.pk).status == "completed", 20, "the job is taken")
+            wait_until(lambda job=job: Job.objects.get(pk=job.pk).status == "completed", 60, "the job is taken")

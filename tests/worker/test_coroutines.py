@@ -30,7 +30,7 @@ def test_a_broken_connection_reaches_one_job_and_no_more(bench: Bench) -> None:
     bench.handle("t.count", count)
     bench.handle("t.break", break_it, max_retries=0)
     process = bench.start()
-    statuses = [bench.submit(job_type).wait(20).status for job_type in ("t.count", "t.break", "t.count", "t.count")]
+    statuses = [bench.submit(job_type).wait(60).status for job_type in ("t.count", "t.break", "t.count", "t.count")]
     process.stop(grace=10)
     assert statuses == ["completed", "dead", "completed", "completed"]
 
@@ -64,7 +64,7 @@ def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
     job = bench.submit("t.hang", timeout_seconds=0.2)
     process = bench.start()
     try:
-        assert job.wait(20).status == "dead"
+        assert job.wait(60).status == "dead"
         assert [*DeadLetter.objects.values_list("reason", flat=True)] == ["timeout"]
         assert process.state.wait_until_stopping(20)
         assert process.state.exit_code == EXIT_RECYCLE
@@ -89,7 +89,7 @@ def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench
 
     def slowly(**kwargs: Any) -> None:
         is_sent.set()
-        wait_until(lambda: len(runs) == 2, 20, "the job to run again while this is still sent")
+        wait_until(lambda: len(runs) == 2, 60, "the job to run again while this is still sent")
 
     bench.handle("t.again", again)
     bench.handle("t.other", other)
@@ -97,12 +97,12 @@ def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench
     try:
         job = bench.submit("t.again")
         process = bench.start(threads=2)
-        assert is_sent.wait(20)
+        assert is_sent.wait(60)
         # Settled in the round after the one that was held up.
-        assert bench.submit("t.other").wait(20).status == "completed"
-        wait_until(lambda: process.held().keys() == {job.pk}, 20, "the job to be the only one that is held")
+        assert bench.submit("t.other").wait(60).status == "completed"
+        wait_until(lambda: process.held().keys() == {job.pk}, 60, "the job to be the only one that is held")
         release.set()
-        assert job.wait(20).status == "completed"
+        assert job.wait(60).status == "completed"
     finally:
         release.set()
         job_retried.disconnect(slowly)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_a_pool_is_terminated_as_in_plain_python(arguments: tuple[str, ...]) -> None:
     job = submit("effects.pool", {})
     with spawn_workers("--drain", "--threads", "1", *arguments) as workers:
-        assert workers.wait(40) == 0, workers.output()
+        assert workers.wait(60) == 0, workers.output()
         assert not workers.pids(), "no forked child is left"
     job.refresh_from_db()
     assert job.status == "completed", job.error
@@ -28,7 +28,7 @@ def test_a_forked_child_has_sessions_of_its_own() -> None:
     jobs = [submit("effects.forks_and_queries", payload) for _ in range(3)]
     after = submit("effects.sum_of_rows", {})
     with spawn_workers("--drain", "--threads", "1") as workers:
-        assert workers.wait(40) == 0, workers.output()
+        assert workers.wait(60) == 0, workers.output()
     assert {job.pk: job.status for job in Job.objects.all()} == dict.fromkeys(
         [*(job.pk for job in jobs), after.pk], "completed"
     )

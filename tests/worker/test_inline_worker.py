@@ -55,8 +55,8 @@ def test_what_a_script_has_run_is_settled_though_its_connection_breaks_then(queu
 
     with mock.patch.object(Worker, "_prepare", break_after_the_run), pytest.raises(OperationalError):
         queue.process_next()
-    wait_until(lambda: queue.get_job("mine").status == "completed", 20, "the watchdog to settle it")
-    wait_until(lambda: not local_process().held(), 20, "the job to be let go")
+    wait_until(lambda: queue.get_job("mine").status == "completed", 60, "the watchdog to settle it")
+    wait_until(lambda: not local_process().held(), 60, "the job to be let go")
 
 
 @pytest.mark.databases("postgresql")
@@ -72,12 +72,12 @@ def test_a_script_that_is_stuck_in_its_job_does_not_hold_up_the_timeout(queue: J
     queue.enqueue("t.stuck", {}, job_id="stuck", timeout_seconds=0.2)
     thread = threading.Thread(target=lambda: (queue.process_next(), connections.close_all()), daemon=True)
     thread.start()
-    wait_until(lambda: queue.get_job("stuck").status == "dead", 7, "the job to be given up")
+    wait_until(lambda: queue.get_job("stuck").status == "dead", 60, "the job to be given up")
     (loop,) = [thread for thread in threading.enumerate() if thread.name.startswith("maintenance ")]
     local_process()
     wait_until(
-        lambda: not loop.is_alive(), 20, "the process that is over to end, now that another one has taken its place"
+        lambda: not loop.is_alive(), 60, "the process that is over to end, now that another one has taken its place"
     )
     release.set()
-    thread.join(20)
+    thread.join(60)
     assert queue.get_job("stuck").status == "dead"

@@ -250,10 +250,10 @@ def test_a_cancel_stops_a_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
     job = handle(bench, flow)
     bench.start()
-    wait_until(lambda: len(seen) > 3, 20)
+    wait_until(lambda: len(seen) > 3, 60)
     job.cancel()
-    assert job.wait(20).status == "cancelled"
-    wait_until(lambda: JobStep.objects.exists(), 20, "the cursor")
+    assert job.wait(60).status == "cancelled"
+    wait_until(lambda: JobStep.objects.exists(), 60, "the cursor")
 
 
 def test_coroutines_loop_over_rows_items_and_async_items(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async
             raise ValueError("no")
 
     def wait(payload: dict[str, Any]) -> None:
-        gate.wait(30)
+        gate.wait(60)
         end(payload)
 
     async def await_it(payload: dict[str, Any]) -> None:
@@ -40,15 +40,15 @@ def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async
     jobs = [bench.submit("t.wait", {"number": number}, job_id=f"j{number}") for number in range(JOBS)]
     dependent = bench.submit("t.wait", {"number": -1}, job_id="dependent of j5", depends_on=[jobs[5]])
     process = bench.start(threads=8)
-    wait_until(lambda: Job.objects.get(pk="j5").status == "running", 20, "the job to run")
+    wait_until(lambda: Job.objects.get(pk="j5").status == "running", 60, "the job to run")
     with Locked(locked):
         gate.set()
-        wait_until(lambda: Job.objects.filter(status="completed").count() == JOBS - 1, 20, "the other jobs to end")
+        wait_until(lambda: Job.objects.filter(status="completed").count() == JOBS - 1, 60, "the other jobs to end")
         assert Job.objects.get(pk="j5").status == "running"
-        wait_until(lambda: process.held().keys() == {"j5"}, 20, "the others to be let go")
+        wait_until(lambda: process.held().keys() == {"j5"}, 60, "the others to be let go")
         more = bench.submit("t.wait", {"number": 7})
-        assert more.wait(20).status == "completed"
-    assert jobs[5].wait(20).status == ("dead" if fails else "completed")
-    assert dependent.wait(20).status == ("failed" if fails else "completed")
-    wait_until(process.has_nothing_to_do, 20, "the process to be at rest")
+        assert more.wait(60).status == "completed"
+    assert jobs[5].wait(60).status == ("dead" if fails else "completed")
+    assert dependent.wait(60).status == ("failed" if fails else "completed")
+    wait_until(process.has_nothing_to_do, 60, "the process to be at rest")
     assert Attempt.objects.count() == fails

@@ -87,7 +87,7 @@ def test_each_job_has_its_own_records_in_threads_and_coroutines(bench: Bench) ->
     meeting = threading.Barrier(2)
 
     def work(payload: Any) -> None:
-        meeting.wait(20)
+        meeting.wait(60)
         for number in range(20):
             logger.info("%s %d", payload["name"], number)
 
@@ -164,7 +164,7 @@ def test_the_log_of_a_running_job_can_be_read_a_moment_later(bench: Bench) -> No
     def work(payload: Any) -> None:
         for number in range(2_000):
             logger.info("%s %0100d", payload["name"], number)
-        is_over.wait(30)
+        is_over.wait(60)
         logger.info("last words")
 
     bench.handle("t.log", work, log_level="INFO")
@@ -172,12 +172,12 @@ def test_the_log_of_a_running_job_can_be_read_a_moment_later(bench: Bench) -> No
     jobs = [bench.submit(name, {"name": name}) for name in ("t.log", "t.atomic")]
     bench.start(2)
     try:
-        wait_until(lambda: JobLog.objects.count() == 2, 20, "the logs of the running jobs")
+        wait_until(lambda: JobLog.objects.count() == 2, 60, "the logs of the running jobs")
         assert all(len(log.text.encode()) <= MOST_BYTES for log in JobLog.objects.all())
     finally:
         is_over.set()
     for job in jobs:
-        assert job.wait(20).status == "completed"
+        assert job.wait(60).status == "completed"
         assert lines(job)[-1] == "INFO shop.log: last words"
         assert "bytes were cut here" in JobLog.objects.get(job=job).text
 
@@ -190,13 +190,13 @@ def test_a_run_that_ignores_its_timeout_leaves_what_it_logged_until_it_was_given
         logger.info("begins")
         while not is_over.is_set():
             with suppress(TimedOut):
-                is_over.wait(30)
+                is_over.wait(60)
 
     bench.handle("t.log", work, timeout_seconds=0.1, max_retries=0, log_level="INFO")
     job = bench.submit("t.log")
     bench.start()
     try:
-        assert job.wait(20).status == "dead"
+        assert job.wait(60).status == "dead"
         assert lines(job) == ["INFO shop.log: begins"]
         assert not logs.open_logs
     finally:

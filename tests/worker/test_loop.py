@@ -50,15 +50,15 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Counting]]:
     yield start_loop
     for loop in loops:
         loop.stop()
-        loop.join(10)
+        loop.join(60)
         assert not loop.is_alive()
 
 
 def test_a_rest_without_an_end_is_ended_by_wake_and_by_stop(start: Any) -> None:
     loop = start(lambda: None)
-    wait_until(lambda: loop.steps == 1, 10, "the first step")
+    wait_until(lambda: loop.steps == 1, 60, "the first step")
     loop.wake()
-    wait_until(lambda: loop.steps == 2, 10, "the second step")
+    wait_until(lambda: loop.steps == 2, 60, "the second step")
 
 
 def test_a_wake_during_a_step_leaves_out_the_next_rest(start: Any) -> None:
@@ -66,25 +66,25 @@ def test_a_wake_during_a_step_leaves_out_the_next_rest(start: Any) -> None:
 
     def first() -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     loop = start(first, lambda: None)
-    assert begun.wait(10)
+    assert begun.wait(60)
     loop.wake()
     go_on.set()
-    wait_until(lambda: loop.steps == 2, 10, "the second step")
+    wait_until(lambda: loop.steps == 2, 60, "the second step")
 
 
 def test_a_database_error_is_waited_for_and_the_loop_goes_on(start: Any) -> None:
     loop = start(refuse(OperationalError("server closed the connection")), lambda: None)
-    wait_until(lambda: loop.steps == 2, 10, "the second step")
+    wait_until(lambda: loop.steps == 2, 60, "the second step")
     assert loop._state.backoff.count == 1
     assert not loop._state.is_stopping
 
 
 def test_an_unforeseen_error_recycles_the_process(start: Any) -> None:
     loop = start(refuse(ZeroDivisionError("a bug")))
-    loop.join(10)
+    loop.join(60)
     assert not loop.is_alive()
     assert loop._state.is_stopping
     assert loop._state.exit_code == EXIT_RECYCLE
@@ -95,5 +95,5 @@ def test_the_watchdog_goes_on_after_any_error(start: Any) -> None:
         foreseen = Watchdog.foreseen
 
     loop = start(refuse(ZeroDivisionError("a bug")), lambda: None, kind=Foreseeing)
-    wait_until(lambda: loop.steps == 2, 10, "the second step")
+    wait_until(lambda: loop.steps == 2, 60, "the second step")
     assert not loop._state.is_stopping

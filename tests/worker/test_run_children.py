@@ -71,7 +71,7 @@ def test_children_run_on_the_thread_that_their_parent_has_left(bench: Bench) -> 
     handle(lambda context, payload: context.run_children(numbers(3, 1, 2)), max_retries=0)
     job = django_jobs.submit("flow.parent", priority=9)
     bench.start(threads=1)
-    assert job.wait(20).result == [3, 1, 2]
+    assert job.wait(60).result == [3, 1, 2]
     assert [*Attempt.objects.values_list("outcome", flat=True)] == ["waiting"]
     batch, step = Batch.objects.get(), JobStep.objects.get()
     assert (batch.status, batch.awaited_by, batch.metadata) == ("completed", job.pk, {"children": 3})
@@ -136,7 +136,7 @@ def test_coroutines_may_gather_several(bench: Bench) -> None:
     handle(parent)
     job = django_jobs.submit("flow.parent")
     bench.start(threads=2)
-    assert job.wait(20).result == [[1, 2], [3]]
+    assert job.wait(60).result == [[1, 2], [3]]
     assert Batch.objects.count() == 2
 
 
@@ -345,5 +345,5 @@ def test_a_parent_and_its_children_move_together(has_ended: bool) -> None:
 def test_a_parent_in_a_process_of_its_own_waits_as_well(bench: Bench) -> None:
     job = django_jobs.submit("workflows.family", {"n": [1, 2, 3]})
     bench.start(threads=1)
-    wait_until(lambda: Job.objects.get(pk=job.pk).is_finished, 30, "the family")
+    wait_until(lambda: Job.objects.get(pk=job.pk).is_finished, 60, "the family")
     assert Job.objects.get(pk=job.pk).result == [1, 2, 3]

@@ -321,7 +321,7 @@ def test_nothing_that_is_left_in_a_session_reaches_the_next_job(bench: Bench) ->
         for name in ("look", "leave", "look"):
             # One after the other, so that the next job is the one that looks: two claims promise no order.
             job = bench.submit(f"t.{name}", {"kind": kind})
-            assert (job.wait(20).status, job.error) == ("completed", None), kind
+            assert (job.wait(60).status, job.error) == ("completed", None), kind
     process.stop(grace=10)
     for kind, (before, changed, after) in seen.items():
         assert before == after, f"{kind}: {before!r}, left {changed!r}, then {after!r}"
@@ -455,7 +455,7 @@ def test_a_coroutine_leaves_nothing(bench: Bench) -> None:
     process = bench.start()
     results = []
     for name in ("look", "leave", "look", "look"):
-        job = bench.submit(f"t.{name}").wait(20)
+        job = bench.submit(f"t.{name}").wait(60)
         assert (job.status, job.error) == ("completed", None)
         results.append(job.result)
     process.stop(grace=10)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def processes(alias: str) -> list[str]:
 
 def serving(workers: Workers, alias: str, count: int = 1) -> list[str]:
     """Wait until processes serve a database, and return their ids."""
-    wait_until(lambda: len(processes(alias)) >= count or not workers.is_running(), 20, f"{alias}: {workers.output()}")
+    wait_until(lambda: len(processes(alias)) >= count or not workers.is_running(), 60, f"{alias}: {workers.output()}")
     return processes(alias)
 
 
@@ -91,33 +90,20 @@ def test_one_worker_drains_both(environment: dict[str, str]) -> None:
 
 
 def test_the_databases_take_turns(environment: dict[str, str]) -> None:
-    many = django_jobs.submit_many([NewJob("effects.sleep", {"seconds": 0.05}, priority=10) for _ in range(40)])
+    many = django_jobs.submit_many([NewJob("effects.sleep", {"seconds": 0.05}, priority=10) for _ in range(300)])
     one = django_jobs.submit("effects.sleep", {"seconds": 0.05}, using="tenant")
     with spawn_workers("--threads", "1", settings=BOTH, env=environment):
-        wait_until(lambda: are_completed("tenant"), 20)
-        left = jobs("default").filter(status="pending").count()
-        wait_until(lambda: are_completed("default"), 20)
-    assert left > 20, "it did not wait for the others, whose priority is higher"
-    starts = list(Effect.objects.using("default").order_by("at").values_list("job_id", flat=True))
-    assert {*starts} == {job.pk for job in (*many, one)}
+        wait_until(lambda: are_completed("tenant") and jobs("default").filter(status="completed").exists())
+    starts = list(Effect.objects.using("default").order_by("at", "pk").values_list("job_id", flat=True))
+    assert starts.index(one.pk) < len(many), "it did not wait for the others, whose priority is higher"
 
 
 def test_the_threads_count_over_all(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
-        django_jobs.submit_many([NewJob("effects.sleep", {"seconds": 0.3}) for _ in range(4)], using=alias)
-    most = 0
+        django_jobs.submit_many([NewJob("effects.together", {"seconds": 0.2}) for _ in range(4)], using=alias)
     with spawn_workers("--threads", "2", settings=BOTH, env=environment):
-
-        def is_done() -> bool:
-            nonlocal most
-            running = Effect.objects.count() - sum(
-                jobs(alias).filter(status="completed").count() for alias in ("default", "tenant")
-            )
-            most = max(most, running)
-            return all(are_completed(alias) for alias in ("default", "tenant"))
-
-        wait_until(is_done, 20)
-    assert most <= 3, "two run, and one may have ended whose completion was not seen yet"
+        wait_until(lambda: all(are_completed(alias) for alias in ("default", "tenant")))
+    assert max(job.result for alias in ("default", "tenant") for job in jobs(alias).all()) <= 2
 
 
 def test_max_jobs_counts_over_all(environment: dict[str, str]) -> None:
@@ -134,12 +120,12 @@ def test_a_lease_lost_in_one_database_is_taken_anew_and_the_other_goes_on(enviro
         (other,) = serving(workers, "default")
         (lost,) = serving(workers, "tenant")
         WorkerProcess.objects.using("tenant").filter(pk=lost).delete()
-        wait_until(lambda: [one for one in processes("tenant") if one != lost], 20, "it to register anew")
+        wait_until(lambda: [one for one in processes("tenant") if one != lost], 60, "it to register anew")
         job = django_jobs.submit("effects.record", using="tenant")
-        wait_until(lambda: jobs("tenant").filter(pk=job.pk, status="completed").exists(), 20)
+        wait_until(lambda: jobs("tenant").filter(pk=job.pk, status="completed").exists(), 60)
         assert processes("default") == [other]
         workers.terminate()
-        assert workers.wait(20) == 0, workers.output()
+        assert workers.wait(60) == 0, workers.output()
 
 
 def test_a_stop_request_in_one_database_stops_the_process(environment: dict[str, str]) -> None:
@@ -148,7 +134,7 @@ def test_a_stop_request_in_one_database_stops_the_process(environment: dict[str,
         (process,) = serving(workers, "tenant")
         with use_database("tenant"):
             assert ask_to_stop(process)
-        assert workers.wait(20) == 0
+        assert workers.wait(60) == 0
         assert processes("default") == processes("tenant") == []
 
 
@@ -156,9 +142,9 @@ def test_a_stop_hands_back_in_each_database_what_runs_on(environment: dict[str, 
     for alias in ("default", "tenant"):
         django_jobs.submit("effects.sleep", {"seconds": 60}, using=alias)
     with spawn_workers(settings={**BOTH, "SHUTDOWN_GRACE_SECONDS": 0}, env=environment) as workers:
-        wait_until(lambda: all(jobs(alias).filter(status="running").exists() for alias in ("default", "tenant")), 20)
+        wait_until(lambda: all(jobs(alias).filter(status="running").exists() for alias in ("default", "tenant")), 60)
         workers.signal(signal.SIGTERM)
-        assert workers.wait(20) == 0
+        assert workers.wait(60) == 0
     for alias in ("default", "tenant"):
         assert jobs(alias).get().status == "pending"
 
@@ -166,13 +152,12 @@ def test_a_stop_hands_back_in_each_database_what_runs_on(environment: dict[str, 
 def test_a_killed_child_of_a_supervisor_is_rescued_in_each_database(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit("effects.sleep", {"seconds": 60}, using=alias, max_retries=0)
-    with spawn_workers("--processes", "1", settings=BOTH, env=environment):
-        wait_until(lambda: all(jobs(alias).filter(status="running").exists() for alias in ("default", "tenant")), 20)
+    with spawn_workers("--processes", "1", settings={**BOTH, "LEASE_SECONDS": 3600}, env=environment):
+        wait_until(lambda: all(jobs(alias).filter(status="running").exists() for alias in ("default", "tenant")), 60)
         (killed,) = {WorkerProcess.objects.using("default").get().pid, WorkerProcess.objects.using("tenant").get().pid}
-        started = time.monotonic()
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: all(jobs(alias).get().crash_count for alias in ("default", "tenant")), 20)
-        assert time.monotonic() - started < BOTH["LEASE_SECONDS"], "nobody waited for the lease to run out"
+        # Nobody waits for the lease to run out.
+        wait_until(lambda: all(jobs(alias).get().crash_count for alias in ("default", "tenant")))
 
 
 def test_one_of_them_may_be_named_alone(environment: dict[str, str]) -> None:
@@ -188,9 +173,9 @@ def test_one_that_is_away_at_the_start_is_waited_for_and_the_others_are_served(d
     job = django_jobs.submit("effects.record", using="default")
     away = {"MORE_DATABASES": json.dumps({"tenant": "postgresql://nobody@127.0.0.1:1/nothing"})}
     with spawn_workers(settings=BOTH, env=away) as workers:
-        wait_until(lambda: jobs("default").filter(pk=job.pk, status="completed").exists(), 20)
+        wait_until(lambda: jobs("default").filter(pk=job.pk, status="completed").exists(), 60)
         workers.terminate()
-        assert workers.wait(20) == 0, workers.output()
+        assert workers.wait(60) == 0, workers.output()
     assert workers.output().count("cannot be used, waiting for it") == 2, "once at the start, once by its member"
 
 

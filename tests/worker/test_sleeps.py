@@ -35,7 +35,7 @@ def handle(bench: Bench, function: Callable[..., Any], **options: Any) -> Job:
 
 def asleep() -> Job:
     """Wait until the job sleeps, and return it."""
-    wait_until(lambda: Attempt.objects.filter(outcome="waiting").exists(), 20, "the job to wait")
+    wait_until(lambda: Attempt.objects.filter(outcome="waiting").exists(), 60, "the job to wait")
     return Job.objects.get()
 
 
@@ -62,11 +62,11 @@ def test_a_sleep_gives_the_thread_back_and_spends_no_retry(bench: Bench, calls: 
     assert step.due_at - step.started_at == SLOW
     assert (calls, cleaned) == ({"before": 1, "runs": 1}, [1])
     bench.handle("t.next", lambda payload: None)
-    assert bench.submit("t.next").wait(20).status == "completed", "the only thread is free"
+    assert bench.submit("t.next").wait(60).status == "completed", "the only thread is free"
     assert process.state.failed == 0
     job.refresh_from_db()
     job.run_now()
-    assert job.wait(20).status == "completed"
+    assert job.wait(60).status == "completed"
     assert (calls, len(cleaned)) == ({"before": 1, "runs": 2}, 2)
     step.refresh_from_db()
     assert step.state == "done"
@@ -152,7 +152,7 @@ def test_a_job_that_sleeps_is_cancelled_at_once_and_sleeps_on_when_replayed(benc
     due_at = asleep().available_at
     assert job.cancel() == "cancelled"
     job.replay()
-    wait_until(lambda: Attempt.objects.filter(outcome="waiting").count() == 2, 20, "the job to wait again")
+    wait_until(lambda: Attempt.objects.filter(outcome="waiting").count() == 2, 60, "the job to wait again")
     assert Job.objects.get().available_at == due_at
 
 
@@ -161,15 +161,15 @@ def test_a_cancel_that_was_asked_for_while_it_ran_ends_a_job_that_goes_to_sleep(
 
     def flow(context: Any, payload: Any) -> None:
         started.set()
-        go.wait(20)
+        go.wait(60)
         context.sleep("night", SLOW)
 
     job = handle(bench, flow)
     bench.start()
-    assert started.wait(20)
+    assert started.wait(60)
     Job.objects.update(cancel_requested_at=DbNow())
     go.set()
-    assert job.wait(20).status == "cancelled"
+    assert job.wait(60).status == "cancelled"
 
 
 def test_dependents_and_the_unique_key_wait_with_the_job(bench: Bench) -> None:
@@ -178,10 +178,10 @@ def test_dependents_and_the_unique_key_wait_with_the_job(bench: Bench) -> None:
     job = bench.submit("t.flow", job_id="flow", unique_key="one")
     dependent = bench.submit("t.next", depends_on=[job])
     bench.start()
-    wait_until(lambda: Attempt.objects.filter(outcome="waiting").exists(), 20)
+    wait_until(lambda: Attempt.objects.filter(outcome="waiting").exists(), 60)
     assert bench.submit("t.flow", unique_key="one").pk == job.pk
     job.run_now()
-    assert dependent.wait(20).status == "completed"
+    assert dependent.wait(60).status == "completed"
 
 
 def test_a_wait_sends_no_signal_but_the_start_of_each_run(bench: Bench) -> None:

@@ -60,13 +60,13 @@ def test_an_idle_process_asks_little(database: Database) -> None:
     with counted() as statements, running_process(threads=4) as process:
         # Rests grow while nothing is found: it is idle once a rest is the longest.
         if database.vendor == "postgresql":
-            wait_until(lambda: process.state.pollers.is_notified, 10, "notifications")
-            wait_until(lambda: _polls(statements) >= 9, 20, "rests that have grown")
+            wait_until(lambda: process.state.pollers.is_notified, 60, "notifications")
+            wait_until(lambda: _polls(statements) >= 9, 60, "rests that have grown")
         else:
-            wait_until(lambda: _polls(statements) >= 5, 20, "rests that have grown")
+            wait_until(lambda: _polls(statements) >= 5, 60, "rests that have grown")
         declared = 'UPDATE "django_jobs_limit"', "UPDATE `django_jobs_limit`"
         wait_until(
-            lambda: any(sql.startswith(declared) for _, sql in statements.seen), 10, "what is written at the start"
+            lambda: any(sql.startswith(declared) for _, sql in statements.seen), 60, "what is written at the start"
         )
         statements.seen.clear()
         began = time.monotonic()
@@ -85,12 +85,12 @@ def test_a_process_without_work_for_long_polls_less(database: Database, monkeypa
     monkeypatch.setattr(poller, "LONG_IDLE_SECONDS", 0.3)
     monkeypatch.setattr(poller, "NOTIFIED_POLL_SECONDS", 5 * POLL)
     with counted() as statements, running_process(threads=4):
-        wait_until(lambda: _polls(statements) >= 25, 20, "rests that have grown")
+        wait_until(lambda: _polls(statements) >= 25, 60, "rests that have grown")
         statements.seen.clear()
         began = time.monotonic()
-        time.sleep(2)
-        lasted = time.monotonic() - began
-    assert 2 <= _polls(statements) <= 2 + lasted / (5 * POLL)
+        wait_until(lambda: _polls(statements) >= 8, what="more looks")
+        seen, lasted = _polls(statements), time.monotonic() - began
+    assert seen <= 2 + lasted / (5 * POLL)
 
 
 def _polls(statements: Statements) -> int:
@@ -128,7 +128,7 @@ def test_a_request_to_cancel_reaches_a_running_job_with_the_look_at_its_row(benc
     bench.handle("t.endless", wait_for_it, takes_context=True)
     job = bench.submit("t.endless")
     process = bench.start()
-    assert started.wait(20)
+    assert started.wait(60)
     Job.objects.filter(pk=job.pk).update(cancel_requested_at=DbNow())
     process.maintenance.look_at_requests()
-    assert job.wait(20).status == "cancelled"
+    assert job.wait(60).status == "cancelled"

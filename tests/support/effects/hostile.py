@@ -116,7 +116,7 @@ def forks_and_queries(payload: dict[str, Any]) -> int:
         cursor.execute("SELECT 1")
     child = multiprocessing.get_context("fork").Process(target=_count_effects, args=(payload["queries"],))
     child.start()
-    child.join(30)
+    child.join(60)
     if child.exitcode:
         raise RuntimeError(f"the child ended with {child.exitcode}")
     return Effect.objects.count()

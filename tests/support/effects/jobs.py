@@ -107,6 +107,19 @@ def sleep(context: Any, payload: dict[str, Any]) -> None:
     time.sleep(payload["seconds"])
 
 
+_running: set[str] = set()
+
+
+@job("effects.together", takes_context=True)
+def together(context: Any, payload: dict[str, Any]) -> int:
+    """Take `seconds`, and return how many of its kind ran at once in this process when it began."""
+    _running.add(context.job_id)
+    at_once = len(_running)
+    time.sleep(payload["seconds"])
+    _running.discard(context.job_id)
+    return at_once
+
+
 @job("effects.sleep_politely", takes_context=True)
 def sleep_politely(context: Any, payload: dict[str, Any]) -> None:
     """Take `seconds`, and look every 20 ms whether the job was cancelled."""
