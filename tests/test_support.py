@@ -242,7 +242,7 @@ def test_workers_that_cannot_start_say_so_instead_of_never_getting_ready() -> No
 
 @pytest.mark.django_db(transaction=True)
 def test_workers_are_killed_with_all_their_children() -> None:
-    with spawn_workers(settings={"LEASE_SECONDS": 2}) as workers:
+    with spawn_workers() as workers:
         workers.wait_ready()
         pids = workers.pids()
         workers.kill()

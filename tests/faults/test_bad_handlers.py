@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 from .storm import open_jobs
 
 pytestmark = pytest.mark.django_db(transaction=True)
-SETTINGS = {"LEASE_SECONDS": 4, "BASE_DELAY": 0.05, "TIMEOUT_GRACE_SECONDS": 0.5}
+SETTINGS = {"LEASE_SECONDS": 60, "BASE_DELAY": 0.05, "TIMEOUT_GRACE_SECONDS": 0.5}
 
 
 def _drain(submitted: list[str], *arguments: str, timeout: float = 90) -> str:

@@ -24,7 +24,7 @@ from tests.support.waiting import dump_rows, wait_until
 from .conftest import Bench
 
 pytestmark = pytest.mark.django_db(transaction=True)
-PROGRAM = site_program('{"LEASE_SECONDS": 4, "BASE_DELAY": 0.05}')
+PROGRAM = site_program('{"LEASE_SECONDS": 60, "BASE_DELAY": 0.05}')
 JOBS = """
 import os, signal, sys
 from django_jobs import job

@@ -14,7 +14,7 @@ from tests.support.factories import JobFactory, WorkerProcessFactory
 from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db(transaction=True)
-SHORT_LEASE = {"LEASE_SECONDS": 2}
+SHORT_LEASE = {"LEASE_SECONDS": 4}  # which a process on a busy machine can hold
 
 
 def _held_by(worker_id: str, queue: str = "default") -> Job:

@@ -115,7 +115,7 @@ def test_max_jobs_counts_over_all(environment: dict[str, str]) -> None:
 
 
 def test_a_lease_lost_in_one_database_is_taken_anew_and_the_other_goes_on(environment: dict[str, str]) -> None:
-    settings = {**BOTH, "LEASE_SECONDS": 1}
+    settings = {**BOTH, "LEASE_SECONDS": 4}
     with spawn_workers("--threads", "2", settings=settings, env=environment) as workers:
         (other,) = serving(workers, "default")
         (lost,) = serving(workers, "tenant")
@@ -129,7 +129,7 @@ def test_a_lease_lost_in_one_database_is_taken_anew_and_the_other_goes_on(enviro
 
 
 def test_a_stop_request_in_one_database_stops_the_process(environment: dict[str, str]) -> None:
-    with spawn_workers(settings={**BOTH, "LEASE_SECONDS": 1}, env=environment) as workers:
+    with spawn_workers(settings={**BOTH, "LEASE_SECONDS": 4}, env=environment) as workers:
         serving(workers, "default")
         (process,) = serving(workers, "tenant")
         with use_database("tenant"):
