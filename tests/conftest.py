@@ -11,6 +11,8 @@ from unittest import mock
 import pytest
 from django.db import connections
 from django.test import TransactionTestCase
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.support.databases import (
     SERVERS,
@@ -29,9 +31,14 @@ from tests.support.databases import (
 from tests.support.servers import PRIVATE_SERVERS, PrivateServer
 
 DATABASE_FIXTURES = {"database", "db", "transactional_db", "django_db_reset_sequences", "live_server"}
+# The same examples in each run, however slow the machine is; `--hypothesis-profile=thorough` looks for new ones.
+_ANY_MACHINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+hypothesis_settings.register_profile("default run", max_examples=50, derandomize=True, **_ANY_MACHINE)
+hypothesis_settings.register_profile("thorough", max_examples=1_000, **_ANY_MACHINE)
+hypothesis_settings.load_profile("default run")
 STATE = pytest.StashKey["dict[str, str]"]()
 LEFT_OUT = pytest.StashKey["Counter[str]"]()
-LONG = ("fault", "load", "browser")  # the marks that `addopts` leaves out
+LONG = ("fault", "load", "browser", "slow")  # the marks that `addopts` leaves out
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -103,6 +103,7 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return site, "".join(shown)
 
 
+@pytest.mark.slow
 def test_the_tutorial_leads_where_it_says(tutorial: tuple[Path, str]) -> None:
     _, shown = tutorial
     assert 'result: {"receipt": 1}' in shown
@@ -113,6 +114,7 @@ def test_the_tutorial_leads_where_it_says(tutorial: tuple[Path, str]) -> None:
     assert "dead letters:   0" in shown
 
 
+@pytest.mark.slow
 @EVERY_PAGE
 def test_the_python_of_each_page_runs_or_compiles(
     page: Path, tutorial: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory

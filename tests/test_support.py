@@ -72,6 +72,7 @@ ORDER = """
 """
 
 
+@pytest.mark.slow
 def test_a_database_test_runs_once_on_each_database_and_each_is_made_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     result = run_pytest(
@@ -94,6 +95,7 @@ NOWHERE = {
 }
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_reported_and_the_rest_runs(tmp_path: Path) -> None:
     result = run_pytest(tmp_path, "def test_it(db): pass", **NOWHERE)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -103,6 +105,7 @@ def test_an_unreachable_server_is_reported_and_the_rest_runs(tmp_path: Path) -> 
     assert "secret" not in result.stdout
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_that_is_required_is_an_error(tmp_path: Path) -> None:
     for options, env in (((), {"JOBS_TEST_REQUIRE": "1"}), (("--database", "postgresql"), {})):
         result = run_pytest(tmp_path, "def test_it(db): pass", *options, **NOWHERE, **env)
@@ -201,6 +204,7 @@ def test_a_subprocess_talks_to_the_database_under_test() -> None:
     assert manage("no_such_command").returncode == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_killed_with_the_daemons_it_started(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = f"""

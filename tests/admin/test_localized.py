@@ -37,7 +37,12 @@ MANY = 1_234
 
 
 @pytest.fixture(
-    params=[("de", 3, "1.23"), ("en-in", (3, 2, 0), "1,23"), ("ar", 3, "1.23"), ("fr", 3, "1\u00a023")],
+    params=[
+        pytest.param(("de", 3, "1.23"), marks=pytest.mark.slow),
+        ("en-in", (3, 2, 0), "1,23"),
+        pytest.param(("ar", 3, "1.23"), marks=pytest.mark.slow),
+        pytest.param(("fr", 3, "1\u00a023"), marks=pytest.mark.slow),
+    ],
     ids=lambda one: one[0],
 )
 def language(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:

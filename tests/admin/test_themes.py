@@ -79,6 +79,7 @@ def test_every_page_answers_to_those_who_may_do_all_and_to_those_who_may_look() 
             assert "</html>" in answer.text, url
 
 
+@pytest.mark.slow
 def test_every_form_of_every_page_works() -> None:
     client = operator()
     sent = {url: send_every_form(client, url) for url in pages(rows=8) if "/history/" not in url}

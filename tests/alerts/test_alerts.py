@@ -183,6 +183,7 @@ def test_a_process_that_is_killed_before_it_sends_has_told_nothing_and_another_o
     assert receiver.keys == [*sent, "cause:one"]
 
 
+@pytest.mark.slow
 def test_eight_processes_tell_once(receiver: Hook) -> None:
     """Real processes with their own loops, which look for the first time as they start."""
     DeadLetterFactory(fingerprint="one")

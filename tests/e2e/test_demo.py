@@ -225,6 +225,7 @@ def test_the_demo_reports_what_the_folder_holds_again_and_again(folder: Path) ->
     check_drained()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_dead_letter_that_is_replayed_after_the_file_was_mended_completes(folder: Path) -> None:
     demo(str(folder))
@@ -241,12 +242,14 @@ def test_a_dead_letter_that_is_replayed_after_the_file_was_mended_completes(fold
     assert Scan.objects.get().report["measured"] == len(TEXTS) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_folder_without_files_is_reported_too(tmp_path: Path) -> None:
     report = demo(str(tmp_path))
     assert (figure(report, "files"), figure(report, "completed"), figure(report, "dead letters")) == (0, 2, 0)
 
 
+@pytest.mark.slow
 def test_the_demo_makes_the_sqlite_file_it_is_given(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "a new file, 100%25 #1.sqlite3"
     report = demo(str(folder), "--threads", "2", "--database-file", str(file))
@@ -257,6 +260,7 @@ def test_the_demo_makes_the_sqlite_file_it_is_given(folder: Path, tmp_path: Path
     assert f"demo --serve --database-file '{file}'" in report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
@@ -275,6 +279,7 @@ def test_a_demo_of_what_cannot_be_says_so_and_makes_no_file(
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 @pytest.mark.django_db(transaction=True)
 def test_serve_opens_the_admin_for_its_user_and_runs_what_is_replayed(folder: Path) -> None:
@@ -292,6 +297,7 @@ def test_serve_opens_the_admin_for_its_user_and_runs_what_is_replayed(folder: Pa
     assert not WorkerProcess.objects.exists(), "it stopped its workers in order"
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 @pytest.mark.django_db(transaction=True)
 def test_after_a_demo_a_plain_runserver_shows_the_admin_with_its_styles_to_its_user(folder: Path) -> None:

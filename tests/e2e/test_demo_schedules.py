@@ -63,6 +63,7 @@ def test_changed_and_removed_files_are_counted(scanned: Scan) -> None:
     assert jobs.changes() == {"changed": 1, "removed": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 def test_migrating_the_demo_site_writes_its_schedules(tmp_path: Path) -> None:
     env = {"DJANGO_SETTINGS_MODULE": "testproject.settings", "DATABASE_URL": f"sqlite:///{tmp_path}/demo.sqlite3"}

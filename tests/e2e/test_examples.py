@@ -97,6 +97,7 @@ def test_the_manifest_is_one_that_kubectl_reads() -> None:
         assert built.stdout.count("kind: ") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_the_command_of_the_image_ends_in_order_as_pid_1() -> None:
     """In a PID namespace of its own, as in a container; as a plain process where the system allows none."""

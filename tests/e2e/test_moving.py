@@ -21,6 +21,7 @@ DATABASES["other"] = database_from_url({url!r})
 """
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_page_lead_from_one_database_to_another(tmp_path: Path) -> None:
     text = (DOCS / "guide/moving.md").read_text()
     steps = text[text.index("## The steps") : text.index("`cmp` is silent")]

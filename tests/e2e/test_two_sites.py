@@ -62,6 +62,7 @@ def enabled() -> set[str]:
     return set(Schedule.objects.filter(enabled=True).values_list("name", flat=True))
 
 
+@pytest.mark.slow
 def test_migrate_leaves_the_schedules_of_the_other_site_alone(sites: tuple[Site, Site]) -> None:
     a, b = sites
     for site in (a, b, a, b):
@@ -73,6 +74,7 @@ def test_migrate_leaves_the_schedules_of_the_other_site_alone(sites: tuple[Site,
     assert enabled() == {"b.nightly"}
 
 
+@pytest.mark.slow
 def test_workers_end_no_job_of_the_other_site(sites: tuple[Site, Site]) -> None:
     a, b = sites
     for site in sites:
@@ -88,6 +90,7 @@ def test_workers_end_no_job_of_the_other_site(sites: tuple[Site, Site]) -> None:
     assert {job.result for job in Job.objects.filter(pk__in=ids)} == {"by a"}
 
 
+@pytest.mark.slow
 def test_a_site_may_end_what_it_does_not_know_at_once(tmp_path: Path) -> None:
     a, b = Site(tmp_path, "a"), Site(tmp_path, "b", UNKNOWN_TYPE_GRACE_SECONDS=0)
     for site in (a, b):
@@ -98,6 +101,7 @@ def test_a_site_may_end_what_it_does_not_know_at_once(tmp_path: Path) -> None:
     assert DeadLetter.objects.get().reason == "no handler"
 
 
+@pytest.mark.slow
 def test_a_site_that_ticks_for_the_other_submits_as_that_one_would(sites: tuple[Site, Site]) -> None:
     a, b = sites
     a.declare("reports")
@@ -109,6 +113,7 @@ def test_a_site_that_ticks_for_the_other_submits_as_that_one_would(sites: tuple[
     assert enabled() == {"a.nightly", "b.nightly"}
 
 
+@pytest.mark.slow
 def test_sites_in_packages_of_one_name_are_told_apart_by_the_setting(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

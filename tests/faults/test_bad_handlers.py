@@ -38,6 +38,7 @@ def test_a_job_that_kills_its_process_is_dead_after_three_starts_and_takes_nobod
     _killer_among(60)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("sqlite", "postgresql")
 def test_a_job_of_a_list_that_kills_its_process_is_dead_and_the_others_of_its_list_run_alone() -> None:
     jobs = [NewJob("effects.record_bulk", {"kill": n == 7}, job_id=f"job-{n:02}") for n in range(20)]

@@ -46,6 +46,7 @@ def run_storm(members: int, nested: int, lasts: float, patience: float) -> None:
     assert not late.exists(), "nothing starts after the callback but callbacks"
 
 
+@pytest.mark.slow
 def test_a_short_storm_beside_a_batch() -> None:
     run_storm(members=200, nested=10, lasts=2, patience=90)
 

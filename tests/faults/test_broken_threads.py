@@ -26,12 +26,14 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.quick("sqlite")
 @pytest.mark.parametrize(("thread", "way"), [case for case in CASES if case[0] != "listener"])
 def test_a_process_without_one_of_its_threads_ends(thread: str, way: str, tmp_path: Path, database: Database) -> None:
     _see_it_end(thread, way, tmp_path / "count")
 
 
+@pytest.mark.slow
 @pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("way", [way for thread, way in CASES if thread == "listener"])
 def test_a_process_that_cannot_listen_ends(way: str, tmp_path: Path) -> None:
@@ -56,6 +58,7 @@ def _says_why(workers: Workers) -> None:
     assert workers.output().count("a thread of worker process") == 1, workers.output()
 
 
+@pytest.mark.slow
 @pytest.mark.quick("sqlite")
 @pytest.mark.parametrize("thread", ["worker", "watchdog", "lifeline", "pulse"])
 def test_a_supervisor_starts_another_child_until_its_threads_start(
@@ -73,6 +76,7 @@ def test_a_supervisor_starts_another_child_until_its_threads_start(
     assert workers.output().count("broke") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.quick("sqlite")
 def test_a_coroutine_that_ends_the_event_loop_is_a_crash_loop_and_takes_no_neighbour_along(database: Database) -> None:
     neighbours = [submit("effects.sleep_async", {"seconds": 0.5}) for _ in range(5)]
@@ -86,6 +90,7 @@ def test_a_coroutine_that_ends_the_event_loop_is_a_crash_loop_and_takes_no_neigh
     assert Attempt.objects.filter(job=breaker, outcome="crashed").count() >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.databases("postgresql", "mariadb")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_probes_see_threads_that_look_for_no_work(threads: int) -> None:

@@ -68,6 +68,7 @@ def test_jobs_longer_than_the_grace_are_handed_back_without_spending_a_retry() -
     assert not WorkerProcess.objects.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.quick("sqlite")
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_makes_the_deadline_now(first: signal.Signals) -> None:
@@ -99,6 +100,7 @@ def test_a_process_without_a_supervisor_ends_the_same_way() -> None:
     assert _outcomes() == {"released": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.quick("sqlite")
 def test_children_of_a_killed_supervisor_finish_and_leave() -> None:
     submitted = _submit(30, 0.3)
@@ -111,6 +113,7 @@ def test_children_of_a_killed_supervisor_finish_and_leave() -> None:
     assert not WorkerProcess.objects.exists(), "they left in order"
 
 
+@pytest.mark.slow
 @pytest.mark.quick("mariadb")
 def test_what_runs_when_everything_is_killed_runs_again() -> None:
     submitted = _submit(12, 0.3)
@@ -129,6 +132,7 @@ def test_what_runs_when_everything_is_killed_runs_again() -> None:
     assert set(Attempt.objects.filter(outcome="crashed").values_list("job_id", flat=True)) == set(held)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("postgresql")
 def test_a_stopped_worker_that_continues_writes_nothing_and_leaves() -> None:
     submitted = _submit(1, 1.0)

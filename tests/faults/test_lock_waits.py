@@ -90,6 +90,7 @@ def _set_read_only(seconds: float) -> float:
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.databases("mariadb")
 @pytest.mark.parametrize(
     ("lease", "round_trip"),

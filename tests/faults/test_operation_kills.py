@@ -14,6 +14,7 @@ ROWS = 2_000
 SETTINGS = {"LEASE_SECONDS": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.quick("postgresql")
 def test_an_operation_survives_the_kill_of_all_workers() -> None:
     QueueFactory(name="held", paused_at=JobFactory.build().created_at)

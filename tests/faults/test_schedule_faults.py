@@ -29,6 +29,7 @@ def _no_declared_schedules(transactional_db: None) -> None:
     Schedule.objects.all().delete()
 
 
+@pytest.mark.slow
 def test_a_schedule_of_one_second_under_kills_for_six_seconds() -> None:
     _tick_every_second_under_kills(seconds=6)
 

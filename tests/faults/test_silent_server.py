@@ -146,6 +146,7 @@ def test_a_supervisor_replaces_a_child_while_the_server_is_silent(private_server
     print(f"\n{connection.vendor}: a new child {seconds:.1f} s after the kill, the end {ended:.1f} s after SIGTERM")
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("postgresql", "mariadb")
 def test_a_locked_table_holds_up_neither_a_new_child_nor_the_end() -> None:

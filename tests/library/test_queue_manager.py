@@ -55,6 +55,7 @@ class Recorder(EventHandler):
         self.keep("dead", job.id)
 
 
+@pytest.mark.slow
 def test_producers_and_worker_threads_share_ten_thousand_jobs() -> None:
     ran: Counter[str] = Counter()
     lock = threading.Lock()

@@ -240,6 +240,7 @@ def test_an_export_is_one_moment_though_jobs_go_on() -> None:
     assert exported() != before
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
 def test_exports_of_all_databases_are_byte_equal(tmp_path: Path, django_db_blocker: Any) -> None:

@@ -281,6 +281,7 @@ def test_an_export_of_a_queue_has_what_is_said_of_it_and_one_by_status_jobs_alon
     assert len(kinds()) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
 def test_a_site_moves_through_every_database_byte_by_byte(tmp_path: Path, django_db_blocker: Any) -> None:

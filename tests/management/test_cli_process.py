@@ -54,6 +54,7 @@ def test_what_is_refused_is_a_line_for_each_problem_and_an_exit_code() -> None:
     assert not Job.objects.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     "arguments",
@@ -72,6 +73,7 @@ def test_an_argument_that_is_no_utf_8_is_one_line(arguments: tuple[str, ...]) ->
     assert line.endswith("is not text in UTF-8, as all names, ids and keys are")
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -114,6 +116,7 @@ def test_broken_settings_are_reported_without_a_traceback() -> None:
     assert "Did you mean 'THREADS'" in workers.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_database_that_is_not_migrated_or_not_there_is_one_line(database: object, tmp_path: Path) -> None:
     vendor = database.vendor  # type: ignore[attr-defined]

@@ -190,6 +190,7 @@ def test_a_graph_of_ten_thousand_nodes_drains_in_order_under_a_kill_storm() -> N
     drain_graph(10_000, kills=20)
 
 
+@pytest.mark.slow
 def test_a_random_graph_drains_in_order_over_four_processes() -> None:
     drain_graph(300, kills=2)
 

@@ -214,6 +214,7 @@ SITES_WITHOUT_USERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES_WITHOUT_USERS)
 @pytest.mark.parametrize("command", ["check", "migrate", "makemigrations --check", "runworkers --drain"])
 @pytest.mark.databases("sqlite")
@@ -224,6 +225,7 @@ def test_a_site_without_users_is_told_so_by_every_command(site: str, command: st
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["stats", "health", "dlq list", "list", "enqueue effects.record"])
 @pytest.mark.databases("sqlite")
 def test_a_site_without_users_gets_one_line_from_jobs(verb: str, tmp_path: Path) -> None:

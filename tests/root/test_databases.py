@@ -146,6 +146,7 @@ def test_without_the_setting_only_the_routers_database_may_be_named() -> None:
         django_jobs.submit(TYPE, using="tenant")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [[], "default", ["default", "default"], ["elsewhere"], [5], {"default"}])
 def test_wrong_databases_are_a_check_error_and_stop_the_site(value: Any) -> None:
     with override_settings(DJANGO_JOBS={"DATABASES": value}):

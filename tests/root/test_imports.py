@@ -5,18 +5,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 MODULES = (
     "arguments", "checks", "conf", "exceptions", "handlers", "ids", "names", "numbers", "payloads", "retry", "rules",
     "scheduling.cron", "scheduling.spec", "signals", "submission", "text",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_can_be_imported_before_django_is_set_up(module: str) -> None:
-    code = f"import django_jobs.{module}, django.apps; assert not django.apps.apps.ready"
+# Each in a child of one interpreter that has imported nothing of ours: none may lean on what another one has imported.
+CODE = """
+import os, sys, django.apps
+for module in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        __import__("django_jobs." + module)
+        assert not django.apps.apps.ready, module
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit("django_jobs." + module)
+"""
+
+
+def test_each_module_can_be_imported_before_django_is_set_up() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *MODULES], cwd=root, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

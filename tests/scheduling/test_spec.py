@@ -146,13 +146,12 @@ def test_an_interval_keeps_its_step_however_late_it_is_looked_at(seconds: float)
 def test_the_latest_cron_tick_is_the_last_one_of_all(cron: str) -> None:
     timing = Timing(kind="cron", cron=cron, timezone="Europe/Berlin")
     due = timing.first(datetime(2024, 10, 26, tzinfo=UTC))
-    for late in (timedelta(0), SECOND, timedelta(days=2, seconds=7), timedelta(days=12)):
+    for late in (timedelta(0), SECOND, timedelta(days=2, seconds=7), timedelta(days=4)):
         ticks = list(timing.ticks(due, due + late))
         assert ticks[0] == due
         assert timing.latest(due, due + late) == ticks[-1]
-        assert timing.following(ticks[-1], due + late) == next(
-            islice(timing.ticks(due, NOON.replace(year=2060)), len(ticks), None)
-        )
+        following = islice(timing.ticks(ticks[-1], NOON.replace(year=2060)), 1, None)
+        assert timing.following(ticks[-1], due + late) == next(following)
 
 
 def test_a_tick_that_was_set_by_hand_counts_although_the_expression_does_not_name_it() -> None:

@@ -281,6 +281,7 @@ settings.configure(
 """
 
 
+@pytest.mark.slow
 def test_a_task_is_declared_before_the_apps_are_loaded() -> None:
     done = _python(
         f"{CONFIGURE}import json\nfrom django_jobs.backends import task\ntask(json.dumps)\n"
@@ -295,12 +296,14 @@ importlib.util.find_spec = lambda name, *args: None if name in ("django.tasks", 
 """
 
 
+@pytest.mark.slow
 def test_without_a_tasks_api_the_use_of_the_backend_says_what_to_install() -> None:
     done = _python(f"{NEITHER}import django_jobs.backends")
     assert "ImproperlyConfigured" in done.stderr
     assert "pip install django-tasks" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_tasks_api_all_the_rest_works() -> None:
     done = _python(
         f"{NEITHER}settings.TASKS = {{}}\nimport django; django.setup()\nimport django_jobs.api, django_jobs.compat"

@@ -55,6 +55,7 @@ def test_tasks_and_jobs_are_claimed_in_one_order() -> None:
     assert names == ["job 10", "task 99", "task 1", "job 5", "task -1"]
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_was_killed_runs_again_and_its_result_tells_so() -> None:
     result = tasks.kill_worker_once.enqueue()
     with spawn_workers("--processes", "1", settings={"LEASE_SECONDS": 60}):

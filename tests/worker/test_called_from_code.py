@@ -74,6 +74,7 @@ def test_an_exit_code_is_an_exception_and_not_the_end_of_the_caller() -> None:
     assert end.value.code == 75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
 def test_closed_streams_do_not_matter(closed: str) -> None:
     job = submit("effects.record", {})

@@ -69,6 +69,7 @@ def _result(job: Job) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_program_that_configures_itself_runs_supervised_isolated_and_suspect_jobs(way: str, site: Path) -> None:
@@ -81,6 +82,7 @@ def test_a_program_that_configures_itself_runs_supervised_isolated_and_suspect_j
     assert set(Attempt.objects.filter(job=suspect).values_list("outcome", flat=True)) == {"crashed"}
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 def test_children_start_although_the_working_directory_is_deleted(site: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"

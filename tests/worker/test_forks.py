@@ -10,6 +10,7 @@ from tests.support.processes import spawn_workers
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--processes", "1")], ids=["alone", "supervised"])
 def test_a_pool_is_terminated_as_in_plain_python(arguments: tuple[str, ...]) -> None:
     job = submit("effects.pool", {})
@@ -22,6 +23,7 @@ def test_a_pool_is_terminated_as_in_plain_python(arguments: tuple[str, ...]) -> 
     assert job.result["seconds"] < 30, "terminate() did nothing, and the pool was waited for"
 
 
+@pytest.mark.slow
 def test_a_forked_child_has_sessions_of_its_own() -> None:
     # Another thread may hold locks of SQLite at the moment of a fork; the child would wait for them for ever.
     payload = {"queries": connection.vendor != "sqlite"}

@@ -272,6 +272,7 @@ def test_the_logs_of_a_batch_are_one_statement_of_its_settle_and_none_where_none
     assert JobLog.objects.count() == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["well", "killed"])
 def test_a_handler_in_a_process_of_its_own_has_its_log_written_there(ends: str, database: Database) -> None:
     """When it kills its process, what it logged until a second before is on record."""

@@ -89,6 +89,7 @@ def test_one_worker_drains_both(environment: dict[str, str]) -> None:
         assert processes(alias) == []
 
 
+@pytest.mark.slow
 def test_the_databases_take_turns(environment: dict[str, str]) -> None:
     many = django_jobs.submit_many([NewJob("effects.sleep", {"seconds": 0.05}, priority=10) for _ in range(300)])
     one = django_jobs.submit("effects.sleep", {"seconds": 0.05}, using="tenant")
@@ -98,6 +99,7 @@ def test_the_databases_take_turns(environment: dict[str, str]) -> None:
     assert starts.index(one.pk) < len(many), "it did not wait for the others, whose priority is higher"
 
 
+@pytest.mark.slow
 def test_the_threads_count_over_all(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit_many([NewJob("effects.together", {"seconds": 0.2}) for _ in range(4)], using=alias)
@@ -106,6 +108,7 @@ def test_the_threads_count_over_all(environment: dict[str, str]) -> None:
     assert max(job.result for alias in ("default", "tenant") for job in jobs(alias).all()) <= 2
 
 
+@pytest.mark.slow
 def test_max_jobs_counts_over_all(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit_many([NewJob("effects.sleep", {"seconds": 0.1}) for _ in range(4)], using=alias)
@@ -114,6 +117,7 @@ def test_max_jobs_counts_over_all(environment: dict[str, str]) -> None:
     assert 4 <= sum(jobs(alias).filter(status="completed").count() for alias in ("default", "tenant")) <= 6
 
 
+@pytest.mark.slow
 def test_a_lease_lost_in_one_database_is_taken_anew_and_the_other_goes_on(environment: dict[str, str]) -> None:
     settings = {**BOTH, "LEASE_SECONDS": 4}
     with spawn_workers("--threads", "2", settings=settings, env=environment) as workers:
@@ -128,6 +132,7 @@ def test_a_lease_lost_in_one_database_is_taken_anew_and_the_other_goes_on(enviro
         assert workers.wait(60) == 0, workers.output()
 
 
+@pytest.mark.slow
 def test_a_stop_request_in_one_database_stops_the_process(environment: dict[str, str]) -> None:
     with spawn_workers(settings={**BOTH, "LEASE_SECONDS": 4}, env=environment) as workers:
         serving(workers, "default")
@@ -138,6 +143,7 @@ def test_a_stop_request_in_one_database_stops_the_process(environment: dict[str,
         assert processes("default") == processes("tenant") == []
 
 
+@pytest.mark.slow
 def test_a_stop_hands_back_in_each_database_what_runs_on(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit("effects.sleep", {"seconds": 60}, using=alias)
@@ -149,6 +155,7 @@ def test_a_stop_hands_back_in_each_database_what_runs_on(environment: dict[str, 
         assert jobs(alias).get().status == "pending"
 
 
+@pytest.mark.slow
 def test_a_killed_child_of_a_supervisor_is_rescued_in_each_database(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit("effects.sleep", {"seconds": 60}, using=alias, max_retries=0)
@@ -160,6 +167,7 @@ def test_a_killed_child_of_a_supervisor_is_rescued_in_each_database(environment:
         wait_until(lambda: all(jobs(alias).get().crash_count for alias in ("default", "tenant")))
 
 
+@pytest.mark.slow
 def test_one_of_them_may_be_named_alone(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit("effects.record", using=alias)
@@ -169,6 +177,7 @@ def test_one_of_them_may_be_named_alone(environment: dict[str, str]) -> None:
     assert jobs("default").get().status == "pending"
 
 
+@pytest.mark.slow
 def test_one_that_is_away_at_the_start_is_waited_for_and_the_others_are_served(database: Database) -> None:
     job = django_jobs.submit("effects.record", using="default")
     away = {"MORE_DATABASES": json.dumps({"tenant": "postgresql://nobody@127.0.0.1:1/nothing"})}
@@ -179,6 +188,7 @@ def test_one_that_is_away_at_the_start_is_waited_for_and_the_others_are_served(d
     assert workers.output().count("cannot be used, waiting for it") == 2, "once at the start, once by its member"
 
 
+@pytest.mark.slow
 def test_wrong_names_and_missing_tables_are_told(
     environment: dict[str, str], tmp_path: Path, database: Database
 ) -> None:

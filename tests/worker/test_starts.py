@@ -61,6 +61,7 @@ os.execvp(command[0], command)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--processes", "1")], ids=["alone", "supervised"])
 def test_workers_run_in_a_directory_that_may_not_be_read(arguments: tuple[str, ...], tmp_path: Path) -> None:
     closed = tmp_path / "closed"
@@ -90,6 +91,7 @@ def _with_files(soft: int, hard: int) -> list[str]:
     return ["-c", WITH_FILES, str(soft), str(hard), "manage.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--processes", "2")], ids=["alone", "supervised"])
 def test_too_few_files_for_the_threads_are_refused_at_the_start(arguments: tuple[str, ...]) -> None:
     refused = manage("runworkers", "--threads", "40", "--drain", *arguments, program=_with_files(64, 64))
@@ -101,6 +103,7 @@ def test_too_few_files_for_the_threads_are_refused_at_the_start(arguments: tuple
     assert not WorkerProcess.objects.exists()
 
 
+@pytest.mark.slow
 def test_a_soft_limit_of_files_is_raised_as_far_as_the_threads_need() -> None:
     jobs = [submit("effects.record") for _ in range(50)]
     drained = manage("runworkers", "--threads", "40", "--drain", program=_with_files(64, 4096))

@@ -69,6 +69,7 @@ def _result() -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.databases("sqlite")
 def test_a_child_that_cannot_be_imported_for_a_moment_is_started_again_until_it_can(what: str, site: Path) -> None:
@@ -92,6 +93,7 @@ def test_a_child_that_cannot_be_imported_for_a_moment_is_started_again_until_it_
         assert workers.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.databases("sqlite")
 def test_what_is_wrong_at_the_first_start_ends_it_with_a_message(what: str, site: Path) -> None:
@@ -103,6 +105,7 @@ def test_what_is_wrong_at_the_first_start_ends_it_with_a_message(what: str, site
     assert not WorkerProcess.objects.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 def test_a_wrong_command_line_ends_it_with_a_message(site: Path) -> None:
     program = [str(site / "site_program.py")]

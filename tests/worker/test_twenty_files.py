@@ -19,6 +19,7 @@ from tests.support.processes import manage
 from tests.support.several import known_as, more_databases
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 def test_twenty_files_in_one_worker(database: Database, tmp_path: Path, django_db_blocker: Any) -> None:
     urls = {f"t{number}": f"sqlite:///{tmp_path}/t{number}.sqlite3" for number in range(20)}
