@@ -35,6 +35,9 @@ TASKS = {
         "OPTIONS": {"max_retries": 1, "timeout_seconds": 30, "base_delay": 0.01},
     },
 }
+if "django_ox" in PEERS:
+    TASKS["ox"] = {"BACKEND": "django_ox.backend.OxBackend", "QUEUES": []}
+Q_CLUSTER = {"name": "site", "orm": "default", "timeout": 60, "retry": 120}
 if "django_tasks_db" in PEERS:
     TASKS["theirs"] = {"BACKEND": "django_tasks_db.DatabaseBackend", "QUEUES": []}
 MIDDLEWARE = [*MIDDLEWARE, "tests.support.csp.StrictPolicy"]  # the admin has to live with it

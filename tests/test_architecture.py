@@ -158,7 +158,7 @@ def raw_sql(module: str, text: str) -> Iterator[str]:
 
 def row_locks(module: str, text: str) -> Iterator[str]:
     """Complain about locked rows outside of the moves: of jobs in lifecycle/, of schedules in scheduling/, of another queue's."""
-    if module.startswith(("lifecycle.", "scheduling.", "db.")) or module == "transfer.adopting":
+    if module.startswith(("lifecycle.", "scheduling.", "db.")) or module == "transfer.peers.found":
         return
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and _called(node) == "select_for_update":

@@ -11,9 +11,9 @@ MODULES = (
 )  # fmt: skip
 
 
-# Each in a child of one interpreter that has imported nothing of ours: none may lean on what another one has imported.
+# Each in a child of one interpreter that has imported Django and nothing of ours: none may lean on what another one has imported.
 CODE = """
-import os, sys, django.apps
+import os, sys, django.apps, django.core.checks, django.db.models, zoneinfo
 for module in sys.argv[1:]:
     child = os.fork()
     if not child:
