@@ -9,11 +9,11 @@ from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 from django.utils.timezone import localtime
 
 from django_jobs.admin import causes
 from django_jobs.admin.causes import place_in
+from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.causes import note_cause
 from django_jobs.models import Cause, DeadLetter, Job
 from tests.support.factories import DeadLetterFactory, JobFactory
@@ -41,7 +41,7 @@ def letter(job: Job | None = None, *, replayed: Any = None, **more: Any) -> Dead
 
 def test_a_cause_tells_what_came_of_each_replay() -> None:
     User.objects.create_user("ada")
-    now = timezone.now().replace(second=30)
+    now = database_now().replace(second=30)
     again = JobFactory.create_batch(3, status="dead")
     for job in again:
         letter(job, replayed=now - timedelta(hours=5))
@@ -62,7 +62,7 @@ def test_a_cause_tells_what_came_of_each_replay() -> None:
 
 
 def test_a_cause_knows_when_and_in_which_release_it_was_first_seen_though_that_one_is_closed() -> None:
-    now = timezone.now()
+    now = database_now()
     first = letter(died_at=now - timedelta(days=9), replayed=now)
     DeadLetter.objects.filter(pk=first.pk).update(release="2026.11.3")
     letter(died_at=now)
@@ -168,7 +168,7 @@ def test_a_cause_keeps_a_note_and_is_muted_to_the_end_of_a_day() -> None:
 def test_muted_dead_letters_are_counted_and_raise_no_alarm() -> None:
     letter()
     letter()
-    note_cause("f1", muted_until=timezone.now() + timedelta(days=1))
+    note_cause("f1", muted_until=database_now() + timedelta(days=1))
     client = operator()
     card = client.get("/admin/django_jobs/overview/").context["cards"][0]
     assert (card["value"], card["note"], card["alarm"]) == ("2", "2 muted", False)

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from django_jobs import stats
 from django_jobs.admin import problems
+from django_jobs.db.transactions import database_now
 from django_jobs.models import Job
 from django_jobs.scheduling.store import create_schedule
 from tests.support.factories import JobFactory
@@ -41,7 +42,7 @@ def page(name: str = "effects.record") -> Any:
 
 
 def test_types_are_those_of_the_code_and_those_of_the_newest_runs() -> None:
-    now = timezone.now()
+    now = database_now()
     write(ran(now), ran(now, 4, status="dead"), ran(now, job_type="old.type/with & more"), ran(now, status="cancelled"))
     rows = {row["name"]: row for row in operator().get(TYPES).context["rows"]}
     assert (rows["effects.record"]["count"], rows["effects.record"]["bad"]) == ("2", "1")
@@ -55,7 +56,7 @@ def operator_get(url: str) -> Any:
 
 
 def test_a_page_says_whether_today_is_as_usual() -> None:
-    before = timezone.now() - timedelta(days=3)
+    before = database_now() - timedelta(days=3)
     write(*(ran(before - timedelta(minutes=n), 2) for n in range(30)))
     assert page().context["verdicts"] == ["Too few runs to compare today with the two weeks before."]
 
@@ -70,7 +71,7 @@ def test_a_page_says_whether_today_is_as_usual() -> None:
     ],
 )
 def test_a_page_says_what_is_worse_today(today: dict[str, Any], verdict: str) -> None:
-    now = timezone.now()
+    now = database_now()
     write(*(ran(now - timedelta(days=3, minutes=n)) for n in range(30)), *(ran(now, **today) for _ in range(25)))
     assert verdict in page_without_midnight(now).context["verdicts"]
 
@@ -82,7 +83,7 @@ def page_without_midnight(now: datetime) -> Any:
 
 
 def test_a_page_lists_the_slowest_and_the_newest_failed_runs() -> None:
-    now = timezone.now()
+    now = database_now()
     write(
         *(ran(now - timedelta(minutes=n), n) for n in range(12)), ran(now, 99, status="failed", error="KeyError: 'zip'")
     )
@@ -93,7 +94,7 @@ def test_a_page_lists_the_slowest_and_the_newest_failed_runs() -> None:
 
 
 def test_a_page_shows_hours_days_settings_schedules_and_the_doc_string() -> None:
-    now = timezone.now()
+    now = database_now()
     write(ran(now), ran(now - timedelta(hours=3)), ran(now - timedelta(days=3)), ran(now - timedelta(days=30)))
     create_schedule("nightly", "effects.record", every=3600)
     answer = page_without_midnight(now)
@@ -113,7 +114,7 @@ def page_of_nobody() -> Any:
 def test_figures_are_of_the_newest_runs_and_say_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("django_jobs.admin.job_types.stats.RUNS", 5)
     monkeypatch.setattr(stats.newest_runs, "__defaults__", (None, 5))
-    now = timezone.now()
+    now = database_now()
     write(*(ran(now - timedelta(minutes=9 - n)) for n in range(9)))
     context = page().context
     assert context["runs"] == 5
@@ -121,7 +122,7 @@ def test_figures_are_of_the_newest_runs_and_say_since_when(monkeypatch: pytest.M
 
 
 def test_a_page_takes_a_few_queries_however_many_runs_there_are() -> None:
-    now = timezone.now()
+    now = database_now()
     counts = []
     for _ in range(2):
         write(*(ran(now, status="dead") for _ in range(30)))
@@ -135,7 +136,7 @@ def test_a_page_takes_a_few_queries_however_many_runs_there_are() -> None:
 
 
 def test_a_job_that_runs_far_beyond_its_types_usual_time_is_on_the_overview() -> None:
-    now = timezone.now()
+    now = database_now()
     write(*(ran(now, 50) for _ in range(stats.ENOUGH)))
     usual = JobFactory(status="running", started_at=now - timedelta(seconds=100))
     slow = JobFactory(status="running", started_at=now - timedelta(seconds=600))

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 from django.urls import reverse
-from django.utils import timezone
 
 from django_jobs.admin import paging
+from django_jobs.db.transactions import database_now
 from django_jobs.models import Job
 from tests.support.factories import DeadLetterFactory, JobFactory
 from tests.support.staff import operator
@@ -160,7 +160,7 @@ def test_an_order_that_no_index_serves_is_among_the_newest_and_says_so(
     sort: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "SORTED", 4)
-    now = timezone.now()
+    now = database_now()
     jobs = [
         JobFactory(
             status="completed", created_at=now - timedelta(seconds=9 * span), started_at=now - timedelta(seconds=3 * span),

@@ -10,8 +10,9 @@ import pytest
 from django.core.management import call_command
 from django.test import Client, override_settings
 from django.urls import include, path
-from django.utils import timezone, translation
+from django.utils import translation
 
+from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.operations import move_operations
 from django_jobs.models import DeadLetter, Job, JobDependency, Schedule, ScheduleTick
 from testproject.urls import urlpatterns as site
@@ -58,7 +59,7 @@ def language(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def rows() -> None:
     """Write rows of each kind and state, with keys and counts of four digits and more."""
-    now = timezone.now()
+    now = database_now()
     times = {"created_at": now - timedelta(minutes=1), "started_at": now - timedelta(seconds=50), "finished_at": now}
     for number, status in enumerate(("pending", "scheduled", "dead", "failed", "cancelled"), 123_450):
         JobFactory(id=str(number), status=status, retry_count=2_345, max_retries=3_456, timeout_seconds=4_567)

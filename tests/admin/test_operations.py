@@ -8,9 +8,9 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
 from django_jobs.admin import operations
+from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.operations import begin, move_operations, rows_of
 from django_jobs.models import Batch, BatchMember, DeadLetter, Job, Operation, OperationKind, Schedule, ScheduleTick
 from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
@@ -78,7 +78,7 @@ def test_a_few_selected_rows_are_moved_at_once_unless_a_rate_is_asked_for(monkey
 
 def _every_filter() -> None:
     """Write jobs and dead letters that differ in all that the lists can be filtered by."""
-    now = timezone.now()
+    now = database_now()
     batch = Batch.objects.create(id="b1", created_at=now)
     schedule = Schedule.objects.create(name="nightly", job_type="a", kind="interval", interval_seconds=60, queue="mail")
     for number in range(6):
@@ -181,7 +181,7 @@ def test_operations_are_linked_from_lists_and_the_overview_names_failed_ones() -
     going = begin(OperationKind.REPLAY, filters={"status": "dead"})
     failed = begin(OperationKind.CANCEL, filters={})
     Operation.objects.filter(pk=failed.pk).update(
-        state="failed", error="FieldError: no column", next_at=None, ended_at=timezone.now()
+        state="failed", error="FieldError: no column", next_at=None, ended_at=database_now()
     )
     overview = client.get("/admin/django_jobs/overview/").text
     assert "1 operation goes on" in overview

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.utils import timezone
 
 from django_jobs import stats
 from django_jobs.admin.charts import bars_of
 from django_jobs.db.dialects import base
+from django_jobs.db.transactions import database_now
 from django_jobs.models import Job, Queue, Schedule, ScheduleTick, WorkerProcess
 from django_jobs.scheduling.store import create_schedule
 from tests.support.factories import DeadLetterFactory, JobFactory, QueueFactory, WorkerProcessFactory
@@ -26,7 +26,7 @@ SCHEDULES = "/admin/django_jobs/schedule/"
 
 def finished(seconds_ago: float, status: str = "completed", *, wait: float = 1, run: float = 2, **more: Any) -> Job:
     """Write a job that ended so long ago, after it waited and ran so long."""
-    end = timezone.now() - timedelta(seconds=seconds_ago)
+    end = database_now() - timedelta(seconds=seconds_ago)
     start = end - timedelta(seconds=run)
     ready = start - timedelta(seconds=wait)
     times = {"created_at": ready, "available_at": ready, "started_at": start, "finished_at": end}
@@ -42,7 +42,7 @@ def test_the_overview_is_first_in_its_section() -> None:
 
 
 def test_the_overview_counts_what_waits_runs_and_died() -> None:
-    old = timezone.now() - timedelta(minutes=10)
+    old = database_now() - timedelta(minutes=10)
     JobFactory(queue="mail", priority=2, created_at=old)
     JobFactory.create_batch(2, queue="mail", priority=9)
     JobFactory(queue="mail", pending_dependencies=1)
@@ -59,7 +59,7 @@ def test_the_overview_counts_what_waits_runs_and_died() -> None:
 
 
 def test_the_overview_says_what_needs_an_operator() -> None:
-    long_ago = timezone.now() - timedelta(minutes=20)
+    long_ago = database_now() - timedelta(minutes=20)
     JobFactory(queue="mail", created_at=long_ago)
     JobFactory(queue="stopped")
     QueueFactory(name="stopped", paused_at=long_ago)
@@ -82,7 +82,7 @@ def test_the_overview_says_what_needs_an_operator() -> None:
 
 
 def test_the_overview_says_which_queue_nobody_serves_who_is_silent_and_what_was_disabled() -> None:
-    now = timezone.now()
+    now = database_now()
     JobFactory.create_batch(12, queue="mial")
     served = JobFactory(queue="mail")
     WorkerProcessFactory(id="w-2", queues=["mail"])
@@ -120,7 +120,7 @@ def test_an_idle_site_has_no_problems() -> None:
 
 
 def test_ended_jobs_are_counted_by_minute_and_quality() -> None:
-    now = timezone.now()
+    now = database_now()
     finished(0)
     finished(600)
     finished(600, "dead")
@@ -223,7 +223,7 @@ def test_a_worker_process_is_asked_to_stop_by_who_may(right: str) -> None:
 
 def test_workers_show_state_and_what_they_run() -> None:
     alive = WorkerProcessFactory(threads=9, silent_threads=7)
-    gone = WorkerProcessFactory(lease_expires_at=timezone.now() - timedelta(seconds=9))
+    gone = WorkerProcessFactory(lease_expires_at=database_now() - timedelta(seconds=9))
     JobFactory.create_batch(2, status="running", worker_id=alive.pk)
     rows = {row.pk: row for row in operator().get(WORKERS).context["cl"].result_list}
     assert (rows[alive.pk].running, rows[gone.pk].running) == (2, 0)

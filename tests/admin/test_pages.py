@@ -8,9 +8,9 @@ import pytest
 from django.contrib.admin.utils import quote
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
 from django_jobs.admin.graph import layers_of, places_of
+from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.operations import begin, move_operations
 from django_jobs.masking import MASK, masked, unmasked
 from django_jobs.models import (
@@ -59,7 +59,7 @@ def fill(text: str) -> Job:
     job = JobFactory(
         id=text[:64], job_type=text[:200], queue=short, status="dead", error=text, payload={text[:500]: text},
         result={text[:500]: [text]}, metadata={text[:500]: text}, unique_key=text[:200], worker_id=text[:128],
-        progress_message=text[:200], started_at=timezone.now(),
+        progress_message=text[:200], started_at=database_now(),
     )  # fmt: skip
     running = JobFactory(
         id=f"r{text[:63]}", status="running", worker_id=short, progress=0.5, progress_message=text[:200]
@@ -69,29 +69,29 @@ def fill(text: str) -> Job:
     AttemptFactory(job=job, error=text, traceback=f'File "{text}", line 1, in {text}', worker_id=text[:128])
     DeadLetterFactory(job=job, error=text, traceback=f'File "{text}", line 1, in {text}', fingerprint=text[:64])
     dead_letter = DeadLetterFactory(job=job, error=text, note=text, fingerprint="")
-    DeadLetter.objects.filter(pk=dead_letter.pk).update(acknowledged_at=timezone.now())
+    DeadLetter.objects.filter(pk=dead_letter.pk).update(acknowledged_at=database_now())
     JobLog.objects.create(job=job, number=1, text=text)
-    Alert.objects.create(key=short, text=text, told_at=timezone.now())
-    QueueFactory(name=short, paused_at=timezone.now())
+    Alert.objects.create(key=short, text=text, told_at=database_now())
+    QueueFactory(name=short, paused_at=database_now())
     WorkerProcessFactory(id=text[:128], host=text[:255], queues=[text[:500]])
     schedule = Schedule.objects.create(
         name=short, job_type=text[:200], kind="cron", cron=text[:100], timezone=text[:64], queue=short,
-        payload={text[:500]: text}, last_error=text, enabled=True, next_run_at=timezone.now() - timedelta(hours=1),
+        payload={text[:500]: text}, last_error=text, enabled=True, next_run_at=database_now() - timedelta(hours=1),
     )  # fmt: skip
-    ScheduleTick.objects.create(schedule=schedule, due_at=timezone.now(), job=job)
+    ScheduleTick.objects.create(schedule=schedule, due_at=database_now(), job=job)
     callbacks = {"on_finish": {"job_type": text[:200]}}
     batch = Batch.objects.create(
         id=text[:64],
         description=text[:200],
         metadata={text[:500]: text},
         callbacks=callbacks,
-        created_at=timezone.now(),
+        created_at=database_now(),
     )
-    nested = Batch.objects.create(description=text[:200], parent=batch, depth=1, created_at=timezone.now())
+    nested = Batch.objects.create(description=text[:200], parent=batch, depth=1, created_at=database_now())
     for number, row in enumerate((job, running)):
         BatchMember.objects.create(job=row, batch=(batch, nested)[number], place=number, state=("dead", "open")[number])
     Job.objects.filter(pk__in=(job.pk, running.pk, last.pk)).update(batch=batch)
-    Cause.objects.create(fingerprint=text[:64], note=text, changed_at=timezone.now())
+    Cause.objects.create(fingerprint=text[:64], note=text, changed_at=database_now())
     operation = begin(OperationKind.ACKNOWLEDGE, filters={}, options={"note": text[:500]}, address=text[:500])
     Operation.objects.filter(pk=operation.pk).update(error=text)
     return job
@@ -193,7 +193,7 @@ def test_a_mask_hides_values_in_every_depth_and_is_taken_off_where_it_was_left()
 
 
 def test_a_jobs_page_tells_its_story() -> None:
-    job = JobFactory(status="failed", error="ValueError: last", created_at=timezone.now())
+    job = JobFactory(status="failed", error="ValueError: last", created_at=database_now())
     Job.objects.filter(pk=job.pk).update(started_at=job.created_at + timedelta(seconds=1))
     Job.objects.filter(pk=job.pk).update(finished_at=job.created_at + timedelta(seconds=2))
     AttemptFactory(job=job, number=1, error="ValueError: first", traceback="Traceback …")
@@ -206,7 +206,7 @@ def test_a_jobs_page_tells_its_story() -> None:
 
 
 def test_a_timeline_says_due_for_the_last_run_only_of_a_job_that_waited_again() -> None:
-    now = timezone.now()
+    now = database_now()
     hour, day = timedelta(hours=1), timedelta(days=1)
     once = JobFactory(status="scheduled", created_at=now - day, scheduled_at=now + hour)
     ran = JobFactory(
@@ -306,7 +306,7 @@ def test_a_job_that_failed_by_a_dependency_names_the_root_cause() -> None:
 
 
 def test_dead_letters_are_grouped_by_what_went_wrong() -> None:
-    now = timezone.now()
+    now = database_now()
     trace = 'Traceback\n  File "/srv/shop/bank.py", line 7, in charge\n    …\nTimeoutError: no'
     for minutes in (50, 10):
         DeadLetterFactory(fingerprint="f1", died_at=now - timedelta(minutes=minutes), traceback=trace)
@@ -379,7 +379,7 @@ def test_lists_do_not_read_payloads_or_long_texts() -> None:
 def test_a_jobs_page_lists_its_steps_and_masks_their_results() -> None:
     job = JobFactory(status="running")
     add_step(job, "charge <b>", {"payment": 4711, "token": "geheim"})
-    add_step(job, "night", kind="sleep", ended_at=None, due_at=timezone.now() + timedelta(days=3))
+    add_step(job, "night", kind="sleep", ended_at=None, due_at=database_now() + timedelta(days=3))
     page = operator().get(f"/admin/django_jobs/job/{job.pk}/change/").text
     assert "charge &lt;b&gt;" in page
     assert "4711" in page

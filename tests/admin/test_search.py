@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
 from django_jobs.admin import paging, search
 from django_jobs.admin.search import Search
+from django_jobs.db.transactions import database_now
 from django_jobs.models import Job
 from tests.support.factories import DeadLetterFactory, JobFactory
 from tests.support.staff import browse, operator, staff
@@ -76,7 +76,7 @@ def test_a_job_is_not_found_by_what_is_not_there(q: str) -> None:
 
 
 def test_dates_narrow_a_search() -> None:
-    now = timezone.now()
+    now = database_now()
     old, new = JobFactory(created_at=now - timedelta(days=9)), JobFactory(created_at=now)
     day = f"{now - timedelta(days=3):%Y-%m-%d}"
     assert found(operator(), f"after:{day}") == [new.pk]

@@ -7,8 +7,8 @@ import pytest
 from django.contrib.admin.utils import quote
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
+from django_jobs.db.transactions import database_now
 from django_jobs.models import DeadLetter, GoneProcess, WorkerProcess
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobFactory, WorkerProcessFactory
 from tests.support.staff import browse, operator, staff
@@ -21,13 +21,13 @@ GONE = f"{ROOT}goneprocess/"
 
 
 def gone(pk: str = "web-1:7:a", **more: Any) -> GoneProcess:
-    now = timezone.now()
+    now = database_now()
     values = {"host": "web-1", "pid": 7, "started_at": now - timedelta(hours=1), "heartbeat_at": now, "ended_at": now}
     return GoneProcess.objects.create(id=pk, **{**values, "ending": "killed", "held": 2, **more})
 
 
 def test_silence_is_shown_before_the_lease_ends() -> None:
-    now = timezone.now()
+    now = database_now()
     WorkerProcessFactory(id="w-1")
     WorkerProcessFactory(
         id="w-2", heartbeat_at=now - timedelta(seconds=50), lease_expires_at=now + timedelta(seconds=10)
@@ -41,7 +41,7 @@ def test_a_processs_page_shows_its_threads_what_each_runs_and_how_well_it_is() -
     process = WorkerProcessFactory(
         id="web-1:7:a", threads=4, release="2026.11.3", jobs_done=1234, jobs_per_second=2.5, memory_mb=321
     )
-    running = JobFactory(status="running", worker_id=process.pk, started_at=timezone.now() - timedelta(minutes=2))
+    running = JobFactory(status="running", worker_id=process.pk, started_at=database_now() - timedelta(minutes=2))
     failed = AttemptFactory(worker_id=process.pk, error="KeyError: 'zip'")
     AttemptFactory(worker_id="another")
     answer = operator().get(f"{WORKERS}{quote(process.pk)}/change/")
@@ -84,7 +84,7 @@ def test_who_may_not_view_worker_processes_sees_none_that_are_gone() -> None:
 
 
 def test_a_cause_says_in_which_release_it_was_first_seen_and_charts_mark_deploys() -> None:
-    now = timezone.now()
+    now = database_now()
     for release, minutes in (("2026.11.3", 50), ("2026.11.4", 10)):
         letter = DeadLetterFactory(fingerprint="f1", died_at=now - timedelta(minutes=minutes))
         DeadLetter.objects.filter(pk=letter.pk).update(release=release)

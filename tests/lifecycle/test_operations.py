@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError
-from django.utils import timezone
 
+from django_jobs.db.transactions import database_now
 from django_jobs.due import has_due_work, look_ahead
 from django_jobs.exceptions import InvalidJob, JobNotFound, OperationNotFound
 from django_jobs.lifecycle import operations
@@ -74,7 +74,7 @@ def test_rows_that_come_later_are_not_moved_and_those_in_other_states_are_counte
     assert Job.objects.filter(pk__in=[job.pk for job in running], cancel_requested_at=None).count() == 0
     finished.refresh_from_db()
     later = begin(OperationKind.CANCEL, filters={"status": "pending"})
-    JobFactory(created_at=timezone.now() + timedelta(minutes=1))
+    JobFactory(created_at=database_now() + timedelta(minutes=1))
     assert finish(later) == ("finished", 4, 0)
 
 
@@ -202,7 +202,7 @@ def test_an_operation_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
 def test_operations_that_ended_long_ago_go_when_another_begins() -> None:
     old = begin(OperationKind.CANCEL, ids=["a"])
     finish(old)
-    Operation.objects.filter(pk=old.pk).update(ended_at=timezone.now() - timedelta(days=91))
+    Operation.objects.filter(pk=old.pk).update(ended_at=database_now() - timedelta(days=91))
     begin(OperationKind.CANCEL, ids=["a"])
     assert not Operation.objects.filter(pk=old.pk).exists()
 
@@ -215,7 +215,7 @@ def test_finished_jobs_are_deleted_with_what_hangs_on_them_unless_something_need
     mourned = DeadLetterFactory(job__status="dead").job
     needed = JobFactory(status="completed")
     JobDependencyFactory(depends_on=needed)
-    batch = Batch.objects.create(created_at=timezone.now())
+    batch = Batch.objects.create(created_at=database_now())
     member = JobFactory(status="completed", batch=batch)
     BatchMember.objects.create(job=member, batch=batch, place=1, state="completed")
     waiting = JobFactory()
@@ -239,7 +239,7 @@ def test_waiting_jobs_are_discarded_and_nothing_is_left_of_them() -> None:
 
 
 def test_a_cause_is_muted_until_its_time_and_its_note_is_kept() -> None:
-    now = timezone.now()
+    now = database_now()
     assert not Cause.objects.is_muted("f1")
     note_cause("f1", note="the bank is closed", muted_until=now + timedelta(hours=1))
     note_cause("f2", note="known")

@@ -165,6 +165,7 @@ def test_enabling_an_enabled_schedule_keeps_its_next_tick() -> None:
 
 def test_a_broken_schedule_is_enabled_only_after_it_was_mended() -> None:
     Schedule.objects.create(name="poll", job_type="effects.record", kind="cron", cron="61 * * * *")
+    Schedule.objects.update(next_run_at=database_now() - timedelta(seconds=1))
     tick()
     assert get().enabled is False
     with pytest.raises(InvalidJob, match="bad minute"):
@@ -425,6 +426,7 @@ def test_rows_written_in_bulk_get_their_next_tick() -> None:
     )
     sync_declared()
     assert near(Schedule.objects.get(name="good").next_run_at, HOUR)
+    Schedule.objects.filter(name="broken").update(next_run_at=database_now() - timedelta(seconds=1))
     tick()
     assert "an interval is" in Schedule.objects.get(name="broken").last_error
 

@@ -1,6 +1,6 @@
 """Rows in any state, written directly: for tests that need a state without the road to it."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import factory
 from django.utils import timezone
@@ -9,6 +9,11 @@ from factory.django import DjangoModelFactory
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, Queue, WorkerProcess
 from django_jobs.models.job import LIVE, TERMINAL
 from django_jobs.numbers import rank_of
+
+
+def a_moment_ago() -> datetime:
+    """Return a time that has passed by the database's clock as well, which may be a little behind ours."""
+    return timezone.now() - timedelta(seconds=1)
 
 
 class JobFactory(DjangoModelFactory):
@@ -25,7 +30,7 @@ class JobFactory(DjangoModelFactory):
     metadata = factory.Dict({})
     rank = factory.LazyAttribute(lambda job: rank_of(job.priority))
     status = "pending"
-    created_at = factory.LazyFunction(timezone.now)
+    created_at = factory.LazyFunction(a_moment_ago)
     updated_at = factory.SelfAttribute("created_at")
     available_at = factory.LazyAttribute(lambda job: job.scheduled_at or job.created_at)
     started_at = factory.LazyAttribute(lambda job: job.created_at if job.status in {"running", "completed"} else None)
@@ -59,7 +64,7 @@ class DeadLetterFactory(DjangoModelFactory):
     error = "ValueError: as it was told"
     traceback = "Traceback (most recent call last):\n  …\nValueError: as it was told\n"
     fingerprint = "0123456789abcdef"
-    died_at = factory.LazyFunction(timezone.now)
+    died_at = factory.LazyFunction(a_moment_ago)
 
 
 class AttemptFactory(DjangoModelFactory):
@@ -71,14 +76,14 @@ class AttemptFactory(DjangoModelFactory):
     job = factory.SubFactory(JobFactory)
     number = 1
     worker_id = "test:1:a"
-    started_at = factory.LazyFunction(timezone.now)
+    started_at = factory.LazyFunction(a_moment_ago)
     ended_at = factory.SelfAttribute("started_at")
     outcome = "failed"
     error = "ValueError: as it was told"
 
 
 class WorkerProcessFactory(DjangoModelFactory):
-    """A worker process whose lease has another minute to run."""
+    """A worker process whose lease has about another minute to run."""
 
     class Meta:
         model = WorkerProcess
@@ -87,7 +92,7 @@ class WorkerProcessFactory(DjangoModelFactory):
     host = "test"
     pid = factory.Sequence(lambda n: n + 1)
     queues = factory.List(["default"])
-    started_at = factory.LazyFunction(timezone.now)
+    started_at = factory.LazyFunction(a_moment_ago)
     heartbeat_at = factory.SelfAttribute("started_at")
     lease_expires_at = factory.LazyAttribute(lambda process: process.heartbeat_at + timedelta(minutes=1))
 

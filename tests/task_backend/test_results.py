@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.utils import timezone
 
 from django_jobs.backends import JobsTask, TaskRefused
 from django_jobs.compat import TaskResultDoesNotExist, TaskResultStatus, task_backends
+from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import Cancelled, JobsError, LeaseLost, TimedOut
 from django_jobs.models import Job
 from tests.support.effects import tasks
@@ -59,7 +59,7 @@ def test_a_value_of_none_is_told_from_no_value() -> None:
 
 
 def test_each_start_of_a_task_is_an_attempt_and_each_failure_an_error() -> None:
-    now = timezone.now()
+    now = database_now()
     job = _row(status="running", fence=9, worker_id="host:4:d", started_at=now)
     for number, (outcome, exception_class) in enumerate(
         [
@@ -166,11 +166,11 @@ def test_refresh_shows_what_became_of_the_task() -> None:
     result = tasks.add.get_result(job.id)
     Job.objects.filter(pk=job.pk).update(
         status="completed",
-        finished_at=timezone.now(),
+        finished_at=database_now(),
         result=5,
         fence=2,
         worker_id="host:1:a",
-        started_at=timezone.now(),
+        started_at=database_now(),
     )
     assert result.status == TaskResultStatus.READY
     result.refresh()
