@@ -1,4 +1,7 @@
-"""Build the wheel, install it into a new site far from the repository, and use it there: migrate, submit, run, admin."""
+"""Build the wheel, install it into a new site far from the repository, and use it there: migrate, submit, run, admin.
+
+JOBS_TEST_DIST names a folder with files that are built already.
+"""
 
 import os
 import shutil
@@ -6,12 +9,22 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAIRS = (("3.11", "5.2"), ("3.12", "6.0"), ("3.13", "6.1"))  # Django 6.0 and later need Python 3.12
+PAIRS = (
+    ("3.11", "5.2"),
+    ("3.12", "5.2"),
+    ("3.12", "6.0"),
+    ("3.12", "6.1"),
+    ("3.13", "5.2"),
+    ("3.13", "6.0"),
+    ("3.13", "6.1"),
+)  # Django 6.0 and later need Python 3.12
+EXTRAS = "[postgres,tasks,metrics,tracing]"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "*.egg-info", "__pycache__", "*.sqlite3*", "build", "dist")
 SETTINGS = """
 INSTALLED_APPS += ["django_jobs", "shop"]
@@ -43,15 +56,47 @@ assert set(status.values()) == {200}, status
 pytestmark = pytest.mark.load
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(scratch: Path) -> Path:
     """Build sdist and wheel from a copy of the tree and return their folder."""
-    scratch = tmp_path_factory.mktemp("build")
-    shutil.copytree(ROOT, scratch / "tree", ignore=LEFT_OUT)
+    shutil.copytree(ROOT, scratch / "tree", ignore=LEFT_OUT, copy_function=shutil.copy)  # at another time each
     run(sys.executable, "-m", "venv", scratch / "venv")
     run(scratch / "venv/bin/pip", "install", "-q", "build")
     run(scratch / "venv/bin/python", "-m", "build", "--outdir", scratch / "dist", scratch / "tree")
     return scratch / "dist"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of sdist and wheel."""
+    if given := os.environ.get("JOBS_TEST_DIST"):
+        return Path(given)
+    return build(tmp_path_factory.mktemp("build"))
+
+
+def test_two_builds_are_the_same_byte_by_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    files = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        folder = build(tmp_path / name)
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert files[0].keys() == files[1].keys()
+    assert len(files[0]) == 2
+    assert files[0] == files[1]
+
+
+def test_the_metadata_is_complete_and_names_the_extras(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = message_from_bytes(archive.read(name))
+    assert (metadata["Name"], metadata["License-Expression"]) == ("django-durable-jobs", "MIT")
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert {"postgres", "mysql", "tasks", "metrics", "tracing"} <= set(metadata.get_all("Provides-Extra"))
+    assert {f"Framework :: Django :: {django}" for _, django in PAIRS} <= set(metadata.get_all("Classifier"))
+    assert {f"Programming Language :: Python :: {python}" for python, _ in PAIRS} <= set(metadata.get_all("Classifier"))
+    assert metadata["License-File"] == "LICENSE"
 
 
 def package_files() -> set[str]:
@@ -78,13 +123,14 @@ def test_the_source_distribution_has_every_file_of_the_package(built: Path) -> N
     assert package_files() <= names
 
 
+@pytest.mark.parametrize("extras", ["", EXTRAS], ids=["alone", "with extras"])
 @pytest.mark.parametrize(("python", "django"), PAIRS)
-def test_the_wheel_works_in_a_new_site(built: Path, tmp_path: Path, python: str, django: str) -> None:
+def test_the_wheel_works_in_a_new_site(built: Path, tmp_path: Path, python: str, django: str, extras: str) -> None:
     (wheel,) = built.glob("*.whl")
     site = tmp_path / "site"
     site.mkdir()
     run(interpreter(python), "-m", "venv", tmp_path / "venv")
-    run(tmp_path / "venv/bin/pip", "install", "-q", wheel, f"Django~={django}.0")
+    run(tmp_path / "venv/bin/pip", "install", "-q", f"{wheel}{extras}", f"Django~={django}.0")
     here = tmp_path / "venv/bin/python"
 
     def manage(*arguments: str) -> str:
@@ -96,6 +142,8 @@ def test_the_wheel_works_in_a_new_site(built: Path, tmp_path: Path, python: str,
     with (site / "mysite/settings.py").open("a") as settings:
         settings.write(SETTINGS)
     assert str(tmp_path / "venv") in manage("shell", "-c", "import django_jobs; print(django_jobs.__file__)")
+    if extras:
+        manage("shell", "-c", "import psycopg, opentelemetry.trace; from django_jobs.metrics import JobsCollector")
     manage("migrate", "-v0")
     assert "No changes detected" in manage("makemigrations", "--check", "--dry-run")
     manage("jobs", "enqueue", "shop.add", "--payload", '{"a": 2, "b": 3}', "--id", "sum-1")
