@@ -115,7 +115,8 @@ def fill(filler: Filler) -> None:
     )  # fmt: skip
     dead = f"({jobs} - n * 10) * {spacing}"
     filler.copy(
-        letter, first_live // 10, job_id=filler.key("n * 10"), job_type="CONCAT('shop.type_', MOD(n * 10, 20))", fingerprint=f"CONCAT('cause-', MOD(n * 7, {CAUSES}))",
+        letter, first_live // 10, job_id=filler.key("n * 10"),
+        job_type="CONCAT('shop.type_', MOD(n * 10, 20))", fingerprint=f"CONCAT('cause-', MOD(n * 7, {CAUSES}))",
         died_at=filler.ago(dead), acknowledged_at=f"CASE WHEN MOD(n, 10) = 1 THEN {filler.ago(dead)} END",
         replayed_at=f"CASE WHEN MOD(n, 10) IN (2, 3, 4) THEN {filler.ago(dead)} END",
     )  # fmt: skip

@@ -1,19 +1,15 @@
 """The night shift in a real browser, with real workers: see what is wrong, mend it, and never break the page's policy."""
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
-from django.db import connections
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 import django_jobs
 from django_jobs.lifecycle.causes import note_cause
@@ -22,6 +18,7 @@ from django_jobs.models import DeadLetter, Job, JobDependency, JobLog, Operation
 from django_jobs.models.fields import DbNow
 from django_jobs.scheduling.store import create_schedule
 from tests.support.boxes import troubles_of
+from tests.support.desk import Desk
 from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
@@ -29,59 +26,7 @@ from tests.support.waiting import wait_until
 # On one database: what a browser makes of a page does not depend on it.
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.databases("sqlite")]
 
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-NOTE_VIOLATIONS = """
-window.violations = [];
-document.addEventListener('securitypolicyviolation', (one) => window.violations.push(one.violatedDirective));
-"""
 WORKERS = {"LEASE_SECONDS": 4, "MAX_RETRIES": 0}
-
-
-@pytest.fixture
-def browser(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    """Give a headless Chromium, started after the database was made: Playwright keeps an event loop in this thread."""
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium on the PATH: install one, or name it in CHROMIUM"
-    with sync_playwright() as playwright:
-        # While a loop runs, Django keeps another connection object for this thread; an earlier database may have left one.
-        with suppress(AttributeError):
-            del connections["default"]
-        expect.set_options(timeout=15_000)
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-        connections.close_all()
-
-
-class Desk:
-    """An operator at the admin, logged in."""
-
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
-        self.root = f"{url}/admin/django_jobs"
-        self.troubles: list[str] = []
-        context = browser.new_context(**options)
-        context.add_init_script(NOTE_VIOLATIONS)
-        context.set_default_timeout(15_000)
-        self.page: Page = context.new_page()
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda message: self._note(message.type, message.text))
-        self.page.goto(f"{url}/admin/")
-        self.page.fill("#id_username", "operator")
-        self.page.fill("#id_password", "secret")
-        self.page.click("input[type=submit]")
-
-    def _note(self, kind: str, text: str) -> None:
-        if kind == "error" and "favicon" not in text and "404" not in text:
-            self.troubles.append(text)
-
-    def open(self, path: str) -> Page:
-        """Go to a page of the console."""
-        self.page.goto(f"{self.root}/{path}")
-        return self.page
 
 
 @pytest.fixture
