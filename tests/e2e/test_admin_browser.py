@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,26 @@ from playwright.sync_api import Browser, expect
 import django_jobs
 from django_jobs.lifecycle.causes import note_cause
 from django_jobs.lifecycle.operations import begin
-from django_jobs.models import DeadLetter, Job, JobDependency, JobLog, OperationKind, Queue, WorkerProcess
+from django_jobs.models import (
+    Alert,
+    DeadLetter,
+    GoneProcess,
+    Job,
+    JobDependency,
+    JobLog,
+    Limit,
+    LimitSlot,
+    OperationKind,
+    Queue,
+    WorkerProcess,
+)
 from django_jobs.models.fields import DbNow
 from django_jobs.scheduling.store import create_schedule
 from tests.support.boxes import troubles_of
 from tests.support.desk import Desk
-from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
+from tests.support.factories import AttemptFactory, DeadLetterFactory, JobFactory, WorkerProcessFactory
 from tests.support.processes import spawn_workers
+from tests.support.several import known_as
 from tests.support.waiting import wait_until
 
 # On one database: what a browser makes of a page does not depend on it.
@@ -116,7 +130,7 @@ def test_the_night_shift(desk: Desk) -> None:
 
 
 @pytest.fixture
-def long_rows(transactional_db: Any) -> list[str]:
+def long_rows(transactional_db: Any, settings: Any, tmp_path: Path) -> Iterator[list[str]]:
     """Write rows with long names and long texts; return the addresses of the pages that show them."""
     job = JobFactory(
         status="running", progress=0.3, progress_message="charged 40 of 100 customers of the northern region",
@@ -146,13 +160,41 @@ def long_rows(transactional_db: Any) -> list[str]:
         options={"note": "x" * 200},
         address=f"queue={queue}&q={queue}",
     )
-    return [
+    GoneProcess.objects.create(
+        id="gone" + "x" * 90, host="gone", pid=1, release="2026.11.29-" + "x" * 40, queues=[queue, "mail"], ending="host silent",
+        held=3, started_at=job.created_at, heartbeat_at=job.created_at, ended_at=job.created_at,
+    )  # fmt: skip
+    AttemptFactory(job=job, worker_id="gone" + "x" * 90, release="2026.11.29-" + "x" * 40, error="y" * 300)
+    JobLog.objects.create(job=job, number=1, text="a line of the log " * 30 + "x" * 300)
+    Alert.objects.create(key="cause:f1", text="dead letters of job type " + "shop.charge" * 15, told_at=job.created_at)
+    Limit.objects.create(name="name:" + "x" * 60, key="account", concurrency=12, rate="1000/m", set_at=job.created_at)
+    LimitSlot.objects.create(
+        job=job,
+        scope=f"name:{'x' * 60} {'v' * 60}",
+        waits=True,
+        starts=False,
+        queue=queue,
+        rank=0,
+        available_at=job.created_at,
+    )
+    with django_jobs.batch("import of " + "x" * 80) as batch:
+        batch.submit("effects.record")
+    settings.DJANGO_JOBS = {
+        "DATABASES": ["default", "the_database_of_another_country"],
+        "ALERTS": {"email": [f"{'night.shift.' * 5}@example.com"], "webhook": "https://hooks.example.com/secret"},
+    }
+    addresses = [
         "", "overview/", "job/", f"job/{job.pk}/change/", f"job/{kids[0].pk}/change/", "deadletter/", "deadletter/causes/",
         f"deadletter/{DeadLetter.objects.first().pk}/change/", "queue/", "workerprocess/", "schedule/",
         f"schedule/{row.pk}/change/", "deadletter/causes/f1/", "operation/", f"operation/{operation.pk}/change/",
         "job/?sort=run&status=dead", "job/_types/", "job/_types/effects.greet/", "job/_types/effects.greet/new/",
         "overview/acts/", "schedule/add/", f"workerprocess/{quote(WorkerProcess.objects.get().pk)}/change/",
+        "alert/", "limit/", "batch/", f"batch/{quote(batch.pk)}/change/", "goneprocess/",
+        f"goneprocess/{quote(GoneProcess.objects.get().pk)}/change/",
     ]  # fmt: skip
+    # Without tables: its row on the overview says that it cannot be used.
+    with known_as("the_database_of_another_country", f"sqlite:///{tmp_path}/empty.sqlite3"):
+        yield addresses
 
 
 @pytest.mark.parametrize("language", ["en", "de", "ja"])

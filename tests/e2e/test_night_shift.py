@@ -1,7 +1,7 @@
 """A stranger's night shift: who has never seen the site asks what is asked at night, and has each answer in three clicks.
 
-Each presentation asks all of them from the admin's index, in a real browser, and looks whether the answer can be read: no text may
-be cut or overlap. The clicks and the seconds are printed (`pytest -rP`).
+Each presentation asks all of them from the admin's index, in a real browser, and looks whether the answer can be read: no text
+may be cut or overlap. The clicks and the seconds are printed (`pytest -rP`).
 """
 
 import re

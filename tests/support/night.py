@@ -91,8 +91,9 @@ def seed() -> Night:
         text=f"dead letters of job type {TYPES[0]}: {WORST} in the last day, KeyError (retries exhausted)",
     )  # fmt: skip
     operation = begin(
-        OperationKind.REPLAY_DEAD_LETTERS, filters={"fingerprint": letters[-1].fingerprint}, per_second=0.5, by=ursula
-    )
+        OperationKind.REPLAY_DEAD_LETTERS, filters={"fingerprint": letters[-1].fingerprint}, per_second=0.5, by=ursula,
+        address=f"fingerprint={letters[-1].fingerprint}",
+    )  # fmt: skip
     Operation.objects.filter(pk=operation.pk).update(done=9, started_at=now - timedelta(seconds=20))
     return Night(
         cause=letters[0].fingerprint,
@@ -142,6 +143,15 @@ def _past(now: datetime) -> frozenset[str]:
                 queue="reports" if job_type.startswith("reports") else "default",
             )
         )  # fmt: skip
+    today = (now - midnight) / 41  # enough runs of today, however early it is
+    slow = [
+        _job(
+            now, f"{JOBS + n:036d}", job_type=SLOW, queue="reports", status="completed", worker_id="web-1:711:cafe01",
+            created_at=midnight + n * today - timedelta(seconds=7), started_at=midnight + n * today - timedelta(seconds=6.6),
+            finished_at=midnight + n * today,
+        )
+        for n in range(1, 41)
+    ]  # fmt: skip
     waiting = [
         *(_job(now, f"a{n:035d}", job_type="mail.send", queue="mial", created_at=now - timedelta(minutes=5)) for n in range(12)),
         *(_job(now, f"b{n:035d}", job_type="mail.send", queue="mail", created_at=now - timedelta(hours=1)) for n in range(40)),
@@ -150,7 +160,7 @@ def _past(now: datetime) -> frozenset[str]:
             started_at=now - timedelta(hours=3), worker_id="web-1:711:cafe01", progress=0.4, progress_message="12,000 of 30,000",
         ),
     ]  # fmt: skip
-    Job.objects.bulk_create([*jobs, *waiting], batch_size=2_000)
+    Job.objects.bulk_create([*jobs, *slow, *waiting], batch_size=2_000)
     return frozenset(tenants)
 
 
@@ -225,7 +235,7 @@ def _schedules(now: datetime) -> Schedule:
         enabled=False, next_run_at=None, last_error="ZoneInfoNotFoundError: no time zone 'Europe/Atlantis'"
     )
     row = create_schedule("nightly", "effects.record", cron="0 3 * * *", timezone="Europe/Berlin")
-    ran = Job.objects.filter(job_type="catalogue.scan").order_by("-pk")
+    ran = Job.objects.filter(job_type="catalogue.scan", status="completed").order_by("-pk")
     keys = list(ran.values_list("pk", flat=True)[:9])
     ScheduleTick.objects.bulk_create(
         ScheduleTick(schedule_id=row.pk, due_at=now - timedelta(days=number + 1), job_id=pk)
