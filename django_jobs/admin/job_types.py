@@ -170,7 +170,9 @@ def _verdicts(today: stats.Summary, before: stats.Summary) -> list[str]:
         ),
     ):
         if now and then and now > SLOWER * then:
-            told.append(text % {"times": number_format(round(now / then, 1), 1), "now": duration(now), "then": duration(then)})
+            told.append(
+                text % {"times": number_format(round(now / then, 1), 1), "now": duration(now), "then": duration(then)}
+            )
     share, usual = today.bad / today.count, before.bad / before.count
     if share > SLOWER * usual and today.bad > 1:
         words = {"now": number_format(100 * share, 1), "then": number_format(100 * usual, 1)}

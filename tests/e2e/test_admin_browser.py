@@ -179,10 +179,6 @@ def long_rows(transactional_db: Any, settings: Any, tmp_path: Path) -> Iterator[
     )
     with django_jobs.batch("import of " + "x" * 80) as batch:
         batch.submit("effects.record")
-    settings.DJANGO_JOBS = {
-        "DATABASES": ["default", "the_database_of_another_country"],
-        "ALERTS": {"email": [f"{'night.shift.' * 5}@example.com"], "webhook": "https://hooks.example.com/secret"},
-    }
     addresses = [
         "", "overview/", "job/", f"job/{job.pk}/change/", f"job/{kids[0].pk}/change/", "deadletter/", "deadletter/causes/",
         f"deadletter/{DeadLetter.objects.first().pk}/change/", "queue/", "workerprocess/", "schedule/",
@@ -194,6 +190,10 @@ def long_rows(transactional_db: Any, settings: Any, tmp_path: Path) -> Iterator[
     ]  # fmt: skip
     # Without tables: its row on the overview says that it cannot be used.
     with known_as("the_database_of_another_country", f"sqlite:///{tmp_path}/empty.sqlite3"):
+        settings.DJANGO_JOBS = {
+            "DATABASES": ["default", "the_database_of_another_country"],
+            "ALERTS": {"email": [f"{'night.shift.' * 5}@example.com"], "webhook": "https://hooks.example.com/secret"},
+        }
         yield addresses
 
 
