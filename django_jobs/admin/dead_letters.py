@@ -218,7 +218,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     @admin.display(description=gettext_lazy("dead letter"))
     def dead_letter(self, obj: Any) -> str:
         """Show the number and the job type, and below the error."""
-        name = format_html("#{} {}", str(obj.pk), code(obj.job_type, 80))
+        name = format_html("#{} {}", str(obj.pk), code(obj.job.job_type, 80))
         error = code(obj.short_error) if obj.short_error else obj.get_reason_display()
         return with_detail(link(self.object_url("deadletter", obj.pk), name), error)
 
@@ -296,7 +296,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             "now": now,
             "newest": newest,
             "newest_url": self.object_url("deadletter", newest.pk),
-            "type_url": self.url("job_type", quote(newest.job_type)),
+            "type_url": self.url("job_type", quote(newest.job.job_type)),
             "place": place_in(newest.traceback),
             "error": cut(newest.error, 2_000),
             "chart": chart(bars_of(history.ended, now, 48, timedelta(hours=1)), _("Deaths in the last 48 hours"), deploys),
@@ -311,7 +311,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             "list_url": self.list_url("deadletter"),
             "causes_url": self.url("deadletter_causes"),
         }  # fmt: skip
-        return self.page(request, "cause_page.html", cut(newest.job_type, 100), context)
+        return self.page(request, "cause_page.html", cut(newest.job.job_type, 100), context)
 
     def whole_rows(self) -> QuerySet[Any]:
         return DeadLetter.objects.select_related("job", "acknowledged_by", "replayed_by").annotate(is_muted=_is_muted())
