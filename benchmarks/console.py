@@ -110,12 +110,13 @@ def fill(filler: Filler) -> None:
     owner = User.objects.create_superuser("operator")
     job = Job.objects.filter(status="dead").order_by("-pk")[0]
     letter = DeadLetter.objects.create(
-        job=job, reason="retries exhausted", error="TimeoutError: no answer", died_at=now, replayed_by=owner,
+        job=job, job_type="", reason="retries exhausted", error="TimeoutError: no answer", died_at=now, replayed_by=owner,
         traceback='File "/srv/shop/bank.py", line 7, in charge\n' * 8 + "TimeoutError: no answer",
     )  # fmt: skip
     dead = f"({jobs} - n * 10) * {spacing}"
     filler.copy(
-        letter, first_live // 10, job_id=filler.key("n * 10"), fingerprint=f"CONCAT('cause-', MOD(n * 7, {CAUSES}))",
+        letter, first_live // 10, job_id=filler.key("n * 10"),
+        job_type="CONCAT('shop.type_', MOD(n * 10, 20))", fingerprint=f"CONCAT('cause-', MOD(n * 7, {CAUSES}))",
         died_at=filler.ago(dead), acknowledged_at=f"CASE WHEN MOD(n, 10) = 1 THEN {filler.ago(dead)} END",
         replayed_at=f"CASE WHEN MOD(n, 10) IN (2, 3, 4) THEN {filler.ago(dead)} END",
     )  # fmt: skip

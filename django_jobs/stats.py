@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -108,21 +108,18 @@ def newest_stats(now: datetime, floor: Floor) -> Newest:
 
 def window_floor() -> Floor:
     """Return id and time of the oldest of the newest WINDOW jobs, or None when there are not more jobs than that."""
-    newest = Job.objects.order_by("-pk")
-    return newest.values_list("pk", "created_at")[WINDOW - 1 : WINDOW].first()
+    # The key alone first, which the index tells: with the time, PostgreSQL reads the rows that it passes over, too.
+    key = Job.objects.order_by("-pk").values_list("pk", flat=True)[WINDOW - 1 : WINDOW].first()
+    return Job.objects.filter(pk=key).values_list("pk", "created_at").first() if key is not None else None
 
 
-def add_times(stats: dict[str, QueueStats], floor: Floor) -> None:
-    """Fill in waits and runs, in seconds, of the newest SAMPLE jobs that completed."""
-    done = Job.objects.filter(status=JobStatus.COMPLETED, started_at__isnull=False)
-    if floor is not None:
-        done = done.filter(pk__gte=floor[0])
-    times = done.order_by("-pk").values_list("queue", "available_at", "started_at", "finished_at")
-    for queue, available_at, started_at, finished_at in times[:SAMPLE]:
-        one = stats.setdefault(queue, QueueStats(name=queue))
-        if started_at and finished_at:
-            one.waits.append((started_at - available_at).total_seconds())
-            one.runs.append((finished_at - started_at).total_seconds())
+def add_times(stats: dict[str, QueueStats], runs: Iterable[Run]) -> None:
+    """Fill in waits and runs, in seconds, of the runs that completed."""
+    for run in runs:
+        if run.is_good and run.wait is not None and run.run is not None:
+            one = stats.setdefault(run.queue, QueueStats(name=run.queue))
+            one.waits.append(run.wait)
+            one.runs.append(run.run)
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -139,6 +136,7 @@ class Run:
 
     pk: str
     job_type: str
+    queue: str
     is_good: bool
     finished_at: datetime
     wait: float | None
@@ -152,19 +150,20 @@ def newest_runs(floor: Floor, job_type: str | None = None, limit: int = RUNS) ->
         done = done.filter(pk__gte=floor[0])
     if job_type is not None:
         done = done.filter(job_type=job_type)
-    columns = ("pk", "job_type", "status", "available_at", "started_at", "finished_at")
+    columns = ("pk", "job_type", "queue", "status", "available_at", "started_at", "finished_at")
     return [
         Run(
             pk=pk,
             job_type=name,
+            queue=queue,
             is_good=status == JobStatus.COMPLETED,
             finished_at=finished_at,
             wait=max(0.0, (started_at - available_at).total_seconds()) if started_at else None,
             run=(finished_at - started_at).total_seconds() if started_at else None,
         )
-        for pk, name, status, available_at, started_at, finished_at in done.order_by("-pk").values_list(*columns)[
-            :limit
-        ]
+        for pk, name, queue, status, available_at, started_at, finished_at in done.order_by("-pk").values_list(
+            *columns
+        )[:limit]
     ]
 
 
@@ -203,13 +202,13 @@ class Summary:
         )
 
 
-def usual_runs(floor: Floor) -> dict[str, float]:
+def usual_runs(runs: Iterable[Run]) -> dict[str, float]:
     """Return by job type how long 95 of 100 runs take at most (seconds), of those with enough runs to tell."""
     by_type: dict[str, list[float]] = {}
-    for one in newest_runs(floor, limit=SAMPLE):
+    for one in runs:
         if one.is_good and one.run is not None:
             by_type.setdefault(one.job_type, []).append(one.run)
-    usual = {name: percentile(runs, 95) for name, runs in by_type.items() if len(runs) >= ENOUGH}
+    usual = {name: percentile(lasted, 95) for name, lasted in by_type.items() if len(lasted) >= ENOUGH}
     return {name: longest for name, longest in usual.items() if longest is not None}
 
 

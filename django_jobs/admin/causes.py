@@ -60,11 +60,10 @@ def find_causes(since: datetime | None, parameters: dict[str, str]) -> list[Foun
         open_ones = open_ones.filter(died_at__gte=since)
     found = _counted(open_ones.exclude(fingerprint="").values("fingerprint"))
     # Without a fingerprint there was no exception: a crash, no handler. Reason and job type are the cause then.
-    found += _counted(open_ones.filter(fingerprint="").values("reason", "job__job_type"))
+    found += _counted(open_ones.filter(fingerprint="").values("reason", "job_type"))
     found = sorted(found, key=lambda row: (-row["count"], -row["newest"]))[: MOST_CAUSES + 1]
     newest: dict[int, Any] = (
-        DeadLetter.objects.select_related("job")
-        .only("reason", "died_at", "fingerprint", "job__job_type")
+        DeadLetter.objects.only("job_type", "reason", "died_at", "fingerprint")
         .annotate(short_error=Left("error", SHORT * 2), frames=Right("traceback", 4_000))
         .in_bulk([row["newest"] for row in found])
     )
@@ -104,7 +103,7 @@ def _counted(groups: Any) -> list[dict[str, Any]]:
 def _filter(row: dict[str, Any]) -> dict[str, str]:
     if "fingerprint" in row:
         return {"fingerprint": row["fingerprint"]}
-    return {"reason__exact": row["reason"], "job_type": row["job__job_type"], "fingerprint": "-"}
+    return {"reason__exact": row["reason"], "job_type": row["job_type"], "fingerprint": "-"}
 
 
 def place_in(frames: str) -> str:
@@ -144,7 +143,7 @@ class CauseHistory:
 def read_history(fingerprint: str) -> CauseHistory | None:
     """Return the history of a cause, or None when no dead letter has it."""
     letters = DeadLetter.objects.filter(fingerprint=fingerprint)
-    first = letters.select_related("job").only("died_at", "release", "job__job_type").order_by("pk").first()
+    first = letters.only("died_at", "release").order_by("pk").first()
     if first is None:
         return None
     columns = ("pk", "job_id", "died_at", "replayed_at", "replayed_by__username", "acknowledged_at")

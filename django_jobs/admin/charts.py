@@ -45,8 +45,7 @@ def chart(
         "title": title, "good": number_format(good), "bad": number_format(bad), "top": number_format(top),
     }  # fmt: skip
     step = WIDTH / max(1, len(series))
-    is_of_days = len(series) > 1 and series[1][0] - series[0][0] >= timedelta(days=1)
-    form = "%m-%d" if is_of_days else "%H:%M"
+    form = _form(series)
     drawn = format_html_join(
         "", "{}", ((_bar(index * step, step, bar, top, form),) for index, bar in enumerate(series))
     )
@@ -56,6 +55,14 @@ def chart(
         label, WIDTH, HEIGHT, drawn, WIDTH, HEIGHT - FOOT, HEIGHT - FOOT, _labels(series, top, form),
         _marks(series, step, deploys), _legend(series, form, deploys),
     )  # fmt: skip
+
+
+def _form(series: Sequence[tuple[datetime, int, int]]) -> str:
+    """Return how to write the times of bars: as a day, or as a time of day, with its day where the bars span more than one."""
+    width = series[1][0] - series[0][0] if len(series) > 1 else timedelta()
+    if width >= timedelta(days=1):
+        return "%m-%d"
+    return "%m-%d %H:%M" if len(series) * width > timedelta(days=1) else "%H:%M"
 
 
 def _marks(

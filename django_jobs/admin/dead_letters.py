@@ -40,7 +40,7 @@ from django_jobs.text import shown
 from .base import RowAdmin
 from .causes import DEAD_AGAIN, MOST_CAUSES, MOST_READ, find_causes, kept_of, place_in, read_history
 from .charts import bars_of, chart
-from .filters import AGES, DeadLetterTypeFilter, DiedFilter, FingerprintFilter, OrderFilter, ReasonFilter, StateFilter
+from .filters import AGES, DiedFilter, FingerprintFilter, OrderFilter, ReasonFilter, StateFilter, TypeFilter
 from .operations import Act, OperatingAdmin, ReplayForm
 from .paging import capped_count, count_text
 from .search import Search
@@ -153,9 +153,9 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
     """The pages of dead letters."""
 
     list_display = ("dead_letter", "state", "job_text")
-    list_filter = (StateFilter, DiedFilter, ReasonFilter, DeadLetterTypeFilter, OrderFilter, FingerprintFilter)
+    list_filter = (StateFilter, DiedFilter, ReasonFilter, TypeFilter, OrderFilter, FingerprintFilter)
     list_select_related = ("job",)
-    search_fields = ("job__id", "job__job_type", "error")
+    search_fields = ("job__id", "job_type", "error")
     search_help_text = gettext_lazy(
         "Words of an id, fingerprint, type, error or payload, or what stands under a key: account:7, metadata.tenant:a,"
         " error:Timeout, type:shop.settle, after:2026-11-01."
@@ -198,7 +198,8 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         return self.search(request, queryset, search), False
 
     def needs_window(self, changelist: Any) -> bool:
-        return bool(changelist.query) or "state" in changelist.params  # only the open ones have an index
+        # Only the open ones have an index, and none has the job type.
+        return bool(changelist.query) or not changelist.params.keys().isdisjoint({"state", "job_type"})
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         return self.may(request, REPLAY.permission)

@@ -102,10 +102,6 @@ class TypeFilter(ChoiceFilter):
         return ((name, name) for name in sorted({*registry.job_types(), *newest}))
 
 
-class DeadLetterTypeFilter(TypeFilter):
-    path = "job__job_type"
-
-
 class WorkerFilter(ChoiceFilter):
     """By the worker process that runs the job or ran it last."""
 

@@ -34,6 +34,7 @@ HOURS, DAYS = 24, 14
 LISTED = 10
 TELLING = 20  # runs of either span, before they are compared
 SLOWER = 1.5
+QUARTER = 900  # seconds, with one of which the hours and days of every zone begin
 NO_SETTINGS = frozenset({"job_type", "function", "queue"})
 
 
@@ -169,7 +170,9 @@ def _verdicts(today: stats.Summary, before: stats.Summary) -> list[str]:
         ),
     ):
         if now and then and now > SLOWER * then:
-            told.append(text % {"times": number_format(now / then, 1), "now": duration(now), "then": duration(then)})
+            told.append(
+                text % {"times": number_format(round(now / then, 1), 1), "now": duration(now), "then": duration(then)}
+            )
     share, usual = today.bad / today.count, before.bad / before.count
     if share > SLOWER * usual and today.bad > 1:
         words = {"now": number_format(100 * share, 1), "then": number_format(100 * usual, 1)}
@@ -189,9 +192,14 @@ def _minutes(runs: Iterable[stats.Run]) -> dict[datetime, tuple[int, int]]:
 def _by(runs: Iterable[stats.Run], name: str, first: datetime, **start: int) -> list[dict[str, Any]]:
     """Return the figures of each hour or day that had runs, the newest first; `start` is what its beginning has in common."""
     spans: dict[datetime, list[stats.Run]] = {}
+    beginnings: dict[float, datetime] = {}
     for one in runs:
-        if one.finished_at >= first:
-            spans.setdefault(localtime(one.finished_at).replace(**start), []).append(one)  # type: ignore[arg-type]
+        if one.finished_at < first:
+            continue
+        quarter = one.finished_at.timestamp() // QUARTER
+        if quarter not in beginnings:
+            beginnings[quarter] = localtime(one.finished_at).replace(**start)  # type: ignore[arg-type]
+        spans.setdefault(beginnings[quarter], []).append(one)
     return [
         {"name": date_format(beginning, name), **_figures(found)}
         for beginning, found in sorted(spans.items(), reverse=True)

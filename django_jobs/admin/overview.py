@@ -57,7 +57,8 @@ class OverviewAdmin(ActPages):
         now = database_now()
         queues = stats.queue_stats()
         floor = stats.window_floor()
-        stats.add_times(queues, floor)
+        runs = stats.newest_runs(floor, limit=stats.SAMPLE)
+        stats.add_times(queues, runs)
         newest = stats.newest_stats(now, floor)
         deploys = stats.deploys(now - timedelta(days=1))
         operations = list(_operations(now).values_list("pk", "state", "kind", "error")[:MOST_OPERATIONS])
@@ -71,7 +72,7 @@ class OverviewAdmin(ActPages):
             "cards": self._cards(state, queues),
             "databases": database_table(),
             "problems": [
-                *find_problems(self, queues, state, processes, now, floor),
+                *find_problems(self, queues, state, processes, now, runs),
                 *of_operations(self, operations),
             ],
             "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour"), deploys),

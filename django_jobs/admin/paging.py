@@ -130,12 +130,12 @@ class KeysetChangeList(ChangeList):
         upwards = NEWER in self.cursor or (oldest_first and OLDER not in self.cursor)
         if upwards:
             rows = rows.filter(pk__gt=self.cursor[NEWER]) if NEWER in self.cursor else rows
-            page = list(rows.order_by("pk")[: size + 1])
+            page = self._read(rows.order_by("pk"))
             has_newer, has_older = len(page) > size, NEWER in self.cursor
             page = page[:size][::-1]
         else:
             rows = rows.filter(pk__lt=self.cursor[OLDER]) if OLDER in self.cursor else rows
-            page = list(rows.order_by("-pk")[: size + 1])
+            page = self._read(rows.order_by("-pk"))
             has_newer, has_older = OLDER in self.cursor, len(page) > size
             page = page[:size]
         extra = {SCOPE: EVERYTHING} if self.everything else {}
@@ -144,6 +144,14 @@ class KeysetChangeList(ChangeList):
         if page and has_older:
             self.older_url = self.get_query_string({**extra, OLDER: page[-1].pk})
         return page[::-1] if oldest_first else page, not (self.cursor or has_newer or has_older)
+
+    def _read(self, rows: QuerySet[Any]) -> list[Any]:
+        """Return the rows of a page and one more."""
+        first = slice(self.list_per_page + 1)
+        if not self.query:
+            return list(rows[first])
+        # The keys first: where PostgreSQL expects few that match a text, it sorts all of them, whole rows with their joins.
+        return list(rows.filter(pk__in=list(rows.values_list("pk", flat=True)[first])))
 
     def _sorted(self, order: Any) -> tuple[list[Any], bool]:
         """Return the first rows in an order that no index serves, among the newest SORTED of those that match."""

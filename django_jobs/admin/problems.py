@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,7 +44,7 @@ def find_problems(
     state: dict[str, Any],
     processes: list[Any],
     now: datetime,
-    floor: stats.Floor,
+    runs: Sequence[stats.Run],
 ) -> list[Problem]:
     """Return what needs an operator, the worst first."""
     alive = [process for process in processes if process.lease_expires_at > now]
@@ -52,7 +52,7 @@ def find_problems(
         *_of_workers(page, state, processes, now),
         *_of_queues(page, queues, alive, now),
         *_of_schedules(page, state),
-        *_of_runs(page, now, floor),
+        *_of_runs(page, now, runs),
     ]
 
 
@@ -113,11 +113,11 @@ def of_operations(page: ConsoleAdmin, operations: list[tuple[int, str, str, str]
             yield Problem(text=text, url=page.object_url("operation", pk))
 
 
-def _of_runs(page: ConsoleAdmin, now: datetime, floor: stats.Floor) -> Iterator[Problem]:
+def _of_runs(page: ConsoleAdmin, now: datetime, runs: Sequence[stats.Run]) -> Iterator[Problem]:
     """Name the jobs that run far longer than the runs of their type do."""
     running = Job.objects.filter(status=JobStatus.RUNNING, started_at__lt=now - timedelta(seconds=LONG_RUN))
     rows: list[Any] = list(running.order_by("pk").values_list("pk", "job_type", "started_at")[:MOST_RUNNING])
-    usual = stats.usual_runs(floor) if rows else {}
+    usual = stats.usual_runs(runs) if rows else {}
     late = [(now - started, pk, name) for pk, name, started in rows if name in usual]
     late = [one for one in late if one[0].total_seconds() > FAR_BEYOND * usual[one[2]]]
     for span, pk, name in sorted(late, reverse=True)[:MOST_NAMED]:

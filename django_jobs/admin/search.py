@@ -35,6 +35,7 @@ COLUMNS = {
     "key": "unique_key",
     "limit": "limit_key",
 }
+OWN = ("job_type", "error")  # of a dead letter as of a job
 TIMES = {"after": "created_at__gte", "before": "created_at__lt"}
 _TOKEN = re.compile(r"([A-Za-z_][\w.-]*):(.+)", re.DOTALL)
 _PLAIN = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]+")  # what JSON writes as it is, whoever encodes it
@@ -56,7 +57,6 @@ class Search:
 
     Args:
         prefix: the path from the rows that are searched to their job, such as `job__`.
-        error: the path to the error that is searched.
         may_see: whether payloads, results and metadata may be searched.
 
     `where` is what the database decides; `fits` decide about the values of a row that it lets through. `refused` are the terms
@@ -66,7 +66,6 @@ class Search:
     text: str
     may_see: bool
     prefix: str = ""
-    error: str = "error"
     where: Q = field(default_factory=Q)
     aliases: dict[str, Any] = field(default_factory=dict)
     fits: list[Fits] = field(default_factory=list)
@@ -112,7 +111,10 @@ class Search:
 
     def _columns(self) -> list[str]:
         names = ("id", "job_type", "unique_key", *(ROOTS if self.may_see else ()))
-        return list(dict.fromkeys([*(f"{self.prefix}{name}" for name in names), self.error]))
+        return list(dict.fromkeys([*(self._path(name) for name in names), "error"]))
+
+    def _path(self, name: str) -> str:
+        return name if name in OWN else f"{self.prefix}{name}"
 
     def _add_pair(self, name: str, value: str) -> None:
         if name in TIMES:
@@ -123,10 +125,10 @@ class Search:
                 self.where &= Q(**{f"{self.prefix}{TIMES[name]}": moment})
                 self._note(TIMES[name], moment.isoformat())
         elif name == "error":
-            self.where &= self._like(self.error, value)
+            self.where &= self._like("error", value)
             self.lookups = None
         elif name in COLUMNS:
-            self.where &= Q(**{f"{self.prefix}{COLUMNS[name]}": value})
+            self.where &= Q(**{self._path(COLUMNS[name]): value})
             self._note(COLUMNS[name], value)
         elif self.may_see:
             self._add_key(name.split("."), value)
@@ -137,7 +139,7 @@ class Search:
         if self.lookups is None or name in self.lookups:  # two values of one column: nothing fits both
             self.lookups = None
         else:
-            self.lookups[f"{self.prefix}{name}"] = value
+            self.lookups[self._path(name)] = value
 
     def _add_key(self, names: list[str], wanted: str) -> None:
         """Search for a value under a path of keys: of the payload or the metadata, unless the first one names where."""
@@ -151,11 +153,11 @@ class Search:
 
     def _add_words(self, text: str) -> None:
         """Search for words in type, error and, where they may be seen, all values; or for the start of an id or key."""
-        type_, roots = f"{self.prefix}job_type", [f"{self.prefix}{root}" for root in ROOTS if self.may_see]
+        roots = [f"{self.prefix}{root}" for root in ROOTS if self.may_see]
         starts = [f"{self.prefix}id", f"{self.prefix}unique_key"]
         may_be = [
-            self._like(type_, text),
-            self._like(self.error, text),
+            self._like("job_type", text),
+            self._like("error", text),
             *(self._like_json(root, text) for root in roots),
         ]
         if all(may_be):
@@ -163,7 +165,7 @@ class Search:
         self.fits.append(
             lambda values: (
                 any(str(values[name] or "").startswith(text) for name in starts)
-                or any(_contains(values[name], text) for name in (type_, self.error, *roots))
+                or any(_contains(values[name], text) for name in ("job_type", "error", *roots))
             )
         )
 

@@ -49,16 +49,15 @@ def _causes(now: datetime) -> Iterator[Finding]:
     groups = _counted(recent.exclude(fingerprint="").values("fingerprint"))
     silent = muted({group["fingerprint"] for group in groups})
     groups = [group for group in groups if group["fingerprint"] not in silent]
-    groups += _counted(recent.filter(fingerprint="").values("reason", "job__job_type"))
+    groups += _counted(recent.filter(fingerprint="").values("reason", "job_type"))
     letters: dict[int, Any] = (
-        DeadLetter.objects.select_related("job")
-        .only("reason", "job__job_type")
+        DeadLetter.objects.only("job_type", "reason")
         .annotate(begins=Left("error", 200))
         .in_bulk([group["newest"] for group in groups])
     )
     for group in groups:
         if (letter := letters.get(group["newest"])) is not None:
-            job_type, kind = letter.job.job_type, _CLASS.match(letter.begins)
+            job_type, kind = letter.job_type, _CLASS.match(letter.begins)
             what = f"{kind[0] if kind else 'no exception'} ({letter.reason})"
             yield Finding(
                 key=f"cause:{group.get('fingerprint') or f'{letter.reason} {job_type}'}",

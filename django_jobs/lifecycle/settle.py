@@ -529,6 +529,7 @@ def _dead_letter(outcome: Outcome, release: str) -> DeadLetter:
     assert outcome.reason is not None
     return DeadLetter(
         job_id=outcome.job.id,
+        job_type=outcome.job.job_type,
         reason=outcome.reason,
         error=outcome.error,
         traceback=outcome.traceback,

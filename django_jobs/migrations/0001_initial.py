@@ -206,6 +206,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dead_letters', to='django_jobs.job', verbose_name='job')),
+                ('job_type', django_jobs.models.fields.ExactCharField(default='', max_length=200, verbose_name='job type')),
                 ('reason', django_jobs.models.fields.ExactCharField(choices=[('retries exhausted', 'retries exhausted'), ('crash loop', 'crash loop'), ('no handler', 'no handler'), ('bad payload', 'bad payload'), ('bad result', 'bad result'), ('failed by handler', 'failed by handler'), ('timeout', 'timeout'), ('step mismatch', 'step mismatch')], max_length=20, verbose_name='reason')),
                 ('error', django_jobs.models.fields.ExactTextField(blank=True, default='', verbose_name='error')),
                 ('traceback', django_jobs.models.fields.ExactTextField(blank=True, default='', verbose_name='traceback')),

@@ -51,6 +51,8 @@ class DeadLetter(models.Model):
     """One death of one job. Kept until it is acknowledged or replayed; a job that dies again gets a new one."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="dead_letters", verbose_name=_("job"))
+    # The job's: with a join, the dead letters of one type would read the row of each job.
+    job_type = ExactCharField(_("job type"), max_length=200, default="")
     reason = ExactCharField(_("reason"), max_length=20, choices=DeadLetterReason)
     error = ExactTextField(_("error"), default="", blank=True)
     traceback = ExactTextField(_("traceback"), default="", blank=True)

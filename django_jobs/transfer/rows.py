@@ -179,7 +179,8 @@ def _dead_letters(record: Record) -> list[DeadLetter]:
     if record.is_full or job.status != JobStatus.DEAD:
         return []
     reason = DeadLetterReason.RETRIES_EXHAUSTED
-    return [DeadLetter(job_id=job.id, reason=reason, error=job.error or "", died_at=job.finished_at or job.updated_at)]
+    died_at = job.finished_at or job.updated_at
+    return [DeadLetter(job_id=job.id, job_type=job.job_type, reason=reason, error=job.error or "", died_at=died_at)]
 
 
 def _values(row: Model) -> Values:

@@ -154,13 +154,12 @@ def test_a_percentile_is_a_value_that_was_measured(values: list[float], percent:
     assert stats.percentile(values, percent) == answer
 
 
-def test_waits_and_runs_are_those_of_the_newest_completed_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "SAMPLE", 2)
+def test_waits_and_runs_are_those_of_the_newest_completed_jobs() -> None:
     finished(30, wait=100, run=200)
     finished(20, wait=1, run=2)
     finished(10, wait=3, run=4, queue="mail")
     found = stats.queue_stats()
-    stats.add_times(found, stats.window_floor())
+    stats.add_times(found, stats.newest_runs(stats.window_floor(), limit=2))
     assert [round(value) for value in found["default"].waits + found["mail"].waits] == [1, 3]
     assert [round(value) for value in found["default"].runs + found["mail"].runs] == [2, 4]
 

@@ -1,87 +1,44 @@
 """The night shift in a real browser, with real workers: see what is wrong, mend it, and never break the page's policy."""
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
-from django.db import connections
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 import django_jobs
 from django_jobs.lifecycle.causes import note_cause
 from django_jobs.lifecycle.operations import begin
-from django_jobs.models import DeadLetter, Job, JobDependency, JobLog, OperationKind, Queue, WorkerProcess
+from django_jobs.models import (
+    Alert,
+    DeadLetter,
+    GoneProcess,
+    Job,
+    JobDependency,
+    JobLog,
+    Limit,
+    LimitSlot,
+    OperationKind,
+    Queue,
+    WorkerProcess,
+)
 from django_jobs.models.fields import DbNow
 from django_jobs.scheduling.store import create_schedule
 from tests.support.boxes import troubles_of
-from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcessFactory
+from tests.support.desk import Desk
+from tests.support.factories import AttemptFactory, DeadLetterFactory, JobFactory, WorkerProcessFactory
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
 # On one database: what a browser makes of a page does not depend on it.
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.databases("sqlite")]
 
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-NOTE_VIOLATIONS = """
-window.violations = [];
-document.addEventListener('securitypolicyviolation', (one) => window.violations.push(one.violatedDirective));
-"""
 WORKERS = {"LEASE_SECONDS": 4, "MAX_RETRIES": 0}
-
-
-@pytest.fixture
-def browser(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    """Give a headless Chromium, started after the database was made: Playwright keeps an event loop in this thread."""
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium on the PATH: install one, or name it in CHROMIUM"
-    with sync_playwright() as playwright:
-        # While a loop runs, Django keeps another connection object for this thread; an earlier database may have left one.
-        with suppress(AttributeError):
-            del connections["default"]
-        expect.set_options(timeout=15_000)
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-        connections.close_all()
-
-
-class Desk:
-    """An operator at the admin, logged in."""
-
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
-        self.root = f"{url}/admin/django_jobs"
-        self.troubles: list[str] = []
-        context = browser.new_context(**options)
-        context.add_init_script(NOTE_VIOLATIONS)
-        context.set_default_timeout(15_000)
-        self.page: Page = context.new_page()
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda message: self._note(message.type, message.text))
-        self.page.goto(f"{url}/admin/")
-        self.page.fill("#id_username", "operator")
-        self.page.fill("#id_password", "secret")
-        self.page.click("input[type=submit]")
-
-    def _note(self, kind: str, text: str) -> None:
-        if kind == "error" and "favicon" not in text and "404" not in text:
-            self.troubles.append(text)
-
-    def open(self, path: str) -> Page:
-        """Go to a page of the console."""
-        self.page.goto(f"{self.root}/{path}")
-        return self.page
 
 
 @pytest.fixture
@@ -171,7 +128,7 @@ def test_the_night_shift(desk: Desk) -> None:
 
 
 @pytest.fixture
-def long_rows(transactional_db: Any) -> list[str]:
+def long_rows(transactional_db: Any, settings: Any) -> list[str]:
     """Write rows with long names and long texts; return the addresses of the pages that show them."""
     job = JobFactory(
         status="running", progress=0.3, progress_message="charged 40 of 100 customers of the northern region",
@@ -186,8 +143,8 @@ def long_rows(transactional_db: Any) -> list[str]:
     JobDependency.objects.bulk_create(JobDependency(job=kid, depends_on=root) for kid in kids)
     dead_letters = [
         DeadLetter(
-            job=job, reason="retries exhausted", died_at=job.created_at, fingerprint=f"f{index}", traceback="x " * 999,
-            error=job.error or "ValueError: " + "x" * 300,
+            job=job, job_type=job.job_type, reason="retries exhausted", died_at=job.created_at, fingerprint=f"f{index}",
+            traceback="x " * 999, error=job.error or "ValueError: " + "x" * 300,
         )
         for index, job in enumerate(Job.objects.filter(status="dead"))
     ]  # fmt: skip
@@ -201,13 +158,39 @@ def long_rows(transactional_db: Any) -> list[str]:
         options={"note": "x" * 200},
         address=f"queue={queue}&q={queue}",
     )
-    return [
+    GoneProcess.objects.create(
+        id="gone" + "x" * 90, host="gone", pid=1, release="2026.11.29-" + "x" * 40, queues=[queue, "mail"], ending="host silent",
+        held=3, started_at=job.created_at, heartbeat_at=job.created_at, ended_at=job.created_at,
+    )  # fmt: skip
+    AttemptFactory(job=job, worker_id="gone" + "x" * 90, release="2026.11.29-" + "x" * 40, error="y" * 300)
+    JobLog.objects.create(job=job, number=1, text="a line of the log " * 30 + "x" * 300)
+    Alert.objects.create(key="cause:f1", text="dead letters of job type " + "shop.charge" * 15, told_at=job.created_at)
+    Limit.objects.create(name="name:" + "x" * 60, key="account", concurrency=12, rate="1000/m", set_at=job.created_at)
+    LimitSlot.objects.create(
+        job=job,
+        scope=f"name:{'x' * 60} {'v' * 60}",
+        waits=True,
+        starts=False,
+        queue=queue,
+        rank=0,
+        available_at=job.created_at,
+    )
+    with django_jobs.batch("import of " + "x" * 80) as batch:
+        batch.submit("effects.record")
+    addresses = [
         "", "overview/", "job/", f"job/{job.pk}/change/", f"job/{kids[0].pk}/change/", "deadletter/", "deadletter/causes/",
         f"deadletter/{DeadLetter.objects.first().pk}/change/", "queue/", "workerprocess/", "schedule/",
         f"schedule/{row.pk}/change/", "deadletter/causes/f1/", "operation/", f"operation/{operation.pk}/change/",
         "job/?sort=run&status=dead", "job/_types/", "job/_types/effects.greet/", "job/_types/effects.greet/new/",
         "overview/acts/", "schedule/add/", f"workerprocess/{quote(WorkerProcess.objects.get().pk)}/change/",
+        "alert/", "limit/", "batch/", f"batch/{quote(batch.pk)}/change/", "goneprocess/",
+        f"goneprocess/{quote(GoneProcess.objects.get().pk)}/change/",
     ]  # fmt: skip
+    settings.DJANGO_JOBS = {
+        "DATABASES": ["default"],
+        "ALERTS": {"email": [f"{'night.shift.' * 5}@example.com"], "webhook": "https://hooks.example.com/secret"},
+    }
+    return addresses
 
 
 @pytest.mark.parametrize("language", ["en", "de", "ja"])

@@ -61,6 +61,7 @@ class DeadLetterFactory(DjangoModelFactory):
 
     job = factory.SubFactory(JobFactory, status="dead", error=factory.SelfAttribute("..error"))
     reason = "retries exhausted"
+    job_type = factory.SelfAttribute("job.job_type")
     error = "ValueError: as it was told"
     traceback = "Traceback (most recent call last):\n  …\nValueError: as it was told\n"
     fingerprint = "0123456789abcdef"

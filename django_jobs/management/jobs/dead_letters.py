@@ -62,7 +62,7 @@ def _add_choice(parser: CommandParser) -> None:
 
 def _filters(options: dict[str, Any]) -> dict[str, str]:
     """Return the filters that the options ask for, as keywords of `QuerySet.filter`."""
-    lookups = {"job_type": "job__job_type", "error": "error__contains", "queue": "job__queue"}
+    lookups = {"job_type": "job_type", "error": "error__contains", "queue": "job__queue"}
     return {lookup: options[name] for name, lookup in lookups.items() if options[name]}
 
 
