@@ -2,7 +2,8 @@
 
 A thread has a connection of its own for its handlers only, opened when one of them first uses the database. So the connections
 of a process do not grow with its threads as long as its handlers leave the database alone. There are two, because one thread
-claims while another settles. Each has one user at a time; a statement that is stuck does not stop the others, who open a third.
+claims while another settles, and each has one user at a time. One that is in use for long, as by a chore with much to do or a
+statement that is stuck, does not count: the others open another.
 
 On SQLite each thread uses its own connection for all: there is no server to be spared.
 """
@@ -22,7 +23,7 @@ from django_jobs.db.connections import discard, is_cut, is_stuck, jobs_connectio
 from django_jobs.lifecycle import leases
 
 USUAL_NUMBER = 2
-PATIENCE_SECONDS = 0.1  # how long to wait for one of them before another is opened
+PATIENCE_SECONDS = 0.1  # how long one of them may be in use, and others may wait for it, before another is opened
 IDLE_SECONDS = 10.0  # a connection that nobody has used for so long is closed; of these the last one stays
 FRESH_SECONDS = 1.0  # how long ago a use may be for nobody to ask whether the connection was cut since
 
@@ -38,7 +39,7 @@ class ProcessConnections:
         self._process_id = process_id
         self._condition = threading.Condition()
         self._free: list[tuple[BaseDatabaseWrapper, float]] = []  # with the time of the last use, the latest one last
-        self._lent = 0
+        self._lent: dict[BaseDatabaseWrapper, float] = {}  # with the time since when
         self._is_open = False
 
     def open(self) -> None:
@@ -74,18 +75,24 @@ class ProcessConnections:
             self._give_back(connection, is_well)
 
     def _take(self, alias: str) -> BaseDatabaseWrapper:
+        now = time.monotonic()
+        deadline = now + PATIENCE_SECONDS
         with self._condition:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while not self._free and self._lent >= USUAL_NUMBER and (left := deadline - time.monotonic()) > 0:
-                self._condition.wait(left)
-            self._lent += 1
-            found = self._free.pop() if self._free else None
-        if found is None:
-            return leases.new_shared_connection(alias, self._process_id)
-        connection, used_at = found
-        if time.monotonic() - used_at > FRESH_SECONDS and is_cut(connection):
+            while not self._free and now < deadline and len(counting := self._counting(now)) >= USUAL_NUMBER:
+                self._condition.wait(min(deadline, min(counting) + PATIENCE_SECONDS) - now)
+                now = time.monotonic()
+            if self._free:
+                connection, used_at = self._free.pop()
+            else:
+                connection, used_at = leases.new_shared_connection(alias, self._process_id), now
+            self._lent[connection] = now
+        if now - used_at > FRESH_SECONDS and is_cut(connection):
             discard(connection)
         return connection
+
+    def _counting(self, now: float) -> list[float]:
+        """Return since when those are lent that will soon be back."""
+        return [since for since in self._lent.values() if now - since < PATIENCE_SECONDS]
 
     def _give_back(self, connection: BaseDatabaseWrapper, is_well: bool) -> None:
         if not is_well:
@@ -95,8 +102,8 @@ class ProcessConnections:
         now = time.monotonic()
         surplus = []
         with self._condition:
-            self._lent -= 1
-            if self._is_open and self._lent + len(self._free) < USUAL_NUMBER:
+            del self._lent[connection]
+            if self._is_open and len(self._counting(now)) + len(self._free) < USUAL_NUMBER:
                 self._free.append((connection, now))
             else:
                 surplus.append(connection)

@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.backends.signals import connection_created
 
 from django_jobs import signals
 from django_jobs.db.connections import shared
@@ -132,17 +134,37 @@ def named(process_id: str) -> int:
         return sum(holder is not None for holder in cursor.fetchone())
 
 
+def session(payload: object) -> int:
+    """Return the server's number of the session that asks."""
+    number = "pg_backend_pid()" if connection.vendor == "postgresql" else "CONNECTION_ID()"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {number}")
+        return int(cursor.fetchone()[0])
+
+
+def test_a_session_that_a_handler_opens_is_kept_for_the_next_one(bench: Bench) -> None:
+    """What sets it up, receivers of the site's included, is nothing that a handler has left in it."""
+
+    def set_up(connection: Any, **rest: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SET statement_timeout = 60000" if connection.vendor == "postgresql" else "SET wait_timeout = 60"
+            )
+
+    bench.handle("session", session)
+    connection_created.connect(set_up)
+    try:
+        bench.start(1)
+        results = [bench.submit("session").wait(20).result for _ in range(3)]
+    finally:
+        connection_created.disconnect(set_up)
+    assert len(set(results)) == 1
+
+
 def test_a_session_that_the_server_has_ended_meanwhile_fails_no_handler(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_module, "FRESH_SECONDS", 0.0)
-    number = "pg_backend_pid()" if connection.vendor == "postgresql" else "CONNECTION_ID()"
-
-    def session(payload: object) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT {number}")
-            return int(cursor.fetchone()[0])
-
     bench.handle("session", session)
     bench.start(1)
     for _ in range(3):
