@@ -163,9 +163,9 @@ def _process_of(connection: BaseDatabaseWrapper) -> str | None:
     return process_id if alias == connection.alias and connections[alias] is connection else None
 
 
-def new_shared_connection(alias: str, process_id: str) -> BaseDatabaseWrapper:
+def new_shared_connection(process_id: str) -> BaseDatabaseWrapper:
     """Return a connection, not opened yet, that the threads of a process share: for short statements of ours, no handler's."""
-    connection: BaseDatabaseWrapper = connections.create_connection(alias)
+    connection: BaseDatabaseWrapper = connections.create_connection(jobs_alias())
     connection.inc_thread_sharing()
     given = connection.settings_dict.get("OPTIONS") or {}
     options = driver().loop_options(max(get_settings().LEASE_SECONDS, LEAST_SILENCE))

@@ -64,7 +64,7 @@ class ProcessConnections:
         if not self._is_open or own.vendor == "sqlite" or own.in_atomic_block or own in shared:
             yield
             return
-        connection = self._take(own.alias)
+        connection = self._take()
         connections[own.alias] = connection
         is_well = False
         try:
@@ -74,7 +74,7 @@ class ProcessConnections:
             connections[own.alias] = own
             self._give_back(connection, is_well)
 
-    def _take(self, alias: str) -> BaseDatabaseWrapper:
+    def _take(self) -> BaseDatabaseWrapper:
         now = time.monotonic()
         deadline = now + PATIENCE_SECONDS
         with self._condition:
@@ -84,7 +84,7 @@ class ProcessConnections:
             if self._free:
                 connection, used_at = self._free.pop()
             else:
-                connection, used_at = leases.new_shared_connection(alias, self._process_id), now
+                connection, used_at = leases.new_shared_connection(self._process_id), now
             self._lent[connection] = now
         if now - used_at > FRESH_SECONDS and is_cut(connection):
             discard(connection)
