@@ -30,17 +30,32 @@ MOST = (
 )
 
 
-def sessions() -> int:
-    """Return how many sessions the server has on this database beside that of the test."""
+_earlier: set[int] = set()  # sessions that other tests of this run have left open
+
+
+@pytest.fixture(autouse=True)
+def leave_out_earlier_sessions() -> Iterator[None]:
+    _earlier.update(_all_sessions())
+    yield
+    _earlier.clear()
+
+
+def _all_sessions() -> set[int]:
+    """Return the server's numbers of the sessions on this database beside that of the test."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity"
+            "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             if connection.vendor == "postgresql"
-            else "SELECT count(*) FROM information_schema.processlist"
+            else "SELECT id FROM information_schema.processlist"
             " WHERE db = DATABASE() AND id <> CONNECTION_ID() AND command <> 'Killed'"
         )
-        return int(cursor.fetchone()[0])
+        return {number for (number,) in cursor.fetchall()}
+
+
+def sessions() -> int:
+    """Return how many sessions of this test the server has."""
+    return len(_all_sessions() - _earlier)
 
 
 def few_sessions() -> bool:
