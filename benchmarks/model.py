@@ -21,7 +21,7 @@ FLEETS = (
     (100, 4, 4, 10_000, False),
     (100, 4, 4, 10_000, True),
 )
-BESIDE_THREADS = 4  # connections of a process besides those of its threads
+BESIDE_THREADS = 4  # connections of a process besides those of its threads, whose handlers use the database
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ SQLITE_OPTIONS = (
 )
 SQLITE_TIMEOUT = 10.0
 POOL_DEFAULT = 4  # psycopg_pool's
-BESIDE_THREADS = 4  # connections of a worker process besides one a thread: heartbeat, maintenance, watchdog, settler
+BESIDE_THREADS = (
+    4  # connections of a worker process besides one a thread whose handlers use it: lease, listener, two shared
+)
 SHORT_LEASE = 10.0
 MOST_TYPES = 20
 _IDS = {"shape": "django_jobs.E001", "key": "django_jobs.E002", "value": "django_jobs.E003"}

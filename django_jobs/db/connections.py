@@ -7,11 +7,13 @@ caller's open transaction (`database_of_submit`), and only among the site's DATA
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from django.apps import apps
 from django.db import Error, connections, router
@@ -24,6 +26,8 @@ from django_jobs.text import shown
 
 _AS_IT_IS = nullcontext()
 _chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
+# Connections that the threads of a worker process share, one at a time, with the name of the process.
+shared: WeakKeyDictionary[BaseDatabaseWrapper, str] = WeakKeyDictionary()
 
 
 @cache
@@ -154,6 +158,23 @@ def is_stuck(connection: BaseDatabaseWrapper) -> bool:
     if connection.vendor == "sqlite":
         return bool(raw.in_transaction)
     return not connection.get_autocommit()
+
+
+def is_cut(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether the server has ended a session in which nothing is on its way; asks the system and no server.
+
+    Whatever has come of itself, such as a notice, counts as its end: a new session is cheap, and a broken one fails a job.
+    """
+    raw: Any = connection.connection
+    if raw is None or connection.vendor == "sqlite":
+        return False
+    try:
+        with connection.wrap_database_errors:
+            poll = select.poll()
+            poll.register(raw.fileno(), select.POLLIN)
+            return bool(poll.poll(0))
+    except (Error, OSError, ValueError):  # it is closed
+        return True
 
 
 IN_ERROR = 3  # libpq's PQTRANS_INERROR

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from functools import cache, lru_cache
 from types import CodeType, FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorWrapper
 
-from .connections import discard, is_pooled, is_stuck
+from .connections import discard, is_pooled, is_stuck, shared
 
 # Django uses the driver's objects all the time; our own moves, which a handler may call, leave a session as it was.
 TRUSTED = ("django.db.", "django.contrib.", "django.test.", "django_jobs.")
@@ -34,12 +35,13 @@ UNSET = object()
 class Watch:
     """Whether a handler has the session just now, whether it may have changed it, and what its attributes were before."""
 
-    __slots__ = ("attributes", "changed", "is_on", "owner", "was_held")
+    __slots__ = ("attributes", "changed", "is_on", "owner", "used_at", "was_held")
 
     def __init__(self, owner: HandlerSessions, is_on: bool = False) -> None:
         self.owner = owner
         self.is_on = is_on
         self.changed = False
+        self.used_at = 0.0  # `time.monotonic()` of the last cursor
         self.was_held = False  # the driver's own object was in the handler's hands, which may keep it
         self.attributes: dict[str, Any] = {}
 
@@ -68,7 +70,7 @@ class HandlerSessions:
         self._before, _threads.sessions = getattr(_threads, "sessions", None), self
         connection_created.connect(_watch_new_connection)  # once, however often it is called
         for connection in connections.all(initialized_only=True):
-            self._watch(connection)
+            self.watch(connection)
 
     def end(self) -> None:
         """Leave the connections to whoever uses this thread from now on."""
@@ -117,11 +119,12 @@ class HandlerSessions:
     def discard_all(self) -> None:
         """Throw away all connections of this thread, whatever they are doing."""
         for connection in connections.all(initialized_only=True):
-            self._watch(connection)
+            self.watch(connection)
         for entry in [*self._watched]:
             self._throw_away(*entry)
 
-    def _watch(self, connection: BaseDatabaseWrapper) -> None:
+    def watch(self, connection: BaseDatabaseWrapper) -> None:
+        """Watch a connection of this thread, open or not; those that it opens are watched from then on by themselves."""
         if any(known is connection for known, _ in self._watched):
             return
         watch = vars(connection).get(WATCH)
@@ -149,8 +152,15 @@ _threads = threading.local()
 
 def _watch_new_connection(connection: BaseDatabaseWrapper, **rest: Any) -> None:
     sessions: HandlerSessions | None = getattr(_threads, "sessions", None)
-    if sessions is not None and _is_of_this_thread(connection):  # a copy belongs to who made it
-        sessions._watch(connection)
+    # A copy belongs to who made it; one that threads share is no handler's.
+    if sessions is not None and connection not in shared and _is_of_this_thread(connection):
+        sessions.watch(connection)
+
+
+def last_used(connection: BaseDatabaseWrapper) -> float:
+    """Return when a cursor was asked of a connection that is watched (`time.monotonic()`), 0 when never."""
+    watch: Watch | None = vars(connection).get(WATCH)
+    return 0.0 if watch is None else watch.used_at
 
 
 def _is_of_this_thread(connection: BaseDatabaseWrapper) -> bool:
@@ -177,7 +187,7 @@ def _reset(connection: BaseDatabaseWrapper, watch: Watch) -> bool:
         or is_stuck(connection)
         or getattr(raw, "prepare_threshold", 0) is not None
         or is_pooled(connection)
-        or not all(way.__module__.startswith("django.") for way in (connection.connect, connection.get_new_connection))
+        or not all(way.__module__.startswith("django.") for way in _ways_to_connect(connection))
     ):
         return False
     try:
@@ -188,6 +198,11 @@ def _reset(connection: BaseDatabaseWrapper, watch: Watch) -> bool:
         return False
     watch.changed, watch.attributes = False, {}
     return True
+
+
+def _ways_to_connect(connection: BaseDatabaseWrapper) -> tuple[Any, ...]:
+    kind: Any = type(connection).__bases__[1]  # the site's database backend
+    return kind.connect, kind.get_new_connection
 
 
 def _unwatch(connection: BaseDatabaseWrapper) -> None:
@@ -249,6 +264,18 @@ class _WatchedConnection:
             watch.attributes.setdefault(name, vars(self).get(name, UNSET))
         super().__setattr__(name, value)
 
+    def connect(self) -> None:
+        """Connect; what sets up a new session is no handler's doing."""
+        watch = self.__dict__.get(WATCH)
+        if watch is None or not watch.is_on:
+            super().connect()  # type: ignore[misc]
+            return
+        watch.is_on = False
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            watch.is_on = True
+
     def create_cursor(self, name: str | None = None) -> Any:
         """Make a cursor of the driver."""
         if id(sys._getframe(1).f_code) not in _trusted_code:
@@ -265,6 +292,8 @@ class _WatchedConnection:
 
     def _watched_cursor(self, cursor: CursorWrapper) -> CursorWrapper:
         watch = self.__dict__.get(WATCH)
+        if watch is not None:
+            watch.used_at = time.monotonic()
         if watch is not None and watch.is_on:
             cursor.__dict__[WATCH] = watch
             cursor.__class__ = _watched(type(cursor), _WatchedCursor)

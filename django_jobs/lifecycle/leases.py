@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models import F
 from django.dispatch import receiver
 
 from django_jobs.conf import get_settings, this_release, this_site
-from django_jobs.db.connections import add_default_options, jobs_connection, use_database
+from django_jobs.db.connections import add_default_options, jobs_alias, jobs_connection, shared, use_database
 from django_jobs.db.dialects import dialect, driver
 from django_jobs.db.notify import notify_process
 from django_jobs.db.transactions import retried, transactional
@@ -31,7 +33,12 @@ LOCK_WAITS_OF_LOOP = 8  # in a lease: a beat that waits in vain is tried again w
 LOCK_WAITS_OF_WORKER = 4
 LEAST_LOCK_WAIT = 5.0  # seconds, for handlers run in these sessions, too
 
+LEAST_SILENCE = (
+    4 * LEAST_LOCK_WAIT
+)  # a lease by which connections of a process wait for an answer longer than for a lock
+
 _of_loops: WeakSet[BaseDatabaseWrapper] = WeakSet()  # connections of threads that run short statements only
+_of_threads = threading.local()  # `worker`: the alias and the process of a worker thread's own connection
 
 
 def new_process_id() -> str:
@@ -139,10 +146,37 @@ def limit_waits_of_loop() -> None:
 
 
 @receiver(connection_created, dispatch_uid="django_jobs.lifecycle.leases")
-def _limit_lock_waits(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+def _set_up_session(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
     if connection in _of_loops:
         with use_database(connection.alias):
             dialect().limit_lock_waits(get_settings().LEASE_SECONDS / LOCK_WAITS_OF_LOOP)
+    elif (process_id := _process_of(connection)) is not None:
+        with use_database(connection.alias):
+            prepare_connection(process_id)
+
+
+def _process_of(connection: BaseDatabaseWrapper) -> str | None:
+    """Return the process whose sessions those of a connection of this thread are; a copy of one is its maker's."""
+    if connection in shared:
+        return shared[connection]
+    alias, process_id = getattr(_of_threads, "worker", (None, None))
+    return process_id if alias == connection.alias and connections[alias] is connection else None
+
+
+def new_shared_connection(process_id: str) -> BaseDatabaseWrapper:
+    """Return a connection, not opened yet, that the threads of a process share: for short statements of ours, no handler's."""
+    connection: BaseDatabaseWrapper = connections.create_connection(jobs_alias())
+    connection.inc_thread_sharing()
+    given = connection.settings_dict.get("OPTIONS") or {}
+    options = driver().loop_options(max(get_settings().LEASE_SECONDS, LEAST_SILENCE))
+    connection.settings_dict = {**connection.settings_dict, "OPTIONS": {**options, **given}}
+    shared[connection] = process_id
+    return connection
+
+
+def prepare_when_opened(process_id: str) -> None:
+    """Set up this thread's connection as `prepare_connection` does whenever one is opened, as long as the thread lives."""
+    _of_threads.worker = jobs_alias(), process_id
 
 
 def prepare_connection(process_id: str) -> None:

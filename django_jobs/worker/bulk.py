@@ -43,7 +43,7 @@ def turn_away(run: BulkRun) -> list[Outcome]:
 
     Return the outcomes of these.
     """
-    outcomes = [outcome for job in run.jobs if job.rated and (outcome := not_started(job)) is not None]
+    outcomes = [outcome for job in run.jobs if job.rated and (outcome := not_started(job, run.lent)) is not None]
     if outcomes:
         run.take_off({outcome.job.id for outcome in outcomes})
     return outcomes

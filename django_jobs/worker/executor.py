@@ -7,6 +7,7 @@ import contextvars
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -54,7 +55,7 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
     """Run a handler and return the outcome; nothing is left to settle when the job was completed in its transaction, or lost."""
     if signals.job_started.receivers and signals.job_started.has_listeners(Job):
         signals.announce(signals.job_started, run.job.id, worker_id=process_id)
-    if run.job.rated and (outcome := not_started(run.job)) is not None:
+    if run.job.rated and (outcome := not_started(run.job, run.lent)) is not None:
         return outcome
     try:
         if handler.atomic:
@@ -78,11 +79,12 @@ def wait_to_start(job: ClaimedJob) -> None:
         time.sleep(seconds)
 
 
-def not_started(job: ClaimedJob) -> Outcome | None:
+def not_started(job: ClaimedJob, lent: Callable[[], AbstractContextManager[None]] = nullcontext) -> Outcome | None:
     """Record the start of a job for the rates that count it, once it may start; return the outcome of one that may not at all."""
     wait_to_start(job)
     try:
-        return None if record_start(job.id, job.fence, job.rated) else Outcome.lost(job)
+        with lent():
+            return None if record_start(job.id, job.fence, job.rated) else Outcome.lost(job)
     except Error as error:
         return Outcome.released(job, f"the database went away before the handler started: {error}")
 

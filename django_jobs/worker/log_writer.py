@@ -40,5 +40,6 @@ class LogWriter(Loop):
         if not logs.open_logs:
             return None
         self._stopped.wait(logs.LIVE_SECONDS)  # first: short jobs come and go, and their settle writes their logs
-        logs.write_open()
+        with self._state.connections.lent():
+            logs.write_open()
         return 0.0

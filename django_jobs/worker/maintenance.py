@@ -121,7 +121,8 @@ class Maintenance(Loop):
                 continue
             self._state.asked_at = time.monotonic() + CHORE_SECONDS
             try:
-                rest = chore()
+                with self._state.connections.lent():
+                    rest = chore()
             except Exception as error:  # one bad chore must not end the others
                 rest = self._state.backoff.after(error)
                 self._liveness.contact_lost()

@@ -71,7 +71,8 @@ class Process:
             LivenessMonitor(self.state, self.held, self._cancel),
             max_rss if max_rss is not None else get_settings().MAX_RSS_MB,
         )
-        self.settler = Settler(self.state, self.maintenance.expect_due)
+        self.settler = Settler(self.state, self.maintenance.expect_due, self.state.connections.lent)
+        self.inline_settler = Settler(self.state, self.maintenance.expect_due)  # for scripts, over their own connection
         self.coroutines = Coroutines(self.state, self.settler)
         self.watchdog = Watchdog(self.state, self.settler, self.coroutines, self.buffers)
         self.log_writer = LogWriter(self.state)
@@ -176,6 +177,7 @@ class Process:
             if self._has_started:
                 return
             self._has_started = True
+        self.state.connections.open()
         try:
             with self._on_its_database():
                 self._stop_listening = listen_in_process(self.state.pollers.wake)
@@ -292,6 +294,7 @@ class Process:
         for loop in (self.coroutines, self.maintenance, self.watchdog, self.log_writer, self.alerter):
             if loop.is_alive() and loop is not threading.current_thread():
                 loop.join(max(0.0, deadline - time.monotonic()))
+        self.state.connections.close()
         # Before the row goes: a beat that finds none would take the lease for lost.
         self.lease.stop()
         if ended and not self.state.is_lost:

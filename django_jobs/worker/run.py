@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from django_jobs.db.sessions import HandlerSessions
@@ -31,6 +32,7 @@ class Run:
         "deadline",
         "has_started",
         "job",
+        "lent",
         "log",
         "lost",
         "progress",
@@ -54,6 +56,7 @@ class Run:
         self.abandoned = False
         self.has_started = False
         self.sessions: HandlerSessions | None = None  # of the thread that runs the handler
+        self.lent: Callable[[], AbstractContextManager[None]] = nullcontext  # lends a connection for our own moves
         self.progress: tuple[float, str] | None = None  # for the watchdog to write
         self.steps: Steps | None = None  # once the handler has asked for one
         self.blocks_around = 0  # of a test's transaction that the handler runs in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from django.db import Error
@@ -17,6 +18,7 @@ from .buffer import JobBuffer
 from .state import WorkerState
 
 Move = Callable[[Sequence[Outcome], str], list[Outcome]]  # settles for a process id; returns what is to be postponed
+Lent = Callable[[], AbstractContextManager[None]]  # lends a connection for a block
 
 
 class Source(Protocol):
@@ -31,11 +33,13 @@ class Settler:
 
     Args:
         expect_due: called with the seconds until the next job that was rescheduled is due.
+        lent: lends the connection to settle over; by default it is the calling thread's own.
     """
 
-    def __init__(self, state: WorkerState, expect_due: Callable[[float], None]) -> None:
+    def __init__(self, state: WorkerState, expect_due: Callable[[float], None], lent: Lent = nullcontext) -> None:
         self._state = state
         self._expect_due = expect_due
+        self._lent = lent
 
     def settle(self, source: Source, now: float, handover: Handover | None = None) -> float:
         """Settle what has ended, if it is time to and no other thread does; return the time afterwards.
@@ -48,7 +52,8 @@ class Settler:
             postponed: list[Outcome] = []
             if not state.is_lost:
                 try:
-                    postponed = settle_unlocked(outcomes, state.id, handover)
+                    with self._lent():
+                        postponed = settle_unlocked(outcomes, state.id, handover)
                     self._answered(outcomes)
                 except Error as error:
                     if handover is not None:
@@ -96,14 +101,22 @@ class Settler:
 
     def _settle_left(self, move: Move, outcomes: list[Outcome]) -> list[Outcome]:
         """Settle what is not on record as settled: an earlier try may have been committed though its reply was lost."""
-        left = not_settled(outcomes, self._state.id)
-        postponed = move(left, self._state.id) if left else []
+        with self._lent():
+            left = not_settled(outcomes, self._state.id)
+            postponed = move(left, self._state.id) if left else []
         self._answered(outcomes)
         return postponed
 
     def _rest_after(self, error: Error) -> None:
         time.sleep(self._state.backoff.after(error))
         discard_connection()
+
+    def release(self, buffer: JobBuffer) -> None:
+        """Hand back what waits at a buffer, and what could not be handed back before; locked rows are left for the next time."""
+        if jobs := buffer.take_unstarted():
+            with self._lent():
+                locked = {job.id for job in release_unlocked(jobs)}
+            buffer.released(job for job in jobs if job.id not in locked)
 
     def _answered(self, outcomes: list[Outcome]) -> None:
         self._state.backoff.over()
@@ -120,10 +133,3 @@ def _settle_locked(outcomes: Sequence[Outcome], process_id: str) -> list[Outcome
     """Settle, and wait for the rows that somebody else has locked."""
     settle(outcomes, process_id)
     return []
-
-
-def release_buffer(buffer: JobBuffer) -> None:
-    """Hand back what waits at a buffer, and what could not be handed back before; locked rows are left for the next time."""
-    if jobs := buffer.take_unstarted():
-        locked = {job.id for job in release_unlocked(jobs)}
-        buffer.released(job for job in jobs if job.id not in locked)

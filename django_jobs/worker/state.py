@@ -12,6 +12,7 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.settle import Outcome
 
 from .backoff import OutageBackoff
+from .connections import ProcessConnections
 from .poller import Pollers
 
 logger = logging.getLogger("django_jobs")
@@ -61,6 +62,7 @@ class WorkerState:
         self.id = leases.new_process_id()
         self.database = database
         self.backoff = OutageBackoff(self.recycle_after, database)
+        self.connections = ProcessConnections(self.id)
         self.pollers = Pollers()
         self.exit_code = EXIT_DRAINED
         self.completed = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from django.conf import settings
@@ -13,15 +13,19 @@ from django.db import Error, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_jobs.db.connections import (
+    discard,
     discard_all,
     discard_connection,
     discard_pooled,
+    is_cut,
     is_stuck,
+    jobs_connection,
     usable_connection,
     work_on,
 )
 from django_jobs.db.dialects import dialect
 from django_jobs.db.errors import is_away
+from django_jobs.db.sessions import last_used
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry, unknown_job_type
 from django_jobs.lifecycle import leases, unknown_type
@@ -35,13 +39,13 @@ from .buffer import PATIENCE_SECONDS, JobBuffer, Slot
 from .bulk import execute_all
 from .child.isolation import NOT_STARTED_SECONDS, Isolation
 from .cleanup import HandlerCleanup
+from .connections import FRESH_SECONDS, IDLE_SECONDS
 from .executor import execute, wait_to_start
 from .local_process import local_process
 from .places import Places
 from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
 from .run import BulkRun, Run
-from .settler import release_buffer
 
 INLINE_SECONDS = 0.002
 CROWDED_REST = 0.02
@@ -88,6 +92,7 @@ class Worker(threading.Thread):
         self._stopping = threading.Event()
         self._connection: BaseDatabaseWrapper | None = None
         self._prepared: object = None
+        self._has_lent = False  # whether claims and settles go over connections of the process
         self._cleanup = HandlerCleanup()
         self._watch = CommitWatch()
         self._is_resting = self._has_failed = False
@@ -134,6 +139,9 @@ class Worker(threading.Thread):
         """Repeat the step until stopped."""
         try:
             work_on(self._state.database)
+            self._has_lent = jobs_connection().vendor != "sqlite"
+            if self._has_lent:
+                leases.prepare_when_opened(self._state.id)
             handler_threads.set(self.process.handler_threads)
             self._cleanup.begin()
             step = self.step if self._places is None else self._step_in_turn
@@ -161,12 +169,15 @@ class Worker(threading.Thread):
         try:
             return self.selector.poller.wait_watching(self._watch, seconds, self._is_to_rest_no_more)
         finally:
+            self._close_if_idle(time.monotonic())
             self.buffer.end_rest(self.slot)
             self._is_resting = False
 
     def _is_to_rest_no_more(self) -> bool:
-        if self.is_stopping or self._places is None:
-            return self.is_stopping
+        if self.is_stopping or self._is_connection_idle(time.monotonic()):
+            return True
+        if self._places is None:
+            return False
         if self.process.spare(self, time.monotonic() - SPARE_SECONDS):
             self._stopping.set()
         return self._stopping.is_set()
@@ -217,12 +228,13 @@ class Worker(threading.Thread):
             wanted = min(wanted, max(self.buffer.ahead, 1 + self._places.free()))
         self._state.begin_claim(self)
         try:
-            queue = only or self.selector.next_queue()
-            while queue is not None and not jobs and not self.is_stopping:
-                ageing = self.handlers.job_options(None, queue).ageing
-                jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks, ageing)
-                if not jobs:
-                    queue = None if only else self.selector.queue_after(queue)
+            with self._state.connections.lent():
+                queue = only or self.selector.next_queue()
+                while queue is not None and not jobs and not self.is_stopping:
+                    ageing = self.handlers.job_options(None, queue).ageing
+                    jobs = claim(queue, wanted, self._state.id, self._state.pollers.marks, ageing)
+                    if not jobs:
+                        queue = None if only else self.selector.queue_after(queue)
         finally:
             self.buffer.load(jobs, is_dry=len(jobs) < wanted)
             self._state.end_claim(self, found=bool(jobs))
@@ -240,6 +252,7 @@ class Worker(threading.Thread):
 
         For scripts, as an inline worker: the thread itself is never started.
         """
+        self._settler = self.process.inline_settler
         self.process.adopt(self, shares=False)
         self._cleanup.begin()
         threads_before = handler_threads.set(self.process.handler_threads)
@@ -249,7 +262,7 @@ class Worker(threading.Thread):
                 jobs = claim(queue, 1, self._state.id, ageing=self.handlers.job_options(None, queue).ageing)
                 self.buffer.load(jobs, is_dry=True)
             self._run_jobs()
-            release_buffer(self.buffer)  # the process stops
+            self._settler.release(self.buffer)  # the process stops
             self._settler.settle_rest(self.buffer)
             while self.buffer.is_busy and not (self.slot.abandoned or self._state.is_lost or self._state.is_stopping):
                 time.sleep(INLINE_SECONDS)  # the watchdog settles some of it
@@ -277,6 +290,7 @@ class Worker(threading.Thread):
             if self.slot.abandoned:
                 return True
             self._went_on_at = now = time.monotonic()
+            self._close_if_idle(now)
             if run.handler is not None:
                 self.buffer.took_list(now - before, len(run.jobs))
             elif not is_gathered:
@@ -337,12 +351,16 @@ class Worker(threading.Thread):
             if self._connection is None:
                 self._prepare()
             return False
+        if self._has_lent:
+            run.lent = self._state.connections.lent
+            self._close_if_cut()
         is_alone = handler.isolation == "process" or job.crash_count > 0
         if handler.bulk is not None and run.handler is None:
             if not is_alone and self.is_alive():
                 self._gather(handler)
                 return True
-            run = self.slot.run = BulkRun([job], handler)
+            lent, run = run.lent, BulkRun([job], handler)
+            run.lent, self.slot.run = lent, run
         if handler.is_async and not is_alone and self.is_alive():  # an inline worker waits for its job
             self.process.coroutines.hand_over(run, handler, self.handlers)
             self.buffer.hand_over(self.slot)
@@ -365,7 +383,8 @@ class Worker(threading.Thread):
             self._sessions.clean()
             self._connection = self._prepared = None
         connection = self._connection
-        if connection is None or connection.connection is not self._prepared or is_stuck(connection):
+        raw = None if connection is None else connection.connection
+        if connection is None or raw is not self._prepared or (raw is not None and is_stuck(connection)):
             self._prepare()
         return False
 
@@ -387,7 +406,8 @@ class Worker(threading.Thread):
     def _without_handler(self, job: ClaimedJob) -> Outcome:
         problem = unknown_job_type(job.job_type, self.handlers.job_types())
         try:
-            return unknown_type.without_handler(job, problem)
+            with self._state.connections.lent() if self._has_lent else nullcontext():
+                return unknown_type.without_handler(job, problem)
         except Error:  # nobody says how long it has waited: it waits on
             self._drop_connection()
             return unknown_type.leave(job, problem)
@@ -399,14 +419,41 @@ class Worker(threading.Thread):
     def _prepare(self) -> None:
         """Set up the connection when it is a new one; check it when it is an old one.
 
-        It is kept from job to job: a new one for each would cost three quarters of the throughput.
+        It is kept from job to job: a new one for each would cost three quarters of the throughput. Where the process has
+        connections for its claims and settles, this one is not opened before a handler uses it.
         """
         connection = usable_connection()
-        if connection.connection is None or connection.connection is not self._prepared:
+        if self._has_lent:
+            self._sessions.watch(connection)
+        elif connection.connection is None or connection.connection is not self._prepared:
             leases.prepare_connection(self._state.id)
-            self._prepared = connection.connection
             self._watch.begin(dialect())
+        self._prepared = connection.connection
         self._connection = connection
+
+    def _is_connection_idle(self, now: float) -> bool:
+        """Whether no handler has used the thread's connection for long."""
+        connection = self._connection
+        if not self._has_lent or self._prepared is None or connection is None:
+            return False
+        return now - last_used(connection) > IDLE_SECONDS
+
+    def _close_if_idle(self, now: float) -> None:
+        if self._is_connection_idle(now):
+            self._close()
+
+    def _close_if_cut(self) -> None:
+        """Close the thread's connection if the server has ended it since it was used: nobody but the handler would notice."""
+        connection = self._connection
+        if self._prepared is None or connection is None or time.monotonic() - last_used(connection) < FRESH_SECONDS:
+            return
+        if is_cut(connection):
+            self._close()
+
+    def _close(self) -> None:
+        assert self._connection is not None
+        discard(self._connection)
+        self._prepared = None
 
     def _drop_connection(self) -> None:
         discard_connection()
@@ -425,7 +472,7 @@ class Worker(threading.Thread):
             self._settler.settle(self.buffer, time.monotonic())
             if is_last or self._state.is_stopping:
                 try:
-                    release_buffer(self.buffer)
+                    self._settler.release(self.buffer)
                 except Error as error:  # the end of the process hands them back
                     if not is_away(error):
                         raise

@@ -18,7 +18,7 @@ from .bulk import judge_all
 from .coroutines import Coroutines
 from .loop import Loop
 from .run import Run
-from .settler import Settler, release_buffer
+from .settler import Settler
 from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
@@ -58,16 +58,15 @@ class Watchdog(Loop):
             if slot.run is not None:
                 self._look_after_run(buffer, slot, slot.run)
         if buffer.is_stuck:
-            release_buffer(buffer)
+            self._settler.release(buffer)
         self._settler.try_to_settle(buffer)
         return buffer.is_busy
 
     def _look_after_run(self, buffer: JobBuffer, slot: Slot, run: Run) -> None:
-        if run.progress is not None:
-            _write_progress(run)
-        for member in run.members:
+        for member in (run, *run.members):
             if member.progress is not None:
-                _write_progress(member)
+                with self._state.connections.lent():
+                    _write_progress(member)
         if run.deadline is not None and time.monotonic() > run.deadline:
             self._end(buffer, slot, run, run.deadline)
 

@@ -308,10 +308,12 @@ def test_nothing_that_is_left_in_a_session_reaches_the_next_job(bench: Bench) ->
     seen: dict[str, list[Any]] = {name: [] for name in kinds}
 
     def leave(payload: dict[str, Any]) -> None:
+        connection.ensure_connection()
         kinds[payload["kind"]][0]()
         seen[payload["kind"]].append(kinds[payload["kind"]][1]())
 
     def look(payload: dict[str, Any]) -> None:
+        connection.ensure_connection()
         seen[payload["kind"]].append(kinds[payload["kind"]][1]())
 
     bench.handle("t.leave", leave, max_retries=0)

@@ -60,14 +60,16 @@ class Isolation:
             return failure(run, handler, handlers, Cancelled())
         if run.lost or self._state.is_lost:
             return Outcome.lost(run.job)
-        job = self._as_it_is_now(run.job)
+        job = self._as_it_is_now(run)
         how = f"its process {child.how_it_ended} (crash {job.crash_count + 1})"
         return Outcome.crashed(job, how, handlers.job_options(handler, job.queue), seconds=run.seconds)
 
-    def _as_it_is_now(self, job: ClaimedJob) -> ClaimedJob:
-        """Return a job with the crashes that its row counts: a step that the child recorded has made them nought."""
+    def _as_it_is_now(self, run: Run) -> ClaimedJob:
+        """Return a run's job with the crashes that its row counts: a step that the child recorded has made them nought."""
+        job = run.job
         try:
-            return held_claim(job.id, job.fence, self._state.id) or job
+            with run.lent():
+                return held_claim(job.id, job.fence, self._state.id) or job
         except Error:  # it is counted as it was; whoever settles it waits for the database
             return job
 
