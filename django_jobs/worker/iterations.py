@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PAGE = 2_000  # rows of one query, as many as of `QuerySet.iterator()`
 LOOK_SECONDS = 1.0
+_NOWHERE = object()  # no cursor stands there
 Pair = tuple[Any, Any]  # the cursor behind an item, and the item
 
 
@@ -185,11 +186,16 @@ class Loop:
         self._key = None if record is None else record.id
         self._cursor = None if record is None else record.result
         self._is_over = record is not None and record.has_ended
+        self._recorded = self._cursor
         self._began = self._written_at = time.monotonic()
-        self.is_dirty = False
 
     def __str__(self) -> str:
         return self._place.name
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether the cursor is to be written."""
+        return self._cursor is not self._recorded
 
     def items(self) -> Iterator[Any]:
         """Yield the items that no run is done with yet."""
@@ -199,14 +205,13 @@ class Loop:
         page, cursor_of, now = self._source.page, self._source.cursor_of, time.monotonic
         next_look = now() + self._pause
         try:
-            is_over = False
-            while not is_over:
-                is_over = True
-                for item in page(self._cursor):
-                    is_over = False
+            before: Any = _NOWHERE
+            while self._cursor is not before:
+                before = self._cursor
+                for item in page(before):
                     cursor = cursor_of(item)  # before the body: a row that it deletes forgets its primary key
                     yield item
-                    self._cursor, self.is_dirty = cursor, True
+                    self._cursor = cursor
                     if now() >= next_look:
                         self.look()
                         next_look = now() + self._pause
@@ -236,7 +241,7 @@ class Loop:
         else:
             self._steps.change(self._key, result=cursor, has_ended=has_ended)
         self._is_over = has_ended
-        self.is_dirty = False
+        self._recorded = self._cursor
         self._written_at = time.monotonic()
 
 
@@ -265,7 +270,7 @@ class AsyncLoop:
             raise StopAsyncIteration
         assert self._pairs is not None
         if self._item is not None:
-            loop._cursor, loop.is_dirty = self._item[0], True
+            loop._cursor = self._item[0]
             if time.monotonic() >= self._next_look:
                 await sync_to_async(loop.look)()
                 self._next_look = time.monotonic() + loop._pause
