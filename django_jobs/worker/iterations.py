@@ -88,7 +88,7 @@ class Items:
         if self._is_read:
             return ()
         self._is_read = True
-        return self._items if cursor is None else self._behind(cursor)  # type: ignore[no-any-return]
+        return self._items if cursor is None else self._behind(cursor)
 
     def _behind(self, cursor: Any) -> Iterator[Any]:
         """Yield what is behind a cursor; raise StepMismatch when the item of the cursor is not there any more."""
