@@ -123,7 +123,7 @@ def in_transaction() -> bool:
 def open_blocks() -> int:
     """Return how many atomic blocks this thread has open on the jobs' database; one for a transaction without a block."""
     connection = jobs_connection()
-    return len(connection.atomic_blocks) or int(not connection.get_autocommit())
+    return len(connection.atomic_blocks) or int(connection.connection is not None and not connection.autocommit)
 
 
 def in_real_transaction() -> bool:

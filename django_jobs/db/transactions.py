@@ -66,13 +66,13 @@ def retried(statement: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(statement)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        if in_transaction():
-            return statement(*args, **kwargs)
         tries = _Tries()
         while True:
             try:
                 return statement(*args, **kwargs)
             except DatabaseError as error:
+                if in_transaction():
+                    raise
                 tries.rest_or_raise(error)
 
     return run

@@ -63,6 +63,17 @@ def record_again(job_id: str, fence: int, row: StepRow) -> int | None:
 
 
 @retried
+def record_done(job_id: str, fence: int, row: StepRow) -> bool:
+    """Do as `record`, for a step of the kind `step`; return False when the run lost its job."""
+    return dialect().insert_done_step(job_id, fence, row)
+
+
+def record_done_again(job_id: str, fence: int, row: StepRow) -> bool:
+    """Do as `record_again`, for a step of the kind `step`."""
+    return JobStep.objects.filter(job_id=job_id, position=row.position).exists() or record_done(job_id, fence, row)
+
+
+@retried
 def forget_crashes(job_id: str, fence: int) -> None:
     """Count a run's crashes anew: a job that gets on is no crash loop, however often its process is killed."""
     Job.objects.held_under(job_id, fence).update(crash_count=0)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,14 +29,19 @@ if TYPE_CHECKING:
 
 PAGE = 2_000  # rows of one query, as many as of `QuerySet.iterator()`
 LOOK_SECONDS = 1.0
+_NOWHERE = object()  # no cursor stands there
 Pair = tuple[Any, Any]  # the cursor behind an item, and the item
 
 
 class Rows:
-    """The rows of a QuerySet in ascending order of a unique field, a page at a time: memory does not grow with them."""
+    """The rows of a QuerySet in ascending order of a unique field, a page at a time: memory does not grow with them.
+
+    `cursor_of` gives the cursor behind a row.
+    """
 
     def __init__(self, rows: QuerySet[Any], key: Any) -> None:
-        self._name, self._attribute = _unique_field(rows, key)
+        self._name, attribute = _unique_field(rows, key)
+        self.cursor_of: Callable[[Any], Any] = attrgetter(attribute)
         self._rows = rows.order_by(self._name)
         self._rows.query.standard_ordering = True  # whatever reverse() said
 
@@ -46,72 +52,78 @@ class Rows:
         """
         rows = self._rows if cursor is None else self._rows.filter(**{f"{self._name}__gt": cursor})
         page: Any = rows[:PAGE]
-        return page if page._prefetch_related_lookups else page._iterable_class(page)  # type: ignore[no-any-return]
+        if page._prefetch_related_lookups:
+            return page  # type: ignore[no-any-return]
+        return page._iterable_class(page, chunk_size=PAGE)  # type: ignore[no-any-return]  # fetched at once, not by hundreds
 
     def _whole_page(self, cursor: Any) -> list[Any]:
         return list(self.page(cursor))
-
-    def behind(self, cursor: Any) -> Iterator[Pair]:
-        """Yield what is behind a cursor. The next one is read before the body: a row that it deletes forgets its primary key."""
-        is_over = False
-        while not is_over:
-            is_over = True
-            for row in self.page(cursor):
-                cursor, is_over = getattr(row, self._attribute), False
-                yield cursor, row
 
     async def abehind(self, cursor: Any) -> AsyncIterator[Pair]:
         """Yield what is behind a cursor, read in the thread of the database work."""
         while page := await sync_to_async(self._whole_page)(cursor):
             for row in page:
-                cursor = getattr(row, self._attribute)
+                cursor = self.cursor_of(row)
                 yield cursor, row
 
 
 class Items:
-    """The items of any iterable; the cursor is a JSON value that `key` gives of an item, or the number of items."""
+    """The items of any iterable; the cursor is a JSON value that `key` gives of an item, or the number of items.
+
+    `cursor_of` is called once for each item, in their order.
+    """
 
     def __init__(self, items: Any, key: Callable[[Any], Any] | None) -> None:
         self._items = items
-        self._key = key
+        self._number = 0
+        self._is_read = False
+        self.cursor_of: Callable[[Any], Any] = key or self._count
 
-    def behind(self, cursor: Any) -> Iterator[Pair]:
+    def _count(self, item: Any) -> int:
+        self._number += 1
+        return self._number
+
+    def page(self, cursor: Any) -> Iterable[Any]:
+        """Return all that is behind a cursor, and nothing when asked again."""
+        if self._is_read:
+            return ()
+        self._is_read = True
+        return self._items if cursor is None else self._behind(cursor)
+
+    def _behind(self, cursor: Any) -> Iterator[Any]:
         """Yield what is behind a cursor; raise StepMismatch when the item of the cursor is not there any more."""
-        skipping = _Skipping(cursor, self._key)
+        skipping = _Skipping(cursor, self.cursor_of)
         for item in self._items:
-            if (pair := skipping.pair(item)) is not None:
-                yield pair
+            if skipping.is_behind(item):
+                yield item
         skipping.end()
 
     async def abehind(self, cursor: Any) -> AsyncIterator[Pair]:
         """Yield what is behind a cursor, of an async iterable, too."""
         if not hasattr(self._items, "__aiter__"):
-            for found in self.behind(cursor):
-                yield found
+            for item in self.page(cursor):
+                yield self.cursor_of(item), item
             return
-        skipping = _Skipping(cursor, self._key)
+        skipping = _Skipping(cursor, self.cursor_of)
         async for item in self._items:
-            if (pair := skipping.pair(item)) is not None:
-                yield pair
+            if skipping.is_behind(item):
+                yield self.cursor_of(item), item
         skipping.end()
 
 
 class _Skipping:
     """Passes items over until behind the one of the cursor."""
 
-    def __init__(self, cursor: Any, key: Callable[[Any], Any] | None) -> None:
+    def __init__(self, cursor: Any, cursor_of: Callable[[Any], Any]) -> None:
         self._cursor = cursor
-        self._key = key
-        self._number = 0
+        self._cursor_of = cursor_of
         self._is_behind = cursor is None
 
-    def pair(self, item: Any) -> Pair | None:
-        self._number += 1
-        value = self._number if self._key is None else self._key(item)
+    def is_behind(self, item: Any) -> bool:
         if self._is_behind:
-            return value, item
-        self._is_behind = as_json(value) == self._cursor
-        return None
+            return True
+        self._is_behind = as_json(self._cursor_of(item)) == self._cursor
+        return False
 
     def end(self) -> None:
         if not self._is_behind:
@@ -174,25 +186,35 @@ class Loop:
         self._key = None if record is None else record.id
         self._cursor = None if record is None else record.result
         self._is_over = record is not None and record.has_ended
+        self._recorded = self._cursor
         self._began = self._written_at = time.monotonic()
-        self.is_dirty = False
 
     def __str__(self) -> str:
         return self._place.name
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether the cursor is to be written."""
+        return self._cursor is not self._recorded
 
     def items(self) -> Iterator[Any]:
         """Yield the items that no run is done with yet."""
         if self._is_over:
             return
         self._steps.enter(self)
+        page, cursor_of, now = self._source.page, self._source.cursor_of, time.monotonic
+        next_look = now() + self._pause
         try:
-            now, next_look = time.monotonic, time.monotonic() + self._pause
-            for cursor, item in self._source.behind(self._cursor):
-                yield item
-                self._cursor, self.is_dirty = cursor, True
-                if now() >= next_look:
-                    self.look()
-                    next_look = time.monotonic() + self._pause
+            before: Any = _NOWHERE
+            while self._cursor is not before:
+                before = self._cursor
+                for item in page(before):
+                    cursor = cursor_of(item)  # before the body: a row that it deletes forgets its primary key
+                    yield item
+                    self._cursor = cursor
+                    if now() >= next_look:
+                        self.look()
+                        next_look = now() + self._pause
             self.write(has_ended=True)
         except StepMismatch as error:
             self._steps.lose_cursor(self._place, error)
@@ -219,7 +241,7 @@ class Loop:
         else:
             self._steps.change(self._key, result=cursor, has_ended=has_ended)
         self._is_over = has_ended
-        self.is_dirty = False
+        self._recorded = self._cursor
         self._written_at = time.monotonic()
 
 
@@ -248,7 +270,7 @@ class AsyncLoop:
             raise StopAsyncIteration
         assert self._pairs is not None
         if self._item is not None:
-            loop._cursor, loop.is_dirty = self._item[0], True
+            loop._cursor = self._item[0]
             if time.monotonic() >= self._next_look:
                 await sync_to_async(loop.look)()
                 self._next_look = time.monotonic() + loop._pause

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_jobs")
 T = TypeVar("T")
+_Writer = Callable[[str, int, StepRow], T | None]
 AGAIN = 5
 MEND = "bring back the code that recorded it, or replay the job from the start"
 
@@ -384,7 +385,8 @@ class Steps:
     def _keep(self, place: Place, value: T, seconds: float) -> T:
         """Record a step's result and return it as it will be read back."""
         text = self._encoded(place, value)
-        self.record(StepRow(*place, result=text, seconds=seconds))
+        row = StepRow(*place, result=text, seconds=seconds)
+        self._write(row, moves.record_done, moves.record_done_again)
         return None if text is None else decode(text)  # type: ignore[return-value]
 
     def _encoded(self, place: Place, value: Any) -> str | None:
@@ -438,21 +440,23 @@ class Steps:
             text = self._encoded(place, value)
             job = self._run.job
             row = StepRow(*place, result=text, seconds=time.monotonic() - started)
-            if self._run.lost or moves.record(job.id, job.fence, row) is None:
+            if self._run.lost or not moves.record_done(job.id, job.fence, row):
                 self.lose()
         return None if text is None else decode(text)  # type: ignore[return-value]
 
     def record(self, row: StepRow) -> int:
         """Record a step in a statement of its own and return its key; raise LeaseLost, with nothing written, for a lost run."""
+        return self._write(row, moves.record, moves.record_again)
+
+    def _write(self, row: StepRow, first: _Writer[T], again: _Writer[T]) -> T:
         if self._handler.is_async and (problem := self._transaction()):
             self.stop(JobsError(f"step {row.name!r}: {problem}"))
         job = self._run.job
-        ways = itertools.chain([moves.record], itertools.repeat(moves.record_again))
-        key = self.insist(lambda: next(ways)(job.id, job.fence, row))
-        if key is None:
+        written = self.insist(lambda: first(job.id, job.fence, row), again=lambda: again(job.id, job.fence, row))
+        if not written:
             self.lose()
         self.recorded(row.name)
-        return key
+        return written
 
     def change(self, key: int, *, result: Any = None, has_ended: bool) -> None:
         """Change a record of this run; raise LeaseLost for a lost one."""
@@ -467,21 +471,25 @@ class Steps:
             job = self._run.job
             self.insist(lambda: moves.forget_crashes(job.id, job.fence))
 
-    def insist(self, move: Callable[[], T]) -> T:
+    def insist(self, move: Callable[[], T], *, again: Callable[[], T] | None = None) -> T:
         """Call `move` until the database answers: what was done is not to be forgotten because the database was away.
 
+        After an error, `again` is called in the place of `move`, if there is one.
         Raises the database's error after a lease, when the run is lost for sure, and at once in a transaction.
         """
-        until = time.monotonic() + get_settings().LEASE_SECONDS
-        backoff = OutageBackoff()
+        began = time.monotonic()
+        backoff: OutageBackoff | None = None
         while True:
             try:
                 return move()
             except Error as error:
-                if not is_away(error) or in_transaction() or self.is_over or time.monotonic() > until:
+                is_late = time.monotonic() > began + get_settings().LEASE_SECONDS
+                if not is_away(error) or in_transaction() or self.is_over or is_late:
                     raise
+                backoff = backoff or OutageBackoff()
                 time.sleep(backoff.after(error))
                 discard_connection()
+                move = again or move
 
     @property
     def is_over(self) -> bool:

@@ -4,9 +4,12 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models import F
 
 from django_jobs import NewJob, emit, submit_many
@@ -15,25 +18,47 @@ from tests.support.databases import Database
 from tests.support.effects.models import Effect
 from tests.support.effects.workflows import ATOMIC
 from tests.support.invariants import check_drained
-from tests.support.processes import spawn_workers
+from tests.support.processes import Workers, spawn_workers
+from tests.support.servers import PrivateServer
 from tests.support.waiting import wait_until
 
 from .storm import SETTINGS, kill_a_child, open_jobs
 
-pytestmark = pytest.mark.django_db(transaction=True)
 STEPS = 6
 
 
-def run_storm(*, workflows: int, processes: int, every: float, lasts: float, patience: float, sleep: float) -> str:
-    """Kill a random worker process now and then while workflows run; return figures."""
+Restart = Callable[[Workers], object]
+
+
+def run_storm(
+    *,
+    workflows: int,
+    processes: int,
+    every: float,
+    lasts: float,
+    patience: float,
+    sleep: float,
+    restarts: Sequence[Restart] = (),
+) -> str:
+    """Kill a random worker process now and then while workflows run; return figures.
+
+    Args:
+        restarts: called one after the other in between, spread over `lasts` seconds: of a server, or of all workers.
+    """
     payload = {"sleep": sleep, "rows": 50}
     ids = [job.pk for job in submit_many([NewJob("workflows.storm", payload) for _ in range(workflows)])]
     random.shuffle(ids)
     unsent, kills = list(ids), 0
-    with spawn_workers("--processes", str(processes), "--threads", "4", settings=SETTINGS) as workers:
+    left = [(lasts * number / (len(restarts) + 1), restart) for number, restart in enumerate(restarts, 1)]
+    with ExitStack() as stack:
+        workers = stack.enter_context(_workers(processes))
         workers.wait_ready(timeout=60)
         began = next_kill = time.monotonic()
-        while (now := time.monotonic()) < began + lasts or unsent:
+        while (now := time.monotonic()) < began + lasts or unsent or left:
+            if left and now >= began + left[0][0]:
+                left.pop(0)[1](workers)
+                if not workers.is_running():
+                    workers = stack.enter_context(_workers(processes))
             due = int(len(ids) * (now - began) / lasts)
             while unsent and len(ids) - len(unsent) < due:
                 job_id = unsent.pop()
@@ -55,10 +80,15 @@ def run_storm(*, workflows: int, processes: int, every: float, lasts: float, pat
     figures = {
         "workflows": workflows,
         "kills": kills,
+        "restarts": len(restarts),
         "runs that a kill ended": crashed,
         "plain steps twice": plain - workflows,
     }
     return json.dumps({**figures, "seconds after the last kill": round(after, 1)})
+
+
+def _workers(processes: int) -> AbstractContextManager[Workers]:
+    return spawn_workers("--processes", str(processes), "--threads", "4", settings=SETTINGS)
 
 
 def _problems() -> Any:
@@ -86,12 +116,42 @@ def _problems() -> Any:
     yield from (f"{event} was not delivered" for event in Event.objects.filter(delivered_at=None)[:20])
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.quick("postgresql", "mariadb")
 def test_a_short_storm_repeats_no_recorded_step() -> None:
     run_storm(workflows=60, processes=2, every=0.7, lasts=3, patience=90, sleep=0.3)
 
 
 @pytest.mark.fault
+@pytest.mark.django_db(transaction=True)
 def test_a_full_storm_repeats_no_recorded_step(database: Database) -> None:
-    figures = run_storm(workflows=2_000, processes=4, every=0.5, lasts=60, patience=300, sleep=1)
-    print(f"\n{database.vendor}: {figures}")
+    print(f"\n{database.vendor}: {_full_storm()}")
+
+
+@pytest.mark.fault
+def test_a_full_storm_beside_two_restarts_of_the_server(private_server: PrivateServer) -> None:
+    """The first in order, the second after a SIGKILL of the server."""
+
+    def in_order(workers: Workers) -> None:
+        private_server.restart()
+        connection.close()
+
+    def killed(workers: Workers) -> None:
+        private_server.kill()
+        time.sleep(2)  # the outage
+        private_server.start()
+        connection.close()
+
+    print(f"\n{connection.vendor}: {_full_storm([in_order, killed])}")
+
+
+@pytest.mark.fault
+@pytest.mark.databases("sqlite")
+@pytest.mark.django_db(transaction=True)
+def test_a_full_storm_beside_two_kills_of_all_processes() -> None:
+    """SQLite has no server: its processes, the supervisor too, die at the same moment."""
+    print(f"\n{connection.vendor}: {_full_storm([Workers.kill, Workers.kill])}")
+
+
+def _full_storm(restarts: Sequence[Restart] = ()) -> str:
+    return run_storm(workflows=2_000, processes=4, every=0.5, lasts=60, patience=300, sleep=1, restarts=restarts)

@@ -175,6 +175,10 @@ INSERT_STEP = f"""
 INSERT INTO {STEP} (job_id, position, name, kind, result, started_at, ended_at, due_at, event_name, event_key)
 SELECT id, %s, %s, %s, {{json}}, {{began}}, CASE WHEN {{flag}} THEN {{now}} END, CASE WHEN {{flag}} THEN {{due}} END, %s, %s
 FROM {JOB} WHERE id = %s AND fence = %s {{lock}}"""
+# The same for a step that is done, which has no wait, and of which nobody needs the key: four fifths of its time on PostgreSQL.
+INSERT_DONE_STEP = f"""
+INSERT INTO {STEP} (job_id, position, name, kind, result, started_at, ended_at)
+SELECT id, %s, %s, 'step', {{json}}, {{began}}, {{now}} FROM {JOB} WHERE id = %s AND fence = %s {{lock}}"""
 
 
 class StepRow(NamedTuple):
@@ -257,6 +261,7 @@ class Dialect(ABC):
     counts_reads: ClassVar[bool] = False  # whether `claim_from` and `promote_from` are there
     by_primary_key: ClassVar[str] = ""
     by_members: ClassVar[str] = ""
+    done_step: ClassVar[str]
     moment: ClassVar[str] = "available_at"  # as a claim returns it
     later: ClassVar[str]  # so many seconds from now
     union_part: ClassVar[str] = "SELECT * FROM ({part}) AS part"
@@ -361,6 +366,12 @@ class Dialect(ABC):
     @abstractmethod
     def insert_step(self, job_id: str, fence: int, row: StepRow) -> int | None:
         """Record a step of a run and return its primary key; None, with nothing written, when the run lost its job."""
+
+    def insert_done_step(self, job_id: str, fence: int, row: StepRow) -> bool:
+        """Record a step of the kind `step`, which is done; return False, with nothing written, when the run lost its job."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(self.done_step, (row.position, row.name, row.result, row.seconds, job_id, fence))
+            return bool(cursor.rowcount)
 
     def write_logs(self, rows: Sequence[LogRow]) -> None:
         """Write the logs of attempts, given as (job id, number, text), in the place of what is on record of them."""

@@ -26,6 +26,7 @@ from .base import (
     ENDED,
     FIXED_COLUMNS,
     INSERT_COLUMNS,
+    INSERT_DONE_STEP,
     INSERT_STEP,
     JOB,
     KEEPALIVES,
@@ -86,6 +87,7 @@ _STARTED = f"{NOW} - INTERVAL ROUND(%s * 1000000) MICROSECOND"
 _ATTEMPT_COLUMNS = ATTEMPT_COLUMNS.replace("release", "`release`")  # a word of the language here
 _ATTEMPT = f"(%s, %s, %s, {_STARTED}, {NOW}, %s, %s, %s, %s, %s)"
 
+_DONE_STEP = INSERT_DONE_STEP.format(now=NOW, json="%s", began=_STARTED, lock="LOCK IN SHARE MODE")
 _STEP = INSERT_STEP.format(
     now=NOW,
     json="%s",
@@ -120,6 +122,7 @@ class MariaDB(Dialect):
     now = NOW
     later = f"{NOW} + INTERVAL ROUND(%s * 1000000) MICROSECOND"
     share_lock = "LOCK IN SHARE MODE"
+    done_step = _DONE_STEP
     collation: ClassVar[str] = "utf8mb4_nopad_bin"  # of the columns, as models.fields makes them
     least_lock_wait: ClassVar[int] = 0
     # A scan of a tiny table would wait for rows that are none of ours.

@@ -17,6 +17,7 @@ from .base import (
     FIRST_THAT_WAIT,
     FIXED_COLUMNS,
     INSERT_COLUMNS,
+    INSERT_DONE_STEP,
     INSERT_STEP,
     JOB,
     KEEPALIVES,
@@ -139,6 +140,9 @@ FROM unnest(%s::text[], %s::int[]) AS given(id, number)
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked)) AND job.id = given.id
 RETURNING job.id, job.queue, job.status = 'pending' AND job.pending_dependencies = 0"""
 
+_DONE_STEP = INSERT_DONE_STEP.format(
+    now=NOW, json="%s::jsonb", began=f"{NOW} - %s::float8 * INTERVAL '1 second'", lock="FOR SHARE"
+)
 _STEP = INSERT_STEP.format(
     now=NOW,
     json="%s::jsonb",
@@ -172,6 +176,7 @@ class PostgreSQL(Dialect):
     later = f"{NOW} + %s * INTERVAL '1 second'"
     counts_reads = True
     moment = "available_at::text"
+    done_step = _DONE_STEP
     aged = "heads.since + heads.place * {step}::bigint * INTERVAL '1 microsecond'"
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:

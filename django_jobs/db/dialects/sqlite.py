@@ -14,6 +14,7 @@ from .base import (
     ENDED,
     FIXED_COLUMNS,
     INSERT_COLUMNS,
+    INSERT_DONE_STEP,
     INSERT_STEP,
     JOB,
     LIVE_PROCESS,
@@ -56,6 +57,7 @@ _INSERT_ATTEMPT = (
     f"INSERT INTO {ATTEMPT} ({ATTEMPT_COLUMNS}) VALUES (%s, %s, %s, {_STARTED}, {NOW}, %s, %s, %s, %s, %s)"
 )
 
+_DONE_STEP = INSERT_DONE_STEP.format(now=NOW, json="%s", began=_STARTED, lock="")
 _STEP = INSERT_STEP.format(
     now=NOW,
     json="%s",
@@ -79,6 +81,7 @@ class SQLite(Dialect):
     now = NOW
     later = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', PRINTF('+%%.3f seconds', %s))"
     share_lock = ""
+    done_step = _DONE_STEP
     write_lock = ""
     # The text has up to six digits behind the point.
     aged = (
