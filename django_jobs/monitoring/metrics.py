@@ -46,7 +46,8 @@ WAITS = (StepKind.SLEEP.value, StepKind.EVENT.value, StepKind.CHILDREN.value)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
-# The events of this process, with an empty label `database`, which to Prometheus is none, unless the site names several. With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
+# The events of this process, with an empty label `database`, which to Prometheus is none, unless the site names several.
+# With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
 PROCESS = CollectorRegistry()
 EVENTS = Counter("django_jobs_events", "What happened to jobs.", ["event", "queue", "database"], registry=PROCESS)
 WAIT = Histogram(

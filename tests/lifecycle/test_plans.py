@@ -70,7 +70,9 @@ def plan_of(sql: str, params: Any) -> str:
     """Return the database's plan of a statement as text."""
     explain = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN", "mysql": "EXPLAIN"}[connection.vendor]
     if connection.vendor == "mysql" and not cast(Any, connection).mysql_is_mariadb:
-        explain += " FORMAT=TRADITIONAL"  # MySQL 9 draws a tree otherwise, without the indexes of rows that it reads at once
+        explain += (
+            " FORMAT=TRADITIONAL"  # MySQL 9 draws a tree otherwise, without the indexes of rows that it reads at once
+        )
     with connection.cursor() as cursor:
         cursor.execute(f"{explain} {sql}", params)
         return "\n".join(" ".join(str(value) for value in row) for row in cursor.fetchall())

@@ -21,9 +21,8 @@ from django_jobs.db.connections import use_database
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle.replay import replay_dead_letters
 from django_jobs.metrics import expose
-from django_jobs.monitoring import metrics
 from django_jobs.models import DeadLetter, Job, Schedule
-from django_jobs.monitoring import health
+from django_jobs.monitoring import health, metrics
 from django_jobs.queue import JobQueue, JobQueueManager, Scheduler
 from django_jobs.scheduling import spec
 from django_jobs.scheduling.store import sync_after_migrate
