@@ -1,7 +1,7 @@
 """Many claimers on one queue: what of their loss is the machine's, and how many rows a claim fetches for each that it takes.
 
 Each claimer is a session of its own that claims a batch and completes it, again and again, with no handler between: `bare` in the
-loop of `peers/bare.py`, `ours` by the library's moves. They are threads of four processes, so that 64 of them fit onto one machine.
+loop of `peers/bare.py`, `ours` by the library's moves. They are threads of four processes, so that 64 fit onto one machine.
 """
 
 import json

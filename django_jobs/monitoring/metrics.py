@@ -245,16 +245,16 @@ def disable() -> None:
 
 
 def _count_list(sender: type, job_type: str, queue: str, job_ids: list[str], **kwargs: Any) -> None:
-    LISTS.labels(queue, job_type, _database(jobs_alias())).observe(len(job_ids))
+    LISTS.labels(queue, job_type, _label(jobs_alias())).observe(len(job_ids))
 
 
-def _database(alias: str) -> str:
-    return "" if get_settings().DATABASES is None else alias
+def _label(database: str) -> str:
+    return "" if get_settings().DATABASES is None else database
 
 
 def _counting(event: str) -> Any:
     def receive(sender: type, job: Job, **kwargs: Any) -> None:
-        database = _database(job._state.db or jobs_alias())
+        database = _label(job._state.db or jobs_alias())
         EVENTS.labels(event, job.queue, database).inc()
         if event in ("completed", "failed") and job.started_at is not None:
             ended = job.finished_at or job.updated_at
