@@ -63,8 +63,12 @@ class Listener(Loop):
                 if time.monotonic() - started > PROOF_SECONDS:
                     logger.info("notifications do not arrive (a transaction-pooling proxy?): polling instead")
                     return
-            elif was_notified and poll.is_wanted() and (queues := pollers.queues()) != set():
-                poll.run(queues, lambda seconds: self._pass_on(subscription, seconds), lambda: self.is_over)
+            elif was_notified and not self._has_ended() and poll.is_wanted() and (queues := pollers.queues()) != set():
+                poll.run(queues, lambda seconds: self._pass_on(subscription, seconds), self._has_ended)
+
+    def _has_ended(self) -> bool:
+        """Whether this process claims no more, and so has nothing to look for."""
+        return self.is_over or self._state.is_stopping
 
     def _pass_on(self, subscription: notify.Subscription, seconds: float) -> bool:
         """Pass on what arrives first within so many seconds; return whether there was work of ours."""
