@@ -1,13 +1,15 @@
 """Notify idle workers of work, a process of requests, and waiters of finished jobs: after the commit, in a statement of its own.
 
-On PostgreSQL by NOTIFY, at most one per queue and 20 ms; a worker process in this very process is called directly.
+On PostgreSQL by NOTIFY, at most one per queue and 20 ms; a worker process in this very process is called directly. While one
+process looks for all (`worker/shared_poll.py`), nobody notifies of work.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from django.db import DatabaseError
@@ -16,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_jobs.conf import get_settings
 
 from .connections import discard, jobs_alias, jobs_connection
+from .dialects.postgresql import PostgreSQL
 from .transactions import after_commit
 
 logger = logging.getLogger("django_jobs")
@@ -31,6 +34,9 @@ FINISHED_CHANNEL = "django_jobs_finished"
 # the database that listens to anything, so that a notification that nobody waits for costs a look of each worker process.
 AWAITED = (0x646A, 0x66)
 AWAITED_SECONDS = 1.0  # how long a session may take to get it: who looks whether it is free has it for that statement
+# Who looks for all holds this advisory lock for each of its queues, or that of all queues.
+POLLED = 0x646B
+ALL_QUEUES = 0
 _last: dict[tuple[str, str, str], float] = {}
 # By the alias of their database.
 _work_listeners: dict[str, list[Callable[[str], None]]] = {}
@@ -87,7 +93,7 @@ def notify_work(queue: str) -> None:
     def wake() -> None:
         for listener in list(_work_listeners.get(connection.alias, ())):
             listener(queue)
-        _notify_now_and_then(connection, WORK_CHANNEL, queue)
+        _notify_now_and_then(connection, WORK_CHANNEL, queue, _notify_workers)
 
     _once_committed(connection, wake)
 
@@ -117,6 +123,21 @@ def _once_committed(connection: BaseDatabaseWrapper, callback: Callable[[], None
 def _notify(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+
+
+def _notify_workers(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
+    """Notify unless a process looks for all workers of the queue; those who ask do not stand in each other's way."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_notify(%s, %s) WHERE pg_try_advisory_xact_lock_shared(%s, %s)"
+            " AND pg_try_advisory_xact_lock_shared(%s, %s)",
+            (channel, payload, POLLED, ALL_QUEUES, POLLED, _number(payload)),
+        )
+
+
+def _number(queue: str) -> int:
+    """Return the number of a queue's lock; two queues that share one are looked for together, or not at all."""
+    return zlib.crc32(queue.encode()) // 2 or 1
 
 
 def _notify_waiters(connection: BaseDatabaseWrapper, channel: str, payload: str) -> None:
@@ -171,6 +192,42 @@ class Subscription:
         with self._connection.wrap_database_errors:
             for notification in self._connection.connection.notifies(timeout=seconds, stop_after=1):
                 yield notification.channel, notification.payload
+
+    # Looking for all.
+
+    def count_processes(self) -> int:
+        """Return how many worker processes live."""
+        return PostgreSQL(self._connection).count_processes()
+
+    def begin_poll(self, queues: Iterable[str] | None) -> bool:
+        """Promise to look for the jobs of these queues (None: of all) for everybody; return False when somebody does already.
+
+        Nobody notifies of work in them until `end_poll`, or until this session ends.
+        """
+        numbers = [ALL_QUEUES] if queues is None else sorted(map(_number, queues))
+        taken = all(row[0] for row in self._lock("pg_try_advisory_lock", numbers))
+        if not taken:
+            self.end_poll()
+        return taken
+
+    def end_poll(self) -> None:
+        """End the promise. Look once more after it: whoever asked before has not notified."""
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+    def _lock(self, function: str, numbers: list[int]) -> list[tuple[bool]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"SELECT {function}(%s, number) FROM unnest(%s::int[]) AS given(number)", (POLLED, numbers))
+            rows: list[tuple[bool]] = cursor.fetchall()
+            return rows
+
+    def ready_queues(self) -> list[tuple[str, float]]:
+        """Return (queue, seconds for which the first of its ready jobs has been due), of queues that have one."""
+        return PostgreSQL(self._connection).ready_queues()
+
+    def notify_work(self, queue: str) -> None:
+        """Wake the workers of a queue, this process among them."""
+        _notify(self._connection, WORK_CHANNEL, queue)
 
     def close(self) -> None:
         """Close the connection, for good: a session that listens is nothing that a pool may give to others."""

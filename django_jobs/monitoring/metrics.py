@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from django_jobs import signals
 from django_jobs.conf import get_settings
-from django_jobs.db.connections import jobs_connection, use_database
+from django_jobs.db.connections import jobs_alias, jobs_connection, use_database
 from django_jobs.db.transactions import database_now
 from django_jobs.due import seconds_until_due, seconds_until_tick
 from django_jobs.models import (
@@ -46,19 +46,20 @@ WAITS = (StepKind.SLEEP.value, StepKind.EVENT.value, StepKind.CHILDREN.value)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
-# The events of this process. With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
+# The events of this process, with an empty label `database`, which to Prometheus is none, unless the site names several.
+# With PROMETHEUS_MULTIPROC_DIR set, all processes that share the directory are added up.
 PROCESS = CollectorRegistry()
-EVENTS = Counter("django_jobs_events", "What happened to jobs.", ["event", "queue"], registry=PROCESS)
+EVENTS = Counter("django_jobs_events", "What happened to jobs.", ["event", "queue", "database"], registry=PROCESS)
 WAIT = Histogram(
-    "django_jobs_wait_seconds", "From due to the start of the run that completed the job.", ["queue"],
+    "django_jobs_wait_seconds", "From due to the start of the run that completed the job.", ["queue", "database"],
     registry=PROCESS, buckets=SECONDS,
 )  # fmt: skip
 RUN = Histogram(
-    "django_jobs_run_seconds", "From the start of a run until it was recorded.", ["queue", "job_type", "outcome"],
-    registry=PROCESS, buckets=SECONDS,
+    "django_jobs_run_seconds", "From the start of a run until it was recorded.",
+    ["queue", "job_type", "outcome", "database"], registry=PROCESS, buckets=SECONDS,
 )  # fmt: skip
 LISTS = Histogram(
-    "django_jobs_bulk_jobs", "Jobs of a call of a bulk handler.", ["queue", "job_type"],
+    "django_jobs_bulk_jobs", "Jobs of a call of a bulk handler.", ["queue", "job_type", "database"],
     registry=PROCESS, buckets=SIZES,
 )  # fmt: skip
 _COUNTED: dict[str, Signal] = {
@@ -244,16 +245,21 @@ def disable() -> None:
 
 
 def _count_list(sender: type, job_type: str, queue: str, job_ids: list[str], **kwargs: Any) -> None:
-    LISTS.labels(queue, job_type).observe(len(job_ids))
+    LISTS.labels(queue, job_type, _label(jobs_alias())).observe(len(job_ids))
+
+
+def _label(database: str) -> str:
+    return "" if get_settings().DATABASES is None else database
 
 
 def _counting(event: str) -> Any:
     def receive(sender: type, job: Job, **kwargs: Any) -> None:
-        EVENTS.labels(event, job.queue).inc()
+        database = _label(job._state.db or jobs_alias())
+        EVENTS.labels(event, job.queue, database).inc()
         if event in ("completed", "failed") and job.started_at is not None:
             ended = job.finished_at or job.updated_at
-            RUN.labels(job.queue, job.job_type, event).observe(_seconds(job.started_at, ended))
+            RUN.labels(job.queue, job.job_type, event, database).observe(_seconds(job.started_at, ended))
             if event == "completed":
-                WAIT.labels(job.queue).observe(_seconds(job.available_at, job.started_at))
+                WAIT.labels(job.queue, database).observe(_seconds(job.available_at, job.started_at))
 
     return receive

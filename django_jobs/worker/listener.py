@@ -12,6 +12,7 @@ from django.db import Error, connections
 from django_jobs.db import notify
 
 from .loop import Loop
+from .shared_poll import SharedPoll
 from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
@@ -53,18 +54,33 @@ class Listener(Loop):
         """Pass notifications on. A proof that we sent ourselves must arrive first: poolers lose LISTEN silently."""
         notify.notify_process(self._state.id)
         connections.close_all()  # the proof went over this thread's ordinary connection, which is not needed again
+        pollers = self._state.pollers
+        poll = SharedPoll(subscription, pollers.wake)
         started = time.monotonic()
-        is_proven = False
         while not self.is_over:
-            for channel, payload in subscription.wait(WAIT_SECONDS):
-                if channel == notify.WORK_CHANNEL:
-                    self._state.pollers.wake(payload)
-                elif payload != self._state.id:
-                    continue
-                elif not is_proven:
-                    is_proven = self._state.pollers.is_notified = True
-                else:
-                    self._look_at_requests()
-            if not is_proven and time.monotonic() - started > PROOF_SECONDS:
-                logger.info("notifications do not arrive (a transaction-pooling proxy?): polling instead")
-                return
+            was_notified = self._pass_on(subscription, WAIT_SECONDS)
+            if not pollers.is_notified:
+                if time.monotonic() - started > PROOF_SECONDS:
+                    logger.info("notifications do not arrive (a transaction-pooling proxy?): polling instead")
+                    return
+            elif was_notified and not self._has_ended() and poll.is_wanted() and (queues := pollers.queues()) != set():
+                poll.run(queues, lambda seconds: self._pass_on(subscription, seconds), self._has_ended)
+
+    def _has_ended(self) -> bool:
+        """Whether this process claims no more, and so has nothing to look for."""
+        return self.is_over or self._state.is_stopping
+
+    def _pass_on(self, subscription: notify.Subscription, seconds: float) -> bool:
+        """Pass on what arrives first within so many seconds; return whether there was work of ours."""
+        was_notified = False
+        for channel, payload in subscription.wait(seconds):
+            if channel == notify.WORK_CHANNEL:
+                was_notified = True
+                self._state.pollers.wake(payload)
+            elif payload != self._state.id:
+                continue
+            elif not self._state.pollers.is_notified:
+                self._state.pollers.is_notified = True
+            else:
+                self._look_at_requests()
+        return was_notified

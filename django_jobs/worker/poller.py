@@ -308,6 +308,11 @@ class Pollers:
         for poller in self._all():
             poller.wake(queue)
 
+    def queues(self) -> set[str] | None:
+        """Return the queues that the threads look at; None: all."""
+        names = [poller.names for poller in self._all()]
+        return None if None in names else {name for some in names for name in some or ()}
+
     def wake_all(self) -> None:
         """Wake every thread, so that those that are to stop notice it."""
         for poller in self._all():

@@ -1,12 +1,15 @@
 """Several databases in one worker: one server away, kills; nothing is lost, and nobody waits for another's server."""
 
+import itertools
+import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +22,9 @@ from django_jobs.models import Job, WorkerProcess
 from tests.support.databases import new_url
 from tests.support.effects.models import Effect
 from tests.support.proc import children
-from tests.support.processes import spawn_workers
+from tests.support.processes import Workers, spawn_workers
 from tests.support.servers import PrivateServer
-from tests.support.several import more_databases
+from tests.support.several import known_as, more_databases
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fault
@@ -40,13 +43,16 @@ def _are_all_completed(alias: str) -> bool:
     return not Job.objects.using(alias).exclude(status="completed").exists()
 
 
-def _delays(seconds: float) -> list[float]:
-    """Submit a job to the database that is there, again and again; return how long each took to be completed."""
+def _delays(seconds: float, aliases: Sequence[str] = ("tenant",)) -> list[float]:
+    """Submit a job to the databases that are there, in turns; return how long each took to be completed."""
     delays, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
-        job = django_jobs.submit("effects.record_here", using="tenant")
+    for alias in itertools.cycle(aliases):
+        if time.monotonic() > end:
+            break
+        job = django_jobs.submit("effects.record_here", using=alias)
         started = time.monotonic()
-        wait_until(lambda pk=job.pk: Job.objects.using("tenant").filter(pk=pk, status="completed").exists(), 60)
+        done = Job.objects.using(alias).filter(pk=job.pk, status="completed")
+        wait_until(done.exists, 60)
         delays.append(time.monotonic() - started)
         time.sleep(0.05)
     return delays
@@ -94,33 +100,83 @@ def test_one_server_away_holds_nobody_up_and_loses_nothing(
         assert sorted(effects) == sorted(atomic), "each effect once"
 
 
+@contextmanager
+def _kills(workers: Workers) -> Iterator[None]:
+    """Kill a child of the supervisor every few seconds."""
+    chance, is_over = random.Random(7), threading.Event()
+
+    def kill() -> None:
+        while not is_over.wait(chance.uniform(1.5, 3)):
+            pids = [pid for pid in workers.pids() if pid != workers.pid]
+            if pids:
+                os.kill(chance.choice(pids), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        killer.join()
+
+
 def test_kills_lose_nothing_in_either_database(private_server: PrivateServer, tmp_path: Path) -> None:
     settings = {**SETTINGS, "LEASE_SECONDS": 2}
-    chance = random.Random(7)
     with _both(tmp_path) as environment, override_settings(DJANGO_JOBS=settings):
         for alias in ("default", "tenant"):
             django_jobs.submit_many([NewJob("effects.record_here") for _ in range(1500)], using=alias)
         with spawn_workers("--processes", "2", "--threads", "3", settings=settings, env=environment) as workers:
-
-            def kill() -> None:
-                while not is_over.wait(chance.uniform(1.5, 3)):
-                    pids = [pid for pid in workers.pids() if pid != workers.pid]
-                    if pids:
-                        os.kill(chance.choice(pids), signal.SIGKILL)
-
-            is_over = threading.Event()
-            killer = threading.Thread(target=kill)
-            killer.start()
-            try:
+            with _kills(workers):
                 time.sleep(15)
                 for alias in ("default", "tenant"):
                     django_jobs.submit_many([NewJob("effects.record_here") for _ in range(500)], using=alias)
                 time.sleep(5)
-            finally:
-                is_over.set()
-                killer.join()
             for alias in ("default", "tenant"):
                 wait_until(lambda alias=alias: _are_all_completed(alias), 90, f"{alias}: {workers.output()[-3000:]}")
         for alias in ("default", "tenant"):
             done = sorted(Job.objects.using(alias).values_list("id", flat=True))
             assert sorted(Effect.objects.using(alias).values_list("job_id", flat=True)) == done, "each effect once"
+
+
+def test_twenty_databases_outlive_a_server_that_is_away_and_kills(
+    private_server: PrivateServer, tmp_path: Path
+) -> None:
+    urls = {f"t{number}": f"sqlite:///{tmp_path}/t{number}.sqlite3" for number in range(19)}
+    aliases = ["default", *urls]
+    settings = {"DATABASES": aliases, "LEASE_SECONDS": 10}
+    with ExitStack() as stack:
+        stack.enter_context(more_databases({"empty": new_url("sqlite", tmp_path, suffix="_empty")}))
+        connections["empty"].close()  # what it wrote goes into the file
+        for alias, url in urls.items():
+            shutil.copy(connections["empty"].settings_dict["NAME"], tmp_path / f"{alias}.sqlite3")
+            stack.enter_context(known_as(alias, url))
+        stack.enter_context(override_settings(DJANGO_JOBS=settings))
+        workers = stack.enter_context(
+            spawn_workers(
+                "--processes", "2", "--threads", "4", settings=settings, env={"MORE_DATABASES": json.dumps(urls)}
+            )
+        )
+        wait_until(lambda: WorkerProcess.objects.using("t18").registered().exists(), 60, workers.output())
+        _submit_to(aliases, 100)
+        wait_until(lambda: Job.objects.using("default").filter(status="completed").exists(), 60)
+        connections["default"].close()
+        private_server.kill()
+        delays = sorted(_delays(AWAY_SECONDS, list(urls)))
+        private_server.start()
+        print(
+            f"\n{len(delays)} jobs beside a server that is away: median {delays[len(delays) // 2]:.3f} s, {delays[-3:]}"
+        )
+        assert delays[-1] < 2, f"{delays[-5:]} of {len(delays)}\n{workers.output()}"
+        with _kills(workers):
+            _submit_to(aliases, 50)
+            time.sleep(15)
+        for alias in aliases:
+            wait_until(lambda alias=alias: _are_all_completed(alias), 120, f"{alias}: {workers.output()[-3000:]}")
+            done = sorted(Job.objects.using(alias).values_list("id", flat=True))
+            assert len(done) >= 150, "nothing is lost"
+            assert sorted(Effect.objects.using(alias).values_list("job_id", flat=True)) == done, "each effect once"
+
+
+def _submit_to(aliases: Sequence[str], number: int) -> None:
+    for alias in aliases:
+        django_jobs.submit_many([NewJob("effects.record_here") for _ in range(number)], using=alias)

@@ -39,7 +39,10 @@ def scrape() -> Samples:
 
 def read(text: str) -> Samples:
     families = text_string_to_metric_families(text)
-    return {(one.name, tuple(one.labels.values())): one.value for family in families for one in family.samples}
+    # An empty label is none to Prometheus.
+    return {
+        (one.name, tuple(filter(None, one.labels.values()))): one.value for family in families for one in family.samples
+    }
 
 
 def total(samples: Samples, name: str, *labels: str) -> float:

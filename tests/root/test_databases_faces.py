@@ -22,7 +22,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle.replay import replay_dead_letters
 from django_jobs.metrics import expose
 from django_jobs.models import DeadLetter, Job, Schedule
-from django_jobs.monitoring import health
+from django_jobs.monitoring import health, metrics
 from django_jobs.queue import JobQueue, JobQueueManager, Scheduler
 from django_jobs.scheduling import spec
 from django_jobs.scheduling.store import sync_after_migrate
@@ -144,6 +144,20 @@ def test_metrics_are_labelled_and_one_database_away_hides_no_other(monkeypatch: 
     text = expose().decode()
     assert 'django_jobs_database_up{database="tenant"} 0.0' in text
     assert 'django_jobs_workers_alive{database="default"} 0.0' in text
+
+
+def test_the_events_of_a_process_are_labelled() -> None:
+    metrics.EVENTS.clear()
+    metrics.enable()
+    try:
+        for alias in ("default", "tenant", "tenant"):
+            django_jobs.submit(TYPE, using=alias)
+        text = expose().decode()
+    finally:
+        metrics.disable()
+        metrics.EVENTS.clear()
+    assert 'django_jobs_events_total{database="default",event="submitted",queue="default"} 1.0' in text
+    assert 'django_jobs_events_total{database="tenant",event="submitted",queue="default"} 2.0' in text
 
 
 # --- the library

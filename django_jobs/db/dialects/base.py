@@ -88,17 +88,17 @@ COMPLETED = (
 OPEN_EDGES = f"SELECT id, job_id, depends_on_id, on_failure FROM {DEPENDENCY} WHERE state = 'open' AND depends_on_id"
 
 # Hops along the index of ready jobs: the cost is the number of queues, not of jobs.
-_READY_QUEUES = f"""
+READY_QUEUES = f"""
 WITH RECURSIVE found(queue) AS (
     SELECT MIN(queue) FROM {JOB} WHERE {READY}
     UNION ALL
     SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {READY} AND job.queue > found.queue)
     FROM found WHERE found.queue IS NOT NULL)"""
 
-_QUEUES_WITH_WORK = f"{_READY_QUEUES} SELECT queue FROM found WHERE queue IS NOT NULL"
+_QUEUES_WITH_WORK = f"{READY_QUEUES} SELECT queue FROM found WHERE queue IS NOT NULL"
 
 # On to each rank within a queue: of each pair of queue and rank only the first entry is read, which is its oldest job.
-_OLDEST_READY = f"""{_READY_QUEUES},
+_OLDEST_READY = f"""{READY_QUEUES},
 level(queue, place) AS (
     SELECT found.queue, (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = found.queue)
     FROM found WHERE found.queue IS NOT NULL

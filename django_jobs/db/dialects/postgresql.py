@@ -24,8 +24,11 @@ from .base import (
     LIVE_PROCESS,
     LOG,
     OPEN_EDGES,
+    PROCESS,
+    QUEUE,
     QUEUES_OF_WAITERS,
     READY,
+    READY_QUEUES,
     SLOT,
     AttemptRow,
     ClaimLook,
@@ -106,6 +109,13 @@ WITH RECURSIVE found(queue, until) AS (
     FROM found WHERE found.queue IS NOT NULL)
 SELECT queue FROM found WHERE queue IS NOT NULL"""
 _AFTER_ALL = "\U0010ffff"
+
+_READY_SINCE = f"""{READY_QUEUES}
+SELECT found.queue, EXTRACT(EPOCH FROM CLOCK_TIMESTAMP() - first.available_at)::float8
+FROM found CROSS JOIN LATERAL (
+    SELECT job.available_at FROM {JOB} AS job WHERE {READY} AND job.queue = found.queue
+    ORDER BY job.rank, job.available_at, job.id LIMIT 1) AS first
+WHERE NOT EXISTS (SELECT 1 FROM {QUEUE} AS queue WHERE queue.name = found.queue AND queue.paused_at IS NOT NULL)"""
 
 _COMPLETE = f"""
 WITH done AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS given(id, fence, result))
@@ -237,6 +247,14 @@ class PostgreSQL(Dialect):
         names = sorted(besides)
         gaps = (array(["", *names]), array([*names, _AFTER_ALL]))
         return [row[0] for row in self.read(_OTHER_QUEUES_WITH_WORK, gaps)]
+
+    def ready_queues(self) -> list[tuple[str, float]]:
+        """Return (queue, seconds for which the first of its ready jobs has been due), of queues that have one and may run it."""
+        return [(queue, seconds) for queue, seconds in self.read(_READY_SINCE)]
+
+    def count_processes(self) -> int:
+        """Return how many worker processes live."""
+        return int(self.read(f"SELECT count(*) FROM {PROCESS} WHERE lease_expires_at > {NOW}")[0][0])
 
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
         ids, fences, results = zip(*rows, strict=True)
