@@ -34,6 +34,7 @@ COLUMNS = {
     "worker": "worker_id",
     "key": "unique_key",
     "limit": "limit_key",
+    "fair": "fair_key",
 }
 TIMES = {"after": "created_at__gte", "before": "created_at__lt"}
 _TOKEN = re.compile(r"([A-Za-z_][\w.-]*):(.+)", re.DOTALL)
