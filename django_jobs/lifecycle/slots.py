@@ -462,8 +462,9 @@ class Held(NamedTuple):
 def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str], str | None]]) -> dict[str, Held]:
     """Return which ready jobs of a batch are held back from the start: those behind as many as may run.
 
-    Given are id, queue, rank, scopes and fair key. The first ones of each scope and queue are not, so that nobody waits beside a free slot;
-    to claim a hundred thousand others only to hold them back would take half a minute. A job of two scopes is not, either.
+    Given are id, queue, rank, scopes and fair key. The first ones of each scope and queue are not, so that nobody waits beside a
+    free slot; to claim a hundred thousand others only to hold them back would take half a minute. A job of two scopes is not,
+    either.
     """
     limits = active_limits()
     by_scope: dict[tuple[str, str], list[tuple[int, int, str]]] = {}

@@ -1,6 +1,6 @@
 """Turns: the order in which the jobs of a queue are taken where some of them have a fair key.
 
-Within a rank the keys take turns, one job each, in the order of the keys; those jobs that have no key are one more key. `FairTurn`
+Within a rank the keys take turns, one job each, in the order of the keys; jobs that have no key are one more key. `FairTurn`
 says which key was served last, so a key that comes, or comes back, joins the running round and is owed nothing. Whoever takes
 jobs of such a queue holds its lock until the commit. The jobs that wait for the slots of a limit are served in the same way, by a
 turn of that scope's own, under the lock of the scope.

@@ -165,9 +165,12 @@ def test_peek_and_dequeue_take_turns(by_tenant: Any) -> None:
     seen = []
     for _ in range(4):
         peeked, taken = queue.peek(), queue.dequeue()
-        assert peeked is not None and taken is not None and peeked.id == taken.id
+        assert peeked is not None
+        assert taken is not None
+        assert peeked.id == taken.id
         seen.append(taken.fair_key)
-    assert seen == ["a", "b", "a", "a"] and queue.peek() is None
+    assert seen == ["a", "b", "a", "a"]
+    assert queue.peek() is None
 
 
 def test_process_next_takes_turns(by_tenant: Any) -> None:
@@ -269,7 +272,8 @@ def test_held_back_jobs_of_a_higher_priority_go_first(one_at_once: Any) -> None:
     submit_many([NewJob("tests.one_at_once", {"tenant": key}, priority=5) for key in "aabb"])
     submit_many([NewJob("tests.one_at_once", {"tenant": "c"}, priority=9) for _ in range(2)])
     order = "".join(_run_one_by_one(6))
-    assert order.index("c") <= 1 and Counter(order) == {"a": 2, "b": 2, "c": 2}
+    assert order.index("c") <= 1
+    assert Counter(order) == {"a": 2, "b": 2, "c": 2}
 
 
 def test_ageing_orders_jobs_that_a_limit_holds_back(one_at_once: Any, settings: Any) -> None:

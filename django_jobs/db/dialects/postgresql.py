@@ -106,7 +106,8 @@ SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text FROM before 
 # From gap to gap between queues that are left out, and within a gap from one queue to the next.
 _OTHER_QUEUES_WITH_WORK = f"""
 WITH RECURSIVE found(queue, until) AS (
-    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > gap.start AND job.queue < gap.until), gap.until
+    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > gap.start AND job.queue < gap.until),
+        gap.until
     FROM unnest(%s::text[], %s::text[]) AS gap(start, until)
     UNION ALL
     SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > found.queue AND job.queue < found.until),
