@@ -22,7 +22,7 @@ from asgiref.sync import sync_to_async
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import make_handler_with_arguments, payload_problems, registry
-from django_jobs.limit import Limit
+from django_jobs.limit import KeyOf, Limit
 from django_jobs.other_queues import refuse_calls
 from django_jobs.scheduling.spec import declare
 from django_jobs.submission import NewJob, SubmitCall
@@ -53,6 +53,7 @@ class HandlerOptions(TypedDict, total=False):
     dead_letter: bool | None
     max_crashes: int | None
     limit: Limit | None
+    fair_key: KeyOf | None
     log_level: str | int | None
     bulk: int | None
     bulk_wait: float | None
@@ -117,6 +118,8 @@ def job(job_type: Any = None, **options: Any) -> Any:
         dead_letter: False lets jobs end FAILED, without a dead letter for an operator.
         max_crashes: how many starts may kill their process before the job is dead.
         limit: how many of its jobs may run at once, or start in a time, over all processes; see `Limit`.
+        fair_key: the name of a key of the payload, or a function of the payload: jobs of one queue and priority take turns by its
+            value, so that none waits behind all jobs of another.
         log_level: keep what the handler logs from this level of `logging` up, for the page of its job; None: as LOG_LEVEL says.
         bulk: call the function with a list of the payloads of up to so many jobs, or of their contexts; it returns None or a list
             of results, and raises `BulkFailure` when only some of them failed.
@@ -175,6 +178,7 @@ def submit(job_type: str, payload: Mapping[str, Any] | None = None, **options: U
         unique_key: while a live job holds this key, that job is returned instead of a new one.
         job_id: an id of your own, at most 64 characters.
         limit_key: the value by which the limit of its type counts it, in place of what the payload says.
+        fair_key: the key by which it takes turns with the others of its queue and priority, in place of what the payload says.
         using: the database that is to hold it, one of DJANGO_JOBS["DATABASES"]; by default one of them on which the caller has a
             transaction open, else that of the job whose handler submits, else what the routers say.
 
@@ -297,7 +301,7 @@ def schedule(
         name: what the row is called; an operator's pause of it is kept.
         cron: five fields or `@daily` and friends; every: a timedelta or seconds; at: one aware datetime. Exactly one.
         timezone: the zone of a cron expression; the site's by default.
-        options: queue, priority, max_retries, timeout_seconds, metadata, limit_key, catch_up, grace_seconds, overlap,
+        options: queue, priority, max_retries, timeout_seconds, metadata, limit_key, fair_key, catch_up, grace_seconds, overlap,
             jitter_seconds.
         using: the database whose jobs it submits, one of DJANGO_JOBS["DATABASES"]; that of the routers by default.
 

@@ -10,10 +10,10 @@ from typing import Any
 from django_jobs.arguments import Arguments, arguments_of, check_takes_list, check_takes_whole
 from django_jobs.conf import JobsSettings, QueueSettings, get_settings
 from django_jobs.exceptions import HandlerNotFound, InvalidJob
-from django_jobs.limit import Limit
+from django_jobs.limit import KeyOf, Limit
 from django_jobs.names import did_you_mean, job_type_problem
 from django_jobs.retry import RetryPolicy
-from django_jobs.rules import RULES, check_options
+from django_jobs.rules import RULES, check_options, fair_key_of_type
 
 HandlerFunction = Callable[..., Any]
 NO_QUEUE_SETTINGS = QueueSettings()
@@ -42,6 +42,7 @@ class Handler:
     dead_letter: bool | None = None
     max_crashes: int | None = None
     limit: Limit | None = None
+    fair_key: KeyOf | None = None
     log_level: int | None = None
     bulk: int | None = None
     bulk_wait: float = 0.0
@@ -50,7 +51,9 @@ class Handler:
 
 
 _OWN_FIELDS = ("job_type", "function", "is_async", "arguments")
-_OPTION_RULES = {field.name: RULES[field.name] for field in fields(Handler) if field.name not in _OWN_FIELDS}
+_OPTION_RULES = {field.name: RULES[field.name] for field in fields(Handler) if field.name not in _OWN_FIELDS} | {
+    "fair_key": fair_key_of_type,  # of a job it is the key's value
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.names import did_you_mean, limit_key_problem, limit_name_problem
+from django_jobs.names import did_you_mean, fair_key_problem, limit_key_problem, limit_name_problem
 from django_jobs.numbers import is_integer
 from django_jobs.text import describe_exception, shown
 
@@ -99,7 +99,7 @@ class Limit:
                 parse_rate(self.rate)
             except InvalidJob as error:
                 problems += [f"Limit: {problem}" for problem in error.problems]
-        if self.key is not None and (problem := _key_problem(self.key)):
+        if self.key is not None and (problem := key_problem(self.key)):
             problems.append(f"Limit: key={shown(self.key)}: {problem}")
         if self.name is not None and (problem := limit_name_problem(self.name)):
             problems.append(f"Limit: {problem}")
@@ -114,9 +114,7 @@ class Limit:
     @property
     def key_text(self) -> str:
         """The key as an operator reads it: a payload's key, a function's name, or nothing."""
-        if self.key is None or isinstance(self.key, str):
-            return self.key or ""
-        return f"{getattr(self.key, '__qualname__', type(self.key).__name__)}()"
+        return key_text(self.key)
 
     def full_name(self, owner: str) -> str:
         """Return the name under which it is kept: its own, or its owner's, such as "type:mail.send" or "queue:mail"."""
@@ -127,31 +125,65 @@ class Limit:
 
         Raises InvalidJob when the payload has no such key, or a value that cannot be one, or when the function fails.
         """
-        if self.key is None:
-            return None
-        if isinstance(self.key, str):
-            if self.key not in payload:
-                hint = did_you_mean(self.key, payload) or " Give null where the job is not to be limited."
-                raise InvalidJob(f"{option}: the payload has no key {self.key!r}, by which jobs are counted.{hint}")
-            value: object = payload[self.key]
-        else:
-            try:
-                value = self.key(dict(payload))
-            except InvalidJob:
-                raise
-            except Exception as error:
-                raise InvalidJob(f"{option}: {self.key_text} failed: {describe_exception(error)}") from error
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            words = "give a string or an integer, or None for a job that is not limited"
-            raise InvalidJob(f"{option}: {self.key_text} is {shown(value)}: {words}")
-        if problem := limit_key_problem(str(value)):
-            raise InvalidJob(f"{option}: {self.key_text}: {problem}")
-        return str(value)
+        return (
+            None
+            if self.key is None
+            else _value_of(self.key, payload, option, "by which jobs are counted", "is not limited", limit_key_problem)
+        )
 
 
-def _key_problem(key: object) -> str | None:
+def fair_key_of(key: KeyOf | None, payload: Mapping[str, Any]) -> str | None:
+    """Return the fair key of a job with this payload; None for a job without one.
+
+    Raises InvalidJob as `Limit.value_of` does.
+    """
+    return (
+        None
+        if key is None
+        else _value_of(key, payload, "fair_key", "by which jobs take turns", "has no key", fair_key_problem)
+    )
+
+
+def _value_of(
+    key: KeyOf,
+    payload: Mapping[str, Any],
+    option: str,
+    purpose: str,
+    without: str,
+    problem_of: Callable[[object], str | None],
+) -> str | None:
+    name = key_text(key)
+    if isinstance(key, str):
+        if key not in payload:
+            hint = did_you_mean(key, payload) or f" Give null for a job that {without}."
+            raise InvalidJob(f"{option}: the payload has no key {key!r}, {purpose}.{hint}")
+        value: object = payload[key]
+    else:
+        try:
+            value = key(dict(payload))
+        except InvalidJob:
+            raise
+        except Exception as error:
+            raise InvalidJob(f"{option}: {name} failed: {describe_exception(error)}") from error
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        words = f"give a string or an integer, or None for a job that {without}"
+        raise InvalidJob(f"{option}: {name} is {shown(value)}: {words}")
+    if problem := problem_of(str(value)):
+        raise InvalidJob(f"{option}: {name}: {problem}")
+    return str(value)
+
+
+def key_text(key: KeyOf | None) -> str:
+    """Return a key as an operator reads it: a payload's key, a function's name, or nothing."""
+    if key is None or isinstance(key, str):
+        return key or ""
+    return f"{getattr(key, '__qualname__', type(key).__name__)}()"
+
+
+def key_problem(key: object) -> str | None:
+    """Return what is wrong with a key: the name of a key of the payload, or a plain function of it."""
     if isinstance(key, str):
         return None if key else "give the name of a key of the payload; this one is empty"
     if not callable(key):

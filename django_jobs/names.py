@@ -45,15 +45,12 @@ def unique_key_problem(value: object) -> str | None:
 
 def limit_key_problem(value: object) -> str | None:
     """Return what is wrong with the value of a limit's key: 1 to 200 characters, all of them storable."""
-    if not isinstance(value, str):
-        return f"limit_key {shown(value)}: give a string, not {type(value).__name__}"
-    if not value:
-        return "limit_key '': it must not be empty"
-    if len(value) > MAX_LIMIT_KEY:
-        return f"limit_key {shown(value)}: it has {len(value)} characters; at most {MAX_LIMIT_KEY} are allowed"
-    if _UNSTORABLE.search(value):
-        return f"limit_key {shown(value)}: it has characters that no database stores"
-    return None
+    return _key_problem(value, "limit_key")
+
+
+def fair_key_problem(value: object) -> str | None:
+    """Return what is wrong with a fair key: as for the value of a limit's key."""
+    return _key_problem(value, "fair_key")
 
 
 def limit_name_problem(value: object) -> str | None:
@@ -104,6 +101,18 @@ def _length_problem(value: object, subject: str, longest: int) -> str | None:
         return f"{subject} {shown(value)}: it has {len(value)} characters; give 1 to {longest}"
     if UNSTORABLE.search(value):
         return f"{subject} {shown(value)}: it has a NUL character or a lone surrogate, which cannot be stored"
+    return None
+
+
+def _key_problem(value: object, name: str) -> str | None:
+    if not isinstance(value, str):
+        return f"{name} {shown(value)}: give a string, not {type(value).__name__}"
+    if not value:
+        return f"{name} '': it must not be empty"
+    if len(value) > MAX_LIMIT_KEY:
+        return f"{name} {shown(value)}: it has {len(value)} characters; at most {MAX_LIMIT_KEY} are allowed"
+    if _UNSTORABLE.search(value):
+        return f"{name} {shown(value)}: it has characters that no database stores"
     return None
 
 

@@ -14,8 +14,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.limit import Limit, limit_of
-from django_jobs.names import did_you_mean, id_problem, limit_key_problem, queue_problem, unique_key_problem
+from django_jobs.limit import Limit, key_problem, limit_of
+from django_jobs.names import (
+    did_you_mean,
+    fair_key_problem,
+    id_problem,
+    limit_key_problem,
+    queue_problem,
+    unique_key_problem,
+)
 from django_jobs.numbers import LONGEST_SECONDS, MAX_RETRIES_ALLOWED, is_integer, is_number, seconds_of
 from django_jobs.other_queues import called_here
 from django_jobs.text import shown
@@ -201,6 +208,13 @@ def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
     return types
 
 
+def fair_key_of_type(value: Any) -> Any:
+    """Allow the name of a key of the payload, or a function of the payload."""
+    if problem := key_problem(value):
+        raise InvalidJob(f"fair_key={shown(value)}: {problem}")
+    return value
+
+
 def _limit(value: Any) -> Limit:
     if not isinstance(value, Limit):
         raise Refused("one Limit(…), such as Limit(concurrency=2)")
@@ -268,6 +282,7 @@ RULES: Mapping[str, Rule] = {
     "job_id": _name(id_problem),
     "unique_key": _name(unique_key_problem),
     "limit_key": _name(limit_key_problem),
+    "fair_key": _name(fair_key_problem),
     "scheduled_at": _moment,
     "delay": _delay,
     "on_dependency_failure": one_of("fail", "run"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry
-from django_jobs.limit import Limit
+from django_jobs.limit import KeyOf, Limit, fair_key_of
 from django_jobs.names import id_problem, job_type_problem
 from django_jobs.numbers import from_unix, rank_of
 from django_jobs.payloads import encode_payload
@@ -35,6 +35,7 @@ class SubmitOptions(TypedDict, total=False):
     queue: str | None
     on_dependency_failure: Literal["fail", "run"] | None
     limit_key: str | None
+    fair_key: str | None
 
 
 class SubmitCall(SubmitOptions, total=False):
@@ -81,6 +82,7 @@ class Submission:
     queue: str | None = None
     on_dependency_failure: str = "fail"
     limit_key: str | None = None
+    fair_key: str | None = None
 
 
 def check_submission(job_type: Any, payload: Any, options: Mapping[str, Any]) -> Submission:
@@ -143,14 +145,15 @@ OPTION_RULES: Mapping[str, Rule] = {
 OPTIONS = tuple(SubmitOptions.__annotations__)
 
 
-class LimitKeys(NamedTuple):
-    """The values of the keys of a job's limits: that of its type, and that of its queue."""
+class Keys(NamedTuple):
+    """The values of the keys of a job's limits, that of its type and that of its queue, and of its fair key."""
 
     limit_key: str | None = None
     queue_limit_key: str | None = None
+    fair_key: str | None = None
 
 
-NO_KEYS = LimitKeys()
+NO_KEYS = Keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,7 @@ class Template:
     timeout_seconds: float | None
     limit: Limit | None = None
     queue_limit: Limit | None = None
+    fair_key: KeyOf | None = None
 
     def scheduled_at(self, now: datetime | None) -> datetime | None:
         """Return the requested time; a delay counts from `now`."""
@@ -175,9 +179,14 @@ class Template:
         """Whether a limit may hold its jobs."""
         return self.limit is not None or self.queue_limit is not None or self.submission.limit_key is not None
 
-    def limit_keys(self, payload: Mapping[str, Any] | None) -> LimitKeys:
-        """Return the values of the keys of limits for a job with this payload; raise InvalidJob with every problem."""
-        if not self.is_limited:
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys are to be asked of its jobs."""
+        return self.is_limited or self.fair_key is not None or self.submission.fair_key is not None
+
+    def keys(self, payload: Mapping[str, Any] | None) -> Keys:
+        """Return the values of the keys of a job with this payload; raise InvalidJob with every problem."""
+        if not self.has_keys:
             return NO_KEYS
         problems: list[str] = []
         values = []
@@ -186,9 +195,13 @@ class Template:
                 values.append(given or (limit.value_of(payload or {}) if limit else None))
             except InvalidJob as error:
                 problems += error.problems
+        try:
+            values.append(self.submission.fair_key or fair_key_of(self.fair_key, payload or {}))
+        except InvalidJob as error:
+            problems += error.problems
         if problems:
             raise InvalidJob(*problems)
-        return LimitKeys(*values)
+        return Keys(*values)
 
 
 def resolve(
@@ -219,6 +232,7 @@ def resolve(
         options.timeout_seconds if submission.timeout_seconds is None else submission.timeout_seconds,
         handler.limit if handler else None,
         options.queue_limit,
+        handler.fair_key if handler else None,
     )
 
 

@@ -305,6 +305,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             (_("Crashes"), job.crash_count or None),
             (_("Unique key"), searched("key", job.unique_key)),
             (_("Limit key"), searched("limit", job.limit_key)),
+            (_("Fair key"), searched("fair", job.fair_key)),
             (_("Held back by"), job.held_back_by),
             (_("Held back until"), moment(job.held_back_until, now) if job.held_back_until else None),
             (_("Schedule"), others(tick.schedule.name, "schedule") if tick else None),

@@ -34,6 +34,7 @@ COLUMNS = {
     "worker": "worker_id",
     "key": "unique_key",
     "limit": "limit_key",
+    "fair": "fair_key",
 }
 OWN = ("job_type", "error")  # of a dead letter as of a job
 TIMES = {"after": "created_at__gte", "before": "created_at__lt"}

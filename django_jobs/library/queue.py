@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -12,6 +12,7 @@ from django.db.models import Q
 
 from django_jobs import conf
 from django_jobs.db.connections import check_holds_jobs, in_transaction, on_database
+from django_jobs.db.lines import Line
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
 from django_jobs.lifecycle.active_limits import active_limits, declare_queue
@@ -24,6 +25,7 @@ from django_jobs.lifecycle.slots import may_run, take_turns
 from django_jobs.lifecycle.starts import record_start
 from django_jobs.lifecycle.submit import submit
 from django_jobs.lifecycle.transition import move_to
+from django_jobs.lifecycle.turns import first_in_turn, look
 from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import JobQuerySet
@@ -37,6 +39,7 @@ from django_jobs.worker.local_process import local_process
 from django_jobs.worker.process import Process
 from django_jobs.worker.thread import Worker
 
+MOST_PEEKED = 1_000
 # The options of a submit that a job from `Job.create` has under their own names.
 OF_JOB = ("job_id", "scheduled_at", "max_retries", "timeout_seconds", "metadata", "unique_key", "depends_on")
 
@@ -166,6 +169,7 @@ class JobQueue:
         options = {
             "queue": self.name,
             "limit_key": job.__dict__.get("_limit_key"),
+            "fair_key": job.__dict__.get("_fair_key"),
             "on_dependency_failure": job.__dict__.get("_on_dependency_failure"),
             **{name: getattr(job, name) for name in OF_JOB},
         }
@@ -198,9 +202,12 @@ class JobQueue:
         its_turn = Q(pk__in=LimitSlot.objects.filter(waits=True, scope__in=due).values("job"))
         ready = self._ready().filter(Q(pending_limits=0) | its_turn).order_by("rank", "available_at", "id")
         ageing = self._ageing
-        return next(
-            (job for job in (ready.iterator() if ageing is None else aged(ready, ageing)) if may_run(job)), None
-        )
+        if look(self.name):
+            in_turn = (job.id for job in first_in_turn(Line(self.name), MOST_PEEKED, ageing))
+            jobs: Iterator[Job] = (job for job_id in in_turn if (job := self.jobs().filter(pk=job_id).first()))
+        else:
+            jobs = ready.iterator() if ageing is None else aged(ready, ageing)
+        return next((job for job in jobs if may_run(job)), None)
 
     @property
     def _ageing(self) -> float | None:

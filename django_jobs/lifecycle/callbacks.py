@@ -53,7 +53,7 @@ def _checked(new: Any) -> dict[str, Any]:
     if handler is None:
         raise InvalidJob(unknown_job_type(new.job_type, registry.job_types()))
     template = resolve(submission, handler, registry)
-    template.limit_keys(new.payload)  # refused now rather than at the end
+    template.keys(new.payload)  # refused now rather than at the end
     options = {
         **{name: value for name, value in given.items() if name != "priority"},
         "queue": template.queue,

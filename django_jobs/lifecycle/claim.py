@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from django.db.models import F
 
 from django_jobs.db.dialects import dialect
+from django_jobs.db.lines import NO_KEY, Line
 from django_jobs.db.marks import Marks
 from django_jobs.db.transactions import retried, transactional
 from django_jobs.exceptions import InvalidJob, JobNotFound
@@ -15,7 +16,7 @@ from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.payloads import decode, encode_result
 
-from . import slots
+from . import slots, turns
 from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_watched, watch
 
 MOST_ROUNDS = 20  # of claims that find nothing but jobs to be held back; a worker looks again soon
@@ -45,6 +46,7 @@ class ClaimedJob(NamedTuple):
     is_limited: bool = False  # whether it may have slots, which its end gives on
     rated: tuple[str, ...] = ()  # the scopes whose rates count its start
     not_before: float = 0.0  # when its handler may start, by `time.monotonic`: it is claimed a moment early
+    fair_key: str = NO_KEY  # where it was claimed in turn
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class ClaimedJob(NamedTuple):
         )
 
 
-_NO_LIMIT = (False, (), 0.0)  # the columns of a claim that its row does not have
+_NO_LIMIT = (False, (), 0.0, NO_KEY)  # the columns of a claim that its row does not have
 
 
 def claim(
@@ -91,6 +93,17 @@ def claim(
     Jobs that a limit does not let run now are held back, and others taken in their place. With the process's `marks` it passes
     over what an old snapshot keeps of jobs that are done. Where the queue has an `ageing` (seconds), that makes the claim order.
     """
+    if turns.has_keys(queue):
+        return _claim_in_turn(queue, limit, process_id, ageing)
+    jobs = _claim_without_turns(queue, limit, process_id, marks, ageing)
+    if not jobs and turns.look(queue):  # one may have come since the last look
+        return _claim_in_turn(queue, limit, process_id, ageing)
+    return jobs
+
+
+def _claim_without_turns(
+    queue: str, limit: int, process_id: str, marks: Marks | None, ageing: float | None
+) -> list[ClaimedJob]:
     limits = active_limits()
     if limits is NO_LIMITS:
         if ageing is not None:
@@ -104,6 +117,42 @@ def claim(
         if jobs or not found:
             return jobs
     return []
+
+
+def _claim_in_turn(queue: str, limit: int, process_id: str, ageing: float | None) -> list[ClaimedJob]:
+    """Claim from a queue where some jobs have a fair key; those without one are taken as those of one more key."""
+    for number in range(MOST_ROUNDS):
+        looked_at = max(limit, ROUND) if number else limit
+        found, jobs = _claim_round_in_turn(queue, limit, looked_at, process_id, ageing)
+        if jobs or not found:
+            return jobs
+    return []
+
+
+@transactional
+def _claim_round_in_turn(
+    queue: str, limit: int, looked_at: int, process_id: str, ageing: float | None
+) -> tuple[bool, list[ClaimedJob]]:
+    """Return whether there was a ready job, and up to `limit` jobs that may run, out of the first ones in turn."""
+    limits = active_limits()
+    dialect().lock_turns(queue)
+    line = Line(queue)
+    waiting = turns.first_in_turn(line, looked_at, ageing)
+    if not waiting:
+        return False, []
+    place = {job.id: number for number, job in enumerate(waiting)}
+    rows = dialect().claim_jobs(queue, [*place], process_id)
+    jobs = [
+        ClaimedJob._make(row + _NO_LIMIT)._replace(fair_key=waiting[place[row[0]]].key)
+        for row in sorted(rows, key=lambda row: place[row[0]])
+    ]
+    admitted = jobs if limits is NO_LIMITS else _admitted(jobs, process_id, limits)
+    kept, left = admitted[:limit], admitted[limit:]
+    slots.put_back([job.id for job in left])
+    # Whom a limit has held back has had its turn; whom we put back has not.
+    last = place[kept[-1].id] if kept else len(waiting)
+    turns.serve(line, [(job.rank, job.fair_key) for job in jobs if place[job.id] <= last])
+    return bool(jobs), kept
 
 
 @retried
@@ -125,8 +174,10 @@ def _taken(
 
 
 def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
-    """Take the first ready job of a queue in the transaction that is open and has just freed one; None where there are limits."""
-    if active_limits() is not NO_LIMITS:
+    """Take the first ready job of a queue in the transaction that is open and has just freed one; None where there are limits,
+    or where jobs take turns.
+    """
+    if active_limits() is not NO_LIMITS or turns.has_keys(queue):
         return None
     rows = dialect().claim(queue, 1, process_id)
     return ClaimedJob._make(rows[0] + _NO_LIMIT) if rows else None

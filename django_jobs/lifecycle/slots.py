@@ -22,12 +22,14 @@ from django.db.models.functions import Coalesce
 
 from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import SLOT, SLOT_COLUMNS
+from django_jobs.db.lines import NO_KEY, InLine, Line
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import after_commit, database_now, transactional
+from django_jobs.handlers import registry
 from django_jobs.limit import MOST_AT_ONCE, Rate, name_of_scope
 from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 
-from . import starts
+from . import starts, turns
 from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_removed
 
 MOST_COMPARED = 200  # with more free slots than this, who is first does not matter
@@ -51,6 +53,8 @@ class Claimed(Protocol):
     def rank(self) -> int: ...
     @property
     def available_at(self) -> Any: ...
+    @property
+    def fair_key(self) -> str: ...
 
 
 class Admitted(NamedTuple):
@@ -68,6 +72,11 @@ class Slot(NamedTuple):
     starts: bool
 
 
+SlotRow = tuple[
+    str, str, bool, bool, str, int, Any, str | None
+]  # job id, scope, waits, starts, queue, rank, since, fair key
+
+
 # --- who gets a slot
 
 
@@ -82,17 +91,15 @@ def admit(
 
     Returns those that may run, by id. What is not the process's any more is left as it is.
     """
-    keys = {
-        job_id: (key, queue_key)
-        for job_id, key, queue_key in dialect().limit_keys([job.id for job in jobs], process_id)
-    }
+    keys = {job_id: of_job for job_id, *of_job in dialect().limit_keys([job.id for job in jobs], process_id)}
     ours = [job for job in jobs if job.id in keys]
-    wanted = {job.id: limits.scopes(job.job_type, job.queue, *keys[job.id]) for job in ours}
+    wanted = {job.id: limits.scopes(job.job_type, job.queue, *keys[job.id][:2]) for job in ours}
+    fair_keys = {job_id: fair_key for job_id, (_, _, fair_key) in keys.items()}
     scopes = _Scopes(limits, (scope for scopes in wanted.values() for scope in scopes))
     there = _slots_of([*wanted])  # under the lock: what is read before it may be old on MariaDB
     scopes.hand_back(slot for slots in there.values() for slot in slots)
     if ours and not overtakes:
-        scopes.see_who_comes_first(ours[-1])
+        scopes.see_who_comes_first(ours)
     slots: dict[str, set[Slot]] = {}
     held: list[str] = []
     for job in ours:
@@ -101,9 +108,10 @@ def admit(
         slots[job.id] = {Slot(scope, full is not None, limits.rate(scope) is not None) for scope in taken}
         if full is not None:
             held.append(job.id)
-    _write_slots(ours, there, slots)
+    _write_slots(ours, there, slots, fair_keys)
     if held:
         dialect().undo_claim(held, pending_limits=1)
+    scopes.serve_turns()
     scopes.let_in()
     if scopes.have_turns and held:
         _tell_turns(held)
@@ -145,19 +153,28 @@ def _slots_of(ids: Sequence[str]) -> dict[str, set[Slot]]:
     return found
 
 
-def _write_slots(jobs: Iterable[Claimed], there: Mapping[str, set[Slot]], wanted: Mapping[str, set[Slot]]) -> None:
+def _write_slots(
+    jobs: Iterable[Claimed],
+    there: Mapping[str, set[Slot]],
+    wanted: Mapping[str, set[Slot]],
+    fair_keys: Mapping[str, str | None],
+) -> None:
     """Write the slots of jobs, whose rows the caller has locked, where they are other ones than are there."""
     changed = [job for job in jobs if there.get(job.id, set()) != wanted[job.id]]
     if old := [job.id for job in changed if job.id in there]:
         dialect().delete_slots(old)
-    insert_slots((job.id, *slot, job.queue, job.rank, job.available_at) for job in changed for slot in wanted[job.id])
+    insert_slots(
+        (job.id, *slot, job.queue, job.rank, job.available_at, fair_keys[job.id])
+        for job in changed
+        for slot in wanted[job.id]
+    )
 
 
-def insert_slots(rows: Iterable[tuple[str, str, bool, bool, str, int, Any]]) -> None:
-    """Write slots, given as SLOT_COLUMNS."""
+def insert_slots(rows: Iterable[SlotRow]) -> None:
+    """Write slots."""
     values = [
-        (job_id, scope, int(waits), int(has_yet_to_start), *rest, _text(available))
-        for job_id, scope, waits, has_yet_to_start, *rest, available in rows
+        (job_id, scope, int(waits), int(has_yet_to_start), *rest, _text(available), int(key is not None), key or NO_KEY)
+        for job_id, scope, waits, has_yet_to_start, *rest, available, key in rows
     ]
     if values:
         dialect().insert_rows(SLOT, SLOT_COLUMNS, values)
@@ -251,8 +268,10 @@ class _Scopes:
 
     def __init__(self, limits: ActiveLimits, scopes: Iterable[str]) -> None:
         known = [scope for scope in sorted(set(scopes)) if limits.concurrency(scope) is not None]
-        self._waiters: dict[str, tuple[str, str]] = {}  # the first and the last queue where somebody waits
+        # The first and the last queue where somebody waits, without a fair key and with one.
+        self._waiters: dict[str, list[_Queues]] = {}
         self._ahead: dict[str, list[tuple[Any, ...]]] = {}
+        self._in_turn: dict[str, _InTurn] = {}  # where those of the claimed jobs' queue are served in turn
         self._limits = limits
         if known:
             dialect().lock_scopes(known)
@@ -264,9 +283,12 @@ class _Scopes:
         self.have_turns = False
         self.not_before: dict[str, datetime] = {}  # by job id
         for chunk in _chunks(known):
-            for scope, (first, last) in zip(chunk, dialect().queues_of_waiters(chunk), strict=True):
-                if first is not None and last is not None:
-                    self._waiters[scope] = (first, last)
+            for scope, (first, last, first_keyed, last_keyed) in zip(
+                chunk, dialect().queues_of_waiters(chunk), strict=True
+            ):
+                for keyed, start, end in ((False, first, last), (True, first_keyed, last_keyed)):
+                    if start is not None and end is not None:
+                        self._waiters.setdefault(scope, []).append(_Queues(start, end, keyed))
 
     def hand_back(self, slots: Iterable[Slot]) -> None:
         """Count slots as free that were counted as taken: those with which jobs were let in that are claimed only now."""
@@ -274,9 +296,18 @@ class _Scopes:
             if not slot.waits and slot.scope in self._rooms:
                 self._rooms[slot.scope].take(-1, -int(slot.starts))
 
-    def see_who_comes_first(self, last: Claimed) -> None:
-        """See which jobs come before the claimed ones, up to this one: they wait for a slot, or another claim has taken them."""
+    def see_who_comes_first(self, claimed: Sequence[Claimed]) -> None:
+        """See which jobs come before the claimed ones of a queue: they wait for a slot, or another claim has taken them."""
+        last = claimed[-1]
         contested = {scope: room.left for scope, room in self._rooms.items() if 0 < room.left <= MOST_COMPARED}
+        if not contested:
+            return
+        ageing = registry.queue_settings(last.queue).ageing
+        keyed = any(job.fair_key != NO_KEY for job in claimed)
+        for scope, free in list(contested.items()):
+            if ageing is not None or keyed or last.queue in self._queues_of_waiters(scope, keyed=True):
+                self._in_turn[scope] = _InTurn(Line(last.queue, scope), free, ageing, [job.id for job in claimed])
+                del contested[scope]
         if not contested:
             return
         self._ahead = {
@@ -300,25 +331,43 @@ class _Scopes:
         for scope in scopes:
             room = self._rooms[scope]
             room.take(1, 1)
+            if scope in self._in_turn:
+                self._in_turn[scope].take(job)
             if (moment := room.last_may_start_at) is not None:
                 self.not_before[job.id] = max(moment, self.not_before.get(job.id, moment))
         return None
 
+    def serve_turns(self) -> None:
+        """Keep whose turns the jobs have taken that got a slot."""
+        for in_turn in self._in_turn.values():
+            in_turn.serve()
+
     def _has_room(self, scope: str, job: Claimed) -> bool:
+        if scope in self._in_turn:
+            return self._rooms[scope].left > 0 and self._in_turn[scope].has_room(job)
         order = (job.rank, job.available_at, job.id)
         ahead = sum(other < order for other in self._ahead.get(scope, ()))
         return ahead < self._rooms[scope].left
 
     def let_in(self) -> None:
         """Let those in who are first where there is room: as many in each queue as there is room for; set the turns of others."""
-        wanted = [
-            (scope, queue, number)
-            for scope in self._waiters
-            if (room := self._rooms[scope]).left > 0
-            for queue in self._queues_of_waiters(scope)
-            if (number := min(room.left, STEP) - room.let_in.get(queue, 0)) > 0
-        ]
-        found = _first_that_wait(wanted)
+        wanted: list[tuple[str, str, int]] = []
+        found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        for scope in self._waiters:
+            room = self._rooms[scope]
+            if room.left <= 0:
+                continue
+            keyed = {*self._queues_of_waiters(scope, keyed=True)}
+            for queue in {*self._queues_of_waiters(scope, keyed=False), *keyed}:
+                number = min(room.left, STEP) - room.let_in.get(queue, 0)
+                ageing = registry.queue_settings(queue).ageing
+                if number > 0 and (queue in keyed or ageing is not None):
+                    found[scope, queue] = [
+                        (job.rank, job.since, job.id) for job in turns.first_in_turn(Line(queue, scope), number, ageing)
+                    ]
+                elif number > 0:
+                    wanted.append((scope, queue, number))
+        found |= _first_that_wait(wanted)
         if ids := sorted({row[-1] for rows in found.values() for row in rows}):
             dialect().let_in(ids)
         for queue in {queue for (_, queue), rows in found.items() if rows}:
@@ -331,19 +380,60 @@ class _Scopes:
         if not rated:
             return
         now = database_now()
-        turns: dict[str, datetime | None] = dict.fromkeys(rated)
+        due: dict[str, datetime | None] = dict.fromkeys(rated)
         for scope, room in rated.items():
             if room.rate is not None and room.starts_soon <= 0 and (scope in self._waiters or scope in self._awaited):
-                turns[scope] = starts.turn_of(scope, room.rate, room.window, room.about_to_start, now)
-        starts.write_turns(turns, now)
-        self.have_turns = any(turns.values())
+                due[scope] = starts.turn_of(scope, room.rate, room.window, room.about_to_start, now)
+        starts.write_turns(due, now)
+        self.have_turns = any(due.values())
 
-    def _queues_of_waiters(self, scope: str) -> Iterator[str]:
-        queue: str | None
-        queue, last = self._waiters[scope]
-        while queue is not None:
-            yield queue
-            queue = None if queue >= last else dialect().next_queue_of_waiters(scope, queue)
+    def _queues_of_waiters(self, scope: str, *, keyed: bool) -> Iterator[str]:
+        for queues in self._waiters.get(scope, ()):
+            if queues.keyed == keyed:
+                queue: str | None = queues.first
+                while queue is not None:
+                    yield queue
+                    is_last = queue >= queues.last
+                    queue = None if is_last else dialect().next_queue_of_waiters(scope, queue, keyed=keyed)
+
+
+class _Queues(NamedTuple):
+    """The first and the last queue, by name, in which jobs wait that have a fair key, or that have none."""
+
+    first: str
+    last: str
+    keyed: bool
+
+
+class _InTurn:
+    """Who comes first in a scope among the jobs of one queue, where turns or ageing decide about that."""
+
+    def __init__(self, line: Line, free: int, ageing: float | None, claimed: Sequence[str]) -> None:
+        self._line = line
+        self._ageing = ageing
+        self._free = free
+        self._served = turns.turns_of(line)
+        # Those that wait, and those that were let in and are not among the claimed ones.
+        let_in = LimitSlot.objects.filter(
+            scope=line.scope, waits=False, queue=line.queue, job__status=JobStatus.PENDING
+        )
+        rows = let_in.exclude(job__in=claimed).values_list("rank", "available_at", "job_id", "fair_key")
+        self._others = [*turns.first_in_turn(line, free, ageing), *(InLine(*row) for row in rows[:MOST_AHEAD])]
+        self._taken: list[InLine] = []
+
+    def has_room(self, job: Claimed) -> bool:
+        served = self._served.get(job.rank, NO_KEY)
+        return turns.number_ahead(_waiting(job), [*self._others, *self._taken], served, self._ageing) < self._free
+
+    def take(self, job: Claimed) -> None:
+        self._taken.append(_waiting(job))
+
+    def serve(self) -> None:
+        turns.serve(self._line, [(job.rank, job.key) for job in self._taken])
+
+
+def _waiting(job: Claimed) -> InLine:
+    return InLine(job.rank, dialect().to_datetime(job.available_at), job.id, job.fair_key)
 
 
 def _first_that_wait(wanted: Sequence[tuple[str, str, int]]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
@@ -369,21 +459,27 @@ class Held(NamedTuple):
     is_rated: bool
 
 
-def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str]]]) -> dict[str, Held]:
+def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str], str | None]]) -> dict[str, Held]:
     """Return which ready jobs of a batch are held back from the start: those behind as many as may run.
 
-    Given are id, queue, rank and scopes. The first ones of each scope and queue are not, so that nobody waits beside a free slot;
-    to claim a hundred thousand others only to hold them back would take half a minute. A job of two scopes is not, either.
+    Given are id, queue, rank, scopes and fair key. The first ones of each scope and queue are not, so that nobody waits beside a
+    free slot; to claim a hundred thousand others only to hold them back would take half a minute. A job of two scopes is not,
+    either.
     """
     limits = active_limits()
-    by_scope: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    for job_id, queue, rank, scopes in jobs:
+    by_scope: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+    turn_of_key: Counter[tuple[str, str, int, str | None]] = Counter()
+    for job_id, queue, rank, scopes, key in jobs:
         if len(scopes) == 1:
-            by_scope.setdefault((scopes[0], queue), []).append((rank, job_id))
+            turn = 0
+            if key is not None:
+                turn_of_key[scopes[0], queue, rank, key] += 1
+                turn = turn_of_key[scopes[0], queue, rank, key]
+            by_scope.setdefault((scopes[0], queue), []).append((rank, turn, job_id))
     held: dict[str, Held] = {}
     for (scope, _), some in by_scope.items():
         rate, most = limits.rate(scope), limits.most_at_once(scope)
-        for place, (_, job_id) in enumerate(sorted(some)[most:], most):
+        for place, (_, _, job_id) in enumerate(sorted(some)[most:], most):
             seconds = 0 if rate is None else place // rate.number * rate.seconds
             held[job_id] = Held(scope, seconds, rate is not None)
     return held

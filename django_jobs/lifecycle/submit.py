@@ -28,7 +28,7 @@ from django_jobs.propagation import with_trace
 from django_jobs.submission import (
     EMPTY,
     NO_KEYS,
-    LimitKeys,
+    Keys,
     NewJob,
     Submission,
     Template,
@@ -36,7 +36,7 @@ from django_jobs.submission import (
     resolve,
 )
 
-from . import dependencies, members, slots
+from . import dependencies, members, slots, turns
 from .active_limits import active_limits
 from .moved import in_chunks
 
@@ -52,6 +52,7 @@ _SCHEDULED_AT, _AVAILABLE_AT, _OPEN_EDGES, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _PENDIN
     INSERT_COLUMNS.index,
     ("scheduled_at", "available_at", "pending_dependencies", "limit_key", "queue_limit_key", "pending_limits"),
 )
+_FAIR_KEY = INSERT_COLUMNS.index("fair_key")
 # Every column of a job that nobody has claimed yet; those whose default is made anew for each job are always filled in.
 _UNTOUCHED = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
 _warned: set[str] = set()
@@ -116,6 +117,8 @@ def submit_row(
     if created_at is None:
         raise InvalidJob(f"job_id {draft.id!r} exists already")
     notify_work(draft.template.queue)
+    if draft.keys.fair_key is not None:
+        turns.expect_keys(draft.template.queue)
     if signals.job_submitted.has_listeners(Job):
         signals.send(signals.job_submitted, sender=Job, job=draft.as_job(values, created_at))
     return draft.id, created_at
@@ -155,6 +158,8 @@ def submit_many(new_jobs: Iterable[NewJob], *, any_type: bool = False, member_of
 def _announce(jobs: Sequence[Job]) -> None:
     for queue in {job.queue for job in jobs}:
         notify_work(queue)
+    for queue in {job.queue for job in jobs if job.fair_key is not None}:
+        turns.expect_keys(queue)
     if signals.job_submitted.has_listeners(Job):
         for job in jobs:
             signals.send(signals.job_submitted, sender=Job, job=job)
@@ -216,6 +221,7 @@ class _Shared:
             None,
             None,
             0,
+            None,
         ]
 
 
@@ -226,7 +232,7 @@ class _Draft:
     shared: _Shared
     id: str
     payload: str
-    limit_keys: LimitKeys = NO_KEYS
+    keys: Keys = NO_KEYS
     open_edges: int = 0
 
     @property
@@ -243,14 +249,14 @@ class _Draft:
         """Return a draft that differs in its payload alone; raise InvalidJob for what is wrong with that."""
         encoded = EMPTY if payload is None else encode_payload(payload)
         _refuse_misfit(self.shared.arguments, payload)
-        return _Draft(self.shared, new_id(), encoded, self.template.limit_keys(payload))
+        return _Draft(self.shared, new_id(), encoded, self.template.keys(payload))
 
     def values(self, now: datetime | None) -> list[Any]:
         """Return INSERT_COLUMNS; without `now` the database fills in its own clock and the job is pending at once."""
         values = self.shared.values(now).copy()
         values[_ID], values[_PAYLOAD], values[_OPEN_EDGES] = self.id, self.payload, self.open_edges
-        if self.limit_keys is not NO_KEYS:
-            values[_LIMIT_KEY], values[_QUEUE_LIMIT_KEY] = self.limit_keys
+        if self.keys is not NO_KEYS:
+            values[_LIMIT_KEY], values[_QUEUE_LIMIT_KEY], values[_FAIR_KEY] = self.keys
         return values
 
     def as_job(self, values: Sequence[Any], created_at: datetime, now: datetime | None = None) -> Job:
@@ -283,8 +289,8 @@ class _Draft:
             "pending_dependencies": self.open_edges,
             "batch_id": self.shared.batch_id,
         }
-        if self.limit_keys is not NO_KEYS:
-            job.__dict__.update(self.limit_keys._asdict())
+        if self.keys is not NO_KEYS:
+            job.__dict__.update(self.keys._asdict())
         if values[_PENDING_LIMITS]:
             turn = values[_SCHEDULED_AT]
             job.__dict__.update(pending_limits=1, scheduled_at=turn and dialect().to_datetime(turn))
@@ -322,7 +328,7 @@ def _draft(
     if submission.depends_on:
         _refuse_elsewhere(options["depends_on"])
     template = resolve(with_trace(submission), handler, handlers, rank=rank)
-    keys = template.limit_keys(payload)
+    keys = template.keys(payload)
     return _Draft(_Shared(template, arguments), submission.job_id or new_id(), submission.payload, keys)
 
 
@@ -467,9 +473,7 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
     return [jobs[stand_ins.get(draft.id, draft.id)] for draft in drafts]
 
 
-def _hold_back(
-    drafts: Sequence[_Draft], rows: Sequence[list[Any]], now: datetime
-) -> list[tuple[str, str, bool, bool, str, int, Any]]:
+def _hold_back(drafts: Sequence[_Draft], rows: Sequence[list[Any]], now: datetime) -> list[slots.SlotRow]:
     """Hold back those of a batch, in their rows, that cannot run beside the others; return their slots."""
     limits = active_limits()
     ready = {
@@ -486,6 +490,7 @@ def _hold_back(
             row[_QUEUE],
             row[_RANK],
             limits.scopes(row[_JOB_TYPE], row[_QUEUE], row[_LIMIT_KEY], row[_QUEUE_LIMIT_KEY]),
+            row[_FAIR_KEY],
         )
         for job_id, row in ready.items()
     )
@@ -496,7 +501,7 @@ def _hold_back(
         if one.seconds:
             ready[job_id][_SCHEDULED_AT] = adapt(now + timedelta(seconds=one.seconds))
     return [
-        (job_id, one.scope, True, one.is_rated, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT])
+        (job_id, one.scope, True, one.is_rated, row[_QUEUE], row[_RANK], row[_AVAILABLE_AT], row[_FAIR_KEY])
         for job_id, one in held.items()
         for row in [ready[job_id]]
     ]

@@ -16,6 +16,7 @@ from .overview import Overview
 from .queue import Queue
 from .schedule import Schedule, ScheduleTick
 from .step import JobStep, StepKind
+from .turn import FairTurn
 from .worker_process import WorkerProcess
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "DependencyState",
     "Ending",
     "Event",
+    "FairTurn",
     "GoneProcess",
     "Job",
     "JobDependency",

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.db.backends.ddl_references import Statement
 from django.db.models import Q
+
+NOTHING = Statement("DO 0")  # Django's editor has to be given a statement
 
 
 class HotIndex(models.Index):
@@ -30,6 +33,27 @@ class HotIndex(models.Index):
         else:
             index = models.Index(fields=self.full_fields, name=self.name)
         return index.create_sql(model, schema_editor, using, **kwargs)
+
+
+class PartialIndex(HotIndex):
+    """Index the rows for which `where` holds, on PostgreSQL and SQLite alone; elsewhere there is none, and another serves."""
+
+    def __init__(self, *, fields: list[str], where: Q, name: str) -> None:
+        super().__init__(fields=fields, full_fields=[], where=where, name=name)
+
+    def deconstruct(self) -> Any:
+        path, args, kwargs = super().deconstruct()
+        return path, args, {name: value for name, value in kwargs.items() if name != "full_fields"}
+
+    def create_sql(self, model: Any, schema_editor: Any, using: str = "", **kwargs: Any) -> Any:
+        if schema_editor.connection.features.supports_partial_indexes:
+            return super().create_sql(model, schema_editor, using, **kwargs)
+        return NOTHING
+
+    def remove_sql(self, model: Any, schema_editor: Any, **kwargs: Any) -> Any:
+        if schema_editor.connection.features.supports_partial_indexes:
+            return super().remove_sql(model, schema_editor, **kwargs)
+        return NOTHING
 
 
 class HotUnique(models.UniqueConstraint):

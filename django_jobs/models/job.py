@@ -21,7 +21,7 @@ from django_jobs.submission import check_submission, resolve, with_moments
 
 from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
 from .graph import JobGraph, graph_of
-from .indexes import HotIndex, HotUnique
+from .indexes import HotIndex, HotUnique, PartialIndex
 from .managers import JobsManager
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(status__in=TERMINAL)
 
     def ready(self) -> JobQuerySet:
-        """Keep the jobs that a worker would take now, in the order it would take them."""
-        return self.filter(status=JobStatus.PENDING, pending_dependencies=0, pending_limits=0).order_by(
-            "rank", "available_at", "id"
-        )
+        """Keep the jobs that a worker would take now, in the order it would take them but for turns and ageing."""
+        # Each half has an index of its own, and is found by that only when it is named.
+        either = Q(fair_key__isnull=True) | Q(fair_key__isnull=False)
+        ready = self.filter(either, status=JobStatus.PENDING, pending_dependencies=0, pending_limits=0)
+        return ready.order_by("rank", "available_at", "id")
 
     def held_back(self) -> JobQuerySet:
         """Keep the jobs that a limit holds back."""
@@ -180,6 +181,8 @@ class Job(models.Model):
     # The values of the keys of its type's and its queue's limit, as asked at the submit.
     limit_key = ExactCharField(_("limit key"), max_length=200, null=True, blank=True)
     queue_limit_key = ExactCharField(_("limit key of the queue"), max_length=200, null=True, blank=True)
+    # The jobs of one queue and rank take turns by this key; those without it are one more key.
+    fair_key = ExactCharField(_("fair key"), max_length=200, null=True, blank=True)
     # 1 while a limit holds the job back, else 0; its LimitSlot says which one.
     pending_limits = models.SmallIntegerField(_("limits that hold it back"), default=0)
 
@@ -223,8 +226,23 @@ class Job(models.Model):
             HotIndex(
                 name="django_jobs_job_ready",
                 fields=["queue", "rank", "available_at", "id"],
-                where=Q(status="pending", pending_dependencies=0, pending_limits=0),
-                full_fields=["queue", "status", "pending_dependencies", "pending_limits", "rank", "available_at", "id"],
+                where=Q(status="pending", pending_dependencies=0, pending_limits=0, fair_key__isnull=True),
+                full_fields=[
+                    "queue",
+                    "status",
+                    "pending_dependencies",
+                    "pending_limits",
+                    "rank",
+                    "fair_key",
+                    "available_at",
+                    "id",
+                ],
+            ),
+            # Jobs with a fair key by their keys; all others stay out of it.
+            PartialIndex(
+                name="django_jobs_job_fair",
+                fields=["queue", "rank", "fair_key", "available_at", "id"],
+                where=Q(status="pending", pending_dependencies=0, pending_limits=0, fair_key__isnull=False),
             ),
             HotIndex(
                 name="django_jobs_job_due",
@@ -302,7 +320,7 @@ class Job(models.Model):
         """
         given = check_submission(job_type, payload, with_moments(options))
         template = resolve(given, registry.find(job_type), registry)
-        keys = template.limit_keys(payload)
+        keys = template.keys(payload)
         now = timezone.now()
         scheduled_at = template.scheduled_at(now)
         waits = scheduled_at is not None and scheduled_at > now
@@ -325,10 +343,12 @@ class Job(models.Model):
             pending_dependencies=len(given.depends_on),
             limit_key=keys.limit_key,
             queue_limit_key=keys.queue_limit_key,
+            fair_key=keys.fair_key,
         )
         job.__dict__["_depends_on"] = given.depends_on
         job.__dict__["_on_dependency_failure"] = given.on_dependency_failure
         job.__dict__["_limit_key"] = given.limit_key
+        job.__dict__["_fair_key"] = given.fair_key
         return job
 
     @classmethod

@@ -81,6 +81,9 @@ class LimitSlot(models.Model):
     queue = ExactCharField(max_length=64)
     rank = models.SmallIntegerField()
     available_at = models.DateTimeField()
+    # Its fair key; apart from that whether it has one, so that one look tells who waits without.
+    keyed = models.BooleanField(default=False)
+    fair_key = ExactCharField(max_length=200, default="")
 
     objects = JobsManager()
 
@@ -91,7 +94,7 @@ class LimitSlot(models.Model):
         indexes = (
             models.Index(
                 name="django_jobs_limitslot_order",
-                fields=["scope", "waits", "queue", "rank", "available_at", "job"],
+                fields=["scope", "waits", "keyed", "queue", "rank", "fair_key", "available_at", "job"],
             ),
         )
 

@@ -88,6 +88,7 @@ class Schedule(models.Model):
     timeout_seconds = models.FloatField(_("timeout in seconds"), null=True, blank=True)
     metadata = StrictJSONField(_("metadata"), default=dict, blank=True)
     limit_key = ExactCharField(_("limit key"), max_length=200, null=True, blank=True)
+    fair_key = ExactCharField(_("fair key"), max_length=200, null=True, blank=True)
     catch_up = ExactCharField(_("catch up"), max_length=6, choices=CatchUp, default=CatchUp.LATEST)
     grace_seconds = models.FloatField(_("catch-up grace in seconds"), null=True, blank=True)
     overlap = ExactCharField(_("overlap"), max_length=5, choices=Overlap, default=Overlap.ALLOW)

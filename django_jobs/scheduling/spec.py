@@ -23,7 +23,7 @@ from .cron import UTC_NAMES, has_zone_data, next_after, validate, zone_of
 
 ONCE, INTERVAL, CRON = "once", "interval", "cron"
 LEAST_INTERVAL = 0.01
-SUBMIT_OPTIONS = ("queue", "priority", "max_retries", "timeout_seconds", "metadata", "limit_key")
+SUBMIT_OPTIONS = ("queue", "priority", "max_retries", "timeout_seconds", "metadata", "limit_key", "fair_key")
 OWN_OPTIONS = ("catch_up", "grace_seconds", "overlap", "jitter_seconds")
 _RULES = {name: OPTION_RULES[name] for name in SUBMIT_OPTIONS} | {name: RULES[name] for name in OWN_OPTIONS}
 _SECOND = timedelta(seconds=1)
@@ -125,6 +125,7 @@ class Spec:
     max_retries: int | None = None
     timeout_seconds: float | None = None
     limit_key: str | None = None
+    fair_key: str | None = None
     catch_up: str = "latest"
     grace_seconds: float | None = None
     overlap: str = "allow"

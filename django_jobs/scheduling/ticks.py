@@ -147,6 +147,7 @@ def _new_job(row: Schedule, moment: datetime) -> NewJob:
         "max_retries": row.max_retries,
         "timeout_seconds": row.timeout_seconds,
         "limit_key": row.limit_key,
+        "fair_key": row.fair_key,
         "metadata": {**row.metadata, "schedule": row.name, "tick": moment.isoformat()},
     }
     if row.jitter_seconds:

@@ -11,7 +11,7 @@ from typing import Any
 from django_jobs.compat import InvalidTask, TaskResult
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import check_handler_options
-from django_jobs.limit import Limit
+from django_jobs.limit import KeyOf, Limit, fair_key_of
 from django_jobs.names import did_you_mean
 from django_jobs.submission import check_submission
 
@@ -36,14 +36,15 @@ RUN_OPTIONS = (
     "dead_letter",
     "max_crashes",
     "limit",
+    "fair_key",
 )
 TASK_OPTIONS = (*SUBMIT_OPTIONS, *RUN_OPTIONS)
-# What a backend's OPTIONS may give as defaults; a unique key, dependencies or a limit for all tasks would make no sense.
+# What a backend's OPTIONS may give as defaults; a unique key, dependencies, a limit or a fair key for all would make no sense.
 BACKEND_OPTIONS = (
     "max_retries",
     "timeout_seconds",
     "on_dependency_failure",
-    *(name for name in RUN_OPTIONS if name != "limit"),
+    *(name for name in RUN_OPTIONS if name not in ("limit", "fair_key")),
 )
 
 
@@ -87,6 +88,18 @@ def limit_of_task(limit: Limit) -> Limit:
 
     value.__qualname__ = limit.key
     return replace(limit, key=value)
+
+
+def fair_key_of_task(key: KeyOf) -> KeyOf:
+    """Return the fair key of a task's jobs: one by name is looked up among the keyword arguments of the task."""
+    if not isinstance(key, str):
+        return key
+
+    def value(payload: dict[str, Any]) -> str | None:
+        return fair_key_of(key, payload["kwargs"])
+
+    value.__qualname__ = key
+    return value
 
 
 def submit_options(

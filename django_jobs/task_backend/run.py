@@ -24,7 +24,7 @@ from django_jobs.compat import (
 from django_jobs.exceptions import Fail
 from django_jobs.handlers import make_handler, registry
 
-from .options import RUN_OPTIONS, TaskRefused, limit_of_task, run_options, task_refused
+from .options import RUN_OPTIONS, TaskRefused, fair_key_of_task, limit_of_task, run_options, task_refused
 from .task import TaskHandler
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def register(task: AnyTask, alias: str, defaults: Mapping[str, Any]) -> None:
     options: dict[str, Any] = {"takes_context": True, "queue": task.queue_name, **run_options(task, defaults)}
     if "limit" in options:
         options["limit"] = limit_of_task(options["limit"])
+    if "fair_key" in options:
+        options["fair_key"] = fair_key_of_task(options["fair_key"])
     runner = kind(task, alias, defaults)
     with task_refused():
         registry.register(make_handler(runner, task.module_path, options))

@@ -38,7 +38,7 @@ class JobsTask(BaseTask):
 
     unique_key: a string, or a function of the task's arguments that returns one.
     depends_on: task results, jobs or ids.
-    limit: its `key` is the name of a keyword argument.
+    limit: its `key` is the name of a keyword argument; fair_key: the name of one.
     The other options are those of `@job` and `submit()`.
     """
 
@@ -58,6 +58,7 @@ class JobsTask(BaseTask):
     dead_letter: bool | None = None
     max_crashes: int | None = None
     limit: Limit | None = None
+    fair_key: str | Callable[[dict[str, Any]], object] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depends_on", as_ids(self.depends_on))

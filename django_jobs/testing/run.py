@@ -13,7 +13,7 @@ from django.db import connections
 from django.test import TestCase
 
 from django_jobs.db.connections import jobs_connection, on_database, open_blocks, refuses_all
-from django_jobs.db.dialects.base import aged_place
+from django_jobs.db.lines import NO_KEY, InLine, Line
 from django_jobs.exceptions import (
     BulkFailure,
     Cancelled,
@@ -33,6 +33,7 @@ from django_jobs.lifecycle.events import deliver
 from django_jobs.lifecycle.promote import PROMOTE_BATCH, promote
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.lifecycle.slots import sweep
+from django_jobs.lifecycle.turns import in_turn, serve, turns_of
 from django_jobs.models import Job, Queue
 from django_jobs.worker.bulk import execute_all
 from django_jobs.worker.run import BulkRun, Run
@@ -42,7 +43,7 @@ from .crash import ProcessDied
 from .factory import worker_process
 
 MOST_RUNS = 1_000
-DUE_COLUMNS = ("pk", "job_type", "queue", "crash_count", "rank", "available_at")
+DUE_COLUMNS = ("pk", "job_type", "queue", "crash_count", "rank", "available_at", "fair_key")
 STEERING = (Retry, Snooze, Cancelled, Waiting, ProcessDied)
 
 
@@ -55,6 +56,7 @@ class Due(NamedTuple):
     crash_count: int
     rank: int
     available_at: datetime
+    fair_key: str | None
 
     def goes_with(self, first: Due) -> bool:
         """Whether it may be in the list of another one."""
@@ -146,16 +148,15 @@ def _callbacks_after_commit() -> Iterator[None]:
 
 
 def _in_claim_order(due: list[Due]) -> list[Due]:
-    """Return the jobs with those of each queue that has an ageing in its order, in the places that these have."""
+    """Return the jobs with those of each queue that has an ageing or keys in its order, in the places that these have."""
     for queue in {one.queue for one in due}:
         ageing = registry.job_options(None, queue).ageing
-        if ageing is None:
+        of_queue = {one.job_id: one for one in due if one.queue == queue}
+        if ageing is None and all(one.fair_key is None for one in of_queue.values()):
             continue
-        in_order = sorted(
-            (one for one in due if one.queue == queue),
-            key=lambda one: aged_place(one.rank, one.available_at, one.job_id, ageing),
-        )
-        ours = iter(in_order)
+        waiting = (InLine(one.rank, one.available_at, one.job_id, one.fair_key or NO_KEY) for one in of_queue.values())
+        in_order = in_turn(waiting, turns_of(Line(queue)), ageing)
+        ours = iter([of_queue[one.id] for one in in_order])
         due = [next(ours) if one.queue == queue else one for one in due]
     return due
 
@@ -165,23 +166,25 @@ def _claim_next(due: list[Due], process_id: str) -> tuple[list[ClaimedJob], list
     first = due[0]
     handler = registry.find(first.job_type)
     if handler is None or handler.bulk is None or first.crash_count:
-        job = _claim(first.job_id, process_id)
+        job = _claim(first, process_id)
         return [] if job is None else [job], due[1:]
     claimed: list[ClaimedJob] = []
     left: list[Due] = []
     for one in due:
         if len(claimed) == handler.bulk or not one.goes_with(first):
             left.append(one)
-        elif (job := _claim(one.job_id, process_id)) is not None:
+        elif (job := _claim(one, process_id)) is not None:
             claimed.append(job)
         elif claimed:  # a limit may let it in when these have run
             left.append(one)
     return claimed, left
 
 
-def _claim(job_id: str, process_id: str) -> ClaimedJob | None:
+def _claim(due: Due, process_id: str) -> ClaimedJob | None:
     try:
-        return claim_job(job_id, process_id)
+        if due.fair_key is not None:
+            serve(Line(due.queue), [(due.rank, due.fair_key)])
+        return claim_job(due.job_id, process_id)
     except (InvalidJob, JobNotFound):  # a job before it cancelled or deleted it, or a limit holds it back
         return None
 

@@ -63,7 +63,7 @@ COLUMNS = (
     "id", "job_type", "queue", "payload", "rank", "scheduled_at", "created_at", "max_retries", "retry_count", "timeout_seconds",
     "status", "result", "error", "metadata", "available_at", "updated_at", "started_at", "finished_at", "cancel_requested_at",
     "unique_key", "fence", "crash_count", "worker_id", "progress", "progress_message",
-    "limit_key", "queue_limit_key",
+    "limit_key", "queue_limit_key", "fair_key",
 )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def to_dict(
         job_id, job_type, queue, payload, rank, scheduled_at, created_at, max_retries, retry_count, timeout_seconds,
         status, result, error, metadata, available_at, updated_at, started_at, finished_at, cancel_requested_at,
         unique_key, fence, crash_count, worker_id, progress, progress_message,
-        limit_key, queue_limit_key,
+        limit_key, queue_limit_key, fair_key,
     ) = job  # fmt: skip
     written_steps = {"steps": [_written(step, _STEP) for step in steps]} if steps else {}
     written_logs = {"logs": [_written(log, _LOG) for log in logs]} if logs else {}
@@ -121,6 +121,7 @@ def to_dict(
             "batch": batch,
             "limit_key": limit_key,
             "queue_limit_key": queue_limit_key,
+            "fair_key": fair_key,
             "dependencies": written_edges,
             "attempts": [_written(attempt, _ATTEMPT) for attempt in attempts],
             "dead_letters": [_written(dead_letter, _DEAD_LETTER) for dead_letter in dead_letters],
@@ -161,6 +162,7 @@ _EXTRA: dict[str, Check] = {
     "progress_message": text(200),
     "limit_key": nullable(by(RULES["limit_key"])),
     "queue_limit_key": nullable(by(RULES["limit_key"])),
+    "fair_key": nullable(by(RULES["fair_key"])),
 }
 _EDGE: dict[str, Check] = {
     "depends_on": text(64),

@@ -50,8 +50,8 @@ ID, JOB_TYPE, QUEUE, STATUS, UNIQUE_LOCK, OPEN_EDGES = _places(
     Job, "id", "job_type", "queue", "status", "unique_lock", "pending_dependencies"
 )
 DEPENDS_ON, ON_FAILURE, STATE = _places(JobDependency, "depends_on_id", "on_failure", "state")
-_PAYLOAD, _METADATA, _RESULT, _ERROR, _UNIQUE_KEY, _FENCE, _LIMIT_KEY, _QUEUE_LIMIT_KEY = _places(
-    Job, "payload", "metadata", "result", "error", "unique_key", "fence", "limit_key", "queue_limit_key"
+_PAYLOAD, _METADATA, _RESULT, _ERROR, _UNIQUE_KEY, _FENCE, _LIMIT_KEY, _QUEUE_LIMIT_KEY, _FAIR_KEY = _places(
+    Job, "payload", "metadata", "result", "error", "unique_key", "fence", "limit_key", "queue_limit_key", "fair_key"
 )
 _CREATED, _AVAILABLE, _UPDATED, _SCHEDULED, _STARTED, _FINISHED, _CANCEL_REQUESTED = _places(
     Job,
@@ -135,8 +135,12 @@ def _like(template: Values, data: Mapping[str, Any]) -> Rows:
     row[_UNIQUE_KEY] = None if unique_key is None else RULES["unique_key"](unique_key)
     row[UNIQUE_LOCK] = row[_UNIQUE_KEY] if row[STATUS] in LIVE else None
     row[_FENCE] = _fence(extra["fence"])
-    for place, limit_key in ((_LIMIT_KEY, extra["limit_key"]), (_QUEUE_LIMIT_KEY, extra["queue_limit_key"])):
-        row[place] = None if limit_key is None else RULES["limit_key"](limit_key)
+    for place, key, rule in (
+        (_LIMIT_KEY, extra["limit_key"], "limit_key"),
+        (_QUEUE_LIMIT_KEY, extra["queue_limit_key"], "limit_key"),
+        (_FAIR_KEY, extra["fair_key"], "fair_key"),
+    ):
+        row[place] = None if key is None else RULES[rule](key)
     row[_CREATED] = text_of_unix(data["created_at"])
     row[_AVAILABLE] = text_of_unix(extra["available_at"])
     row[_UPDATED] = text_of_unix(extra["updated_at"])

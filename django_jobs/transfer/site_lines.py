@@ -57,6 +57,7 @@ _SCHEDULE: dict[str, Check] = {
     "timeout_seconds": nullable(_seconds),
     "metadata": json_object,
     "limit_key": nullable(by(RULES["limit_key"])),
+    "fair_key": nullable(by(RULES["fair_key"])),
     "catch_up": by(one_of(*CatchUp.values)),
     "grace_seconds": nullable(_seconds),
     "overlap": by(one_of(*Overlap.values)),

@@ -22,6 +22,7 @@ from django_jobs.lifecycle.replay import revive_all
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
 from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep, take_turns
 from django_jobs.lifecycle.starts import prune_starts
+from django_jobs.lifecycle.turns import prune_turns
 from django_jobs.models import WorkerProcess
 from django_jobs.scheduling.store import sync_declared
 from django_jobs.scheduling.ticks import tick
@@ -212,5 +213,5 @@ class Maintenance(Loop):
     def prune(self) -> float:
         """Delete a little of what is past its retention."""
         forget_gone()
-        deleted = sum(prune_batch() + prune_events() + prune_starts() for _ in range(PRUNE_BATCHES))
+        deleted = sum(prune_batch() + prune_events() + prune_starts() + prune_turns() for _ in range(PRUNE_BATCHES))
         return 1.0 if deleted else PRUNE_SECONDS

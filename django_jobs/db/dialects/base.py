@@ -26,9 +26,13 @@ LOG = "django_jobs_joblog"
 SLOT = "django_jobs_limitslot"
 START = "django_jobs_limitstart"
 READY = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 0"
+# A claim that minds no turns takes of these alone: those with a key have an index of their own, or a part of it.
+UNKEYED = f"{READY} AND fair_key IS NULL"
+KEYED = f"{READY} AND fair_key IS NOT NULL"
 RANK_LIMITS = (-101, 101)  # before the first rank, and after the last one
 # So few that they fit into PostgreSQL's table of locks however many scopes there are; two scopes may share one.
 LIMIT_LOCKS = 512
+TURN_LOCKS = 64  # numbered behind those of limits, and taken before them
 MOST_COUNTED = 10_000
 COUNTS_PER_STATEMENT = 100
 KEEPALIVES = 3
@@ -70,8 +74,9 @@ INSERT_COLUMNS = (
     "limit_key",
     "queue_limit_key",
     "pending_limits",
+    "fair_key",
 )
-SLOT_COLUMNS = ("job_id", "scope", "waits", "starts", "queue", "rank", "available_at")
+SLOT_COLUMNS = ("job_id", "scope", "waits", "starts", "queue", "rank", "available_at", "keyed", "fair_key")
 
 
 FIXED_COLUMNS = "created_at, updated_at, retry_count, fence, crash_count, progress_message"
@@ -88,38 +93,43 @@ COMPLETED = (
 OPEN_EDGES = f"SELECT id, job_id, depends_on_id, on_failure FROM {DEPENDENCY} WHERE state = 'open' AND depends_on_id"
 
 # Hops along the index of ready jobs: the cost is the number of queues, not of jobs.
-READY_QUEUES = f"""
-WITH RECURSIVE found(queue) AS (
-    SELECT MIN(queue) FROM {JOB} WHERE {READY}
+_HOPS = f"""{{found}}(queue) AS (
+    SELECT MIN(queue) FROM {JOB} WHERE {{ready}}
     UNION ALL
-    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {READY} AND job.queue > found.queue)
-    FROM found WHERE found.queue IS NOT NULL)"""
-
-_QUEUES_WITH_WORK = f"{READY_QUEUES} SELECT queue FROM found WHERE queue IS NOT NULL"
+    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {{ready}} AND job.queue > {{found}}.queue)
+    FROM {{found}} WHERE {{found}}.queue IS NOT NULL)"""
+READY_QUEUES = f"WITH RECURSIVE {_HOPS.format(found='found', ready=UNKEYED)}"
+KEYED_HOPS = f"{_HOPS.format(found='keyed', ready=KEYED)}"
+KEYED_QUEUES = f"WITH RECURSIVE {KEYED_HOPS} SELECT queue FROM keyed WHERE queue IS NOT NULL"
+_QUEUES_WITH_WORK = (
+    f"{READY_QUEUES}, {KEYED_HOPS} SELECT queue FROM found WHERE queue IS NOT NULL"
+    " UNION SELECT queue FROM keyed WHERE queue IS NOT NULL"
+)
 
 # On to each rank within a queue: of each pair of queue and rank only the first entry is read, which is its oldest job.
 _OLDEST_READY = f"""{READY_QUEUES},
 level(queue, place) AS (
-    SELECT found.queue, (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = found.queue)
+    SELECT found.queue, (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue = found.queue)
     FROM found WHERE found.queue IS NOT NULL
     UNION ALL
     SELECT level.queue, (SELECT MIN(job.rank) FROM {JOB} AS job
-                         WHERE {READY} AND job.queue = level.queue AND job.rank > level.place)
+                         WHERE {UNKEYED} AND job.queue = level.queue AND job.rank > level.place)
     FROM level WHERE level.place IS NOT NULL)
 SELECT level.queue, (SELECT MIN(job.available_at) FROM {JOB} AS job
-                     WHERE {READY} AND job.queue = level.queue AND job.rank = level.place)
-FROM level WHERE level.place IS NOT NULL"""
+                     WHERE {UNKEYED} AND job.queue = level.queue AND job.rank = level.place)
+FROM level WHERE level.place IS NOT NULL
+UNION ALL SELECT queue, MIN(available_at) FROM {JOB} WHERE {KEYED} GROUP BY queue"""
 
 _READY_RANKS = f"""
 WITH RECURSIVE found(place) AS (
-    SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = %s
+    SELECT MIN(job.rank) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue = %s
     UNION ALL
-    SELECT (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {READY} AND job.queue = %s AND job.rank > found.place)
+    SELECT (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue = %s AND job.rank > found.place)
     FROM found WHERE found.place IS NOT NULL)
 SELECT place FROM found WHERE place IS NOT NULL"""
 _READY_OF_RANK = (
     "SELECT job.rank AS place, job.available_at AS since, job.id AS job_id FROM {job} WHERE job.queue = %s"
-    f" AND {READY} AND job.rank = %s ORDER BY job.available_at, job.id LIMIT %s"
+    f" AND {UNKEYED} AND job.rank = %s ORDER BY job.available_at, job.id LIMIT %s"
 )
 _SHARES = (
     "SELECT picked.place, COUNT(*) FROM (SELECT heads.place AS place FROM ({heads}) AS heads"
@@ -128,30 +138,35 @@ _SHARES = (
 
 _COUNT_READY = (
     "SELECT %s AS place, (SELECT COUNT(*) FROM (SELECT 1 AS one FROM"
-    f" {JOB} WHERE queue = %s AND {READY} LIMIT %s) AS capped) AS number"
+    f" {JOB} WHERE queue = %s AND {UNKEYED} LIMIT %s) AS capped)"
+    f" + (SELECT COUNT(*) FROM (SELECT 1 AS one FROM {JOB} WHERE queue = %s AND {KEYED} LIMIT %s) AS capped) AS number"
 )
 
-_LIMIT_KEYS = f"SELECT id, limit_key, queue_limit_key FROM {JOB} WHERE status = 'running' AND worker_id = %s AND id IN"
+_LIMIT_KEYS = (
+    f"SELECT id, limit_key, queue_limit_key, fair_key FROM {JOB} WHERE status = 'running' AND worker_id = %s AND id IN"
+)
 _SLOTS_TAKEN = (
     "SELECT slot.scope, slot.queue, COUNT(CASE WHEN job.status = 'running' THEN 1 END),"
     " COUNT(CASE WHEN job.status = 'pending' THEN 1 END), COUNT(CASE WHEN job.status = 'running' AND slot.starts THEN 1 END)"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id WHERE slot.waits = FALSE AND slot.scope IN"
 )
 QUEUES_OF_WAITERS = (
-    f"(SELECT MIN(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE),"
-    f" (SELECT MAX(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE)"
+    f"(SELECT MIN(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = FALSE),"
+    f" (SELECT MAX(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = FALSE),"
+    f" (SELECT MIN(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = TRUE),"
+    f" (SELECT MAX(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = TRUE)"
 )
 FIRST_THAT_WAIT = (
     f"SELECT {{number}}slot.rank AS in_order, slot.{{moment}} AS since, slot.job_id"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id"
-    " WHERE slot.scope = {scope} AND slot.waits = TRUE AND slot.queue = {queue} AND job.pending_limits = 1"
-    " ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT {most}"
+    " WHERE slot.scope = {scope} AND slot.waits = TRUE AND slot.keyed = FALSE AND slot.queue = {queue}"
+    " AND slot.fair_key = '' AND job.pending_limits = 1 ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT {most}"
 )
 _READY_AHEAD = (
     f"SELECT job.id, job.job_type, job.limit_key, job.queue_limit_key, job.rank AS in_order, job.{{moment}} AS since"
-    f" FROM {JOB} AS job WHERE job.queue = %s AND {READY} AND {{ahead}} ORDER BY job.rank, job.available_at, job.id LIMIT %s"
+    f" FROM {JOB} AS job WHERE job.queue = %s AND {UNKEYED} AND {{ahead}} ORDER BY job.rank, job.available_at, job.id LIMIT %s"
 )
-_NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE AND queue > %s"
+_NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE AND keyed = %s AND queue > %s"
 _NEXT_WAITED_FOR = f"SELECT MIN(scope) FROM {SLOT} WHERE waits = TRUE AND scope > %s"
 
 EndedRow = tuple[str, int, str, float, int, int, str | None]
@@ -266,6 +281,11 @@ class Dialect(ABC):
     later: ClassVar[str]  # so many seconds from now
     union_part: ClassVar[str] = "SELECT * FROM ({part}) AS part"
     ready_job: ClassVar[str] = f"{JOB} AS job"
+    # What `lines` needs to know: how to name the index to go by, whether DISTINCT hops along it, and whether there is LATERAL.
+    ready_hint: ClassVar[str] = ""
+    slot_hint: ClassVar[str] = ""
+    groups: ClassVar[bool] = False
+    has_lateral: ClassVar[bool] = False
     aged: ClassVar[str]  # the time heads.since, moved by heads.place · {step} microseconds
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -331,6 +351,10 @@ class Dialect(ABC):
         rows = [row for rank, number in shares for row in self.claim_of_rank(queue, rank, number, process_id)]
         rank, since, job_id = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
         return sorted(rows, key=lambda row: aged_place(row[rank], self.to_datetime(row[since]), row[job_id], ageing))
+
+    @abstractmethod
+    def claim_jobs(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        """Claim, as `claim` does, those of these jobs of a queue that are ready and that nobody else has locked; in no order."""
 
     def ready_ranks(self, queue: str) -> list[int]:
         """Return the ranks of a queue's ready jobs."""
@@ -414,13 +438,21 @@ class Dialect(ABC):
     # What limits need: the slots of scopes, most of it for many scopes in one statement. Whoever writes a job's slots has
     # locked its row.
 
-    def limit_keys(self, ids: Sequence[str], process_id: str) -> list[tuple[str, str | None, str | None]]:
-        """Lock those of the jobs that a process runs, and return (id, limit_key, queue_limit_key) of each."""
+    def limit_keys(self, ids: Sequence[str], process_id: str) -> list[tuple[str, str | None, str | None, str | None]]:
+        """Lock those of the jobs that a process runs, and return (id, limit_key, queue_limit_key, fair_key) of each."""
         return self.read(f"{_LIMIT_KEYS} ({_marks(ids)}) {self.write_lock}", (process_id, *ids))
 
-    @abstractmethod
     def lock_scopes(self, scopes: Iterable[str]) -> None:
         """Lock scopes until the transaction ends, in one order for all: who has one decides who gets its slots."""
+        self.lock_numbers(lock_numbers(scopes))
+
+    def lock_turns(self, queue: str) -> None:
+        """Lock the turns of a queue's keys until the transaction ends; before any scope."""
+        self.lock_numbers([LIMIT_LOCKS + zlib.crc32(queue.encode()) % TURN_LOCKS])
+
+    @abstractmethod
+    def lock_numbers(self, numbers: Sequence[int]) -> None:
+        """Take our own locks of these numbers until the transaction ends, one after the other."""
 
     def slots_of(self, ids: Sequence[str]) -> list[tuple[str, str, bool, bool]]:
         """Return (job id, scope, waits, starts) of the jobs' slots."""
@@ -434,16 +466,18 @@ class Dialect(ABC):
         """
         return self.read(f"{_SLOTS_TAKEN} ({_marks(scopes)}) GROUP BY slot.scope, slot.queue", scopes)
 
-    def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, str | None]]:
-        """Return for each scope the first and the last queue, by name, in which a job waits for a slot of it."""
+    def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """Return for each scope the first and the last queue, by name, in which a job without a fair key waits for a slot of it,
+        and the first and the last in which one with a key does.
+        """
         part = f"SELECT {{number}} AS number, {QUEUES_OF_WAITERS.format(scope='%s')}"
         statement = " UNION ALL ".join(part.format(number=number) for number in range(len(scopes)))
-        rows = self.read(statement, [value for scope in scopes for value in (scope, scope)])
-        return [(first, last) for _, first, last in sorted(rows, key=lambda row: int(row[0]))]
+        rows = self.read(statement, [value for scope in scopes for value in [scope] * 4])
+        return [row[1:] for row in sorted(rows, key=lambda row: int(row[0]))]
 
-    def next_queue_of_waiters(self, scope: str, queue: str) -> str | None:
-        """Return the next queue behind one in which a job waits for a slot of a scope."""
-        next_queue: str | None = self.read(_NEXT_QUEUE, (scope, queue))[0][0]
+    def next_queue_of_waiters(self, scope: str, queue: str, *, keyed: bool) -> str | None:
+        """Return the next queue behind one in which a job, with or without a fair key, waits for a slot of a scope."""
+        next_queue: str | None = self.read(_NEXT_QUEUE, (scope, int(keyed), queue))[0][0]
         return next_queue
 
     def next_waited_for(self, scope: str) -> str | None:
@@ -611,9 +645,10 @@ class Dialect(ABC):
         counts: list[int] = []
         for start in range(0, len(queues), COUNTS_PER_STATEMENT):
             chunk = queues[start : start + COUNTS_PER_STATEMENT]
-            values = [value for place, name in enumerate(chunk) for value in (place, name, MOST_COUNTED + 1)]
+            most = MOST_COUNTED + 1
+            values = [value for place, name in enumerate(chunk) for value in (place, name, most, name, most)]
             statement = " UNION ALL ".join([_COUNT_READY] * len(chunk)) + " ORDER BY place"
-            counts += [number for _, number in self.read(statement, values)]
+            counts += [min(number, most) for _, number in self.read(statement, values)]
         return counts
 
     def read_now(self) -> datetime:

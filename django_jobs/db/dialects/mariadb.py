@@ -11,7 +11,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar, cast
@@ -33,13 +33,13 @@ from .base import (
     LIVE_PROCESS,
     LOG,
     READY,
+    UNKEYED,
     AttemptRow,
     Dialect,
     EndedRow,
     LogRow,
     StepRow,
     connect_timeout,
-    lock_numbers,
     silence,
 )
 
@@ -55,7 +55,7 @@ PACKET_CHARACTERS = 1_000_000
 # The index gives the order: a filesort would lock every row that it reads.
 _READY_JOBS = f"""
 SELECT {", ".join(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (django_jobs_job_ready)
-WHERE queue = %s AND {READY} AND {LIVE_PROCESS.format(now=NOW)} {{of_rank}}
+WHERE queue = %s AND {UNKEYED} AND {LIVE_PROCESS.format(now=NOW)} {{of_rank}}
 ORDER BY `rank`, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
 
 # By primary key even in a tiny table: a scan would wait for the locks of rows that are none of ours.
@@ -72,7 +72,7 @@ SET {COMPLETED.format(job="job", now=NOW).replace("fence =", "job.fence =")}, jo
 _QUEUES_WITH_WORK = f"SELECT DISTINCT queue FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE {READY}"
 _OLDEST_READY = f"""
 SELECT queue, MIN(available_at) FROM {JOB} FORCE INDEX (django_jobs_job_ready) WHERE {READY}
-GROUP BY queue, status, pending_dependencies, pending_limits, `rank`"""
+GROUP BY queue, status, pending_dependencies, pending_limits, `rank`, fair_key"""
 
 _DUE = f"{NOW} + INTERVAL ROUND(ended.delay * 1000000) MICROSECOND"
 _END = f"""
@@ -104,6 +104,10 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 _READY_JOBS = _READY_JOBS.replace(", ".join(CLAIMED_COLUMNS), _quoted(CLAIMED_COLUMNS))
+_PICK_JOBS = (
+    f"SELECT {_quoted(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (PRIMARY) WHERE id IN ({{ids}}) AND {READY}"
+    f" AND {LIVE_PROCESS.format(now=NOW)} ORDER BY id FOR UPDATE SKIP LOCKED"
+)
 _PICK = _READY_JOBS.format(of_rank="")
 _PICK_OF_RANK = _READY_JOBS.format(of_rank="AND `rank` = %s")
 # One entry a rank ("Using index for group-by"), which takes all columns up to it; of `rank` alone it reads every ready job.
@@ -130,6 +134,9 @@ class MariaDB(Dialect):
     by_members = "FORCE INDEX (django_jobs_members)"
     union_part = "({part})"  # as a table of its own each took 1 ms
     ready_job = f"{JOB} AS job FORCE INDEX (django_jobs_job_ready)"
+    ready_hint = "FORCE INDEX (django_jobs_job_ready)"
+    slot_hint = "FORCE INDEX (django_jobs_limitslot_order)"
+    groups = True
     aged = "heads.since + INTERVAL heads.place * {step} MICROSECOND"
 
     def insert_job(self, row: Sequence[Any]) -> datetime | None:
@@ -184,6 +191,10 @@ class MariaDB(Dialect):
 
     def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         return self._claim(_PICK_OF_RANK, (queue, process_id, queue, rank, limit), process_id)
+
+    def claim_jobs(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        pick = _PICK_JOBS.format(ids=", ".join(["%s"] * len(ids)))
+        return self._claim(pick, (*ids, process_id, queue), process_id)
 
     def ready_ranks(self, queue: str) -> list[int]:
         return [row[-1] for row in self.read(_READY_RANKS, (queue,))]
@@ -287,9 +298,9 @@ class MariaDB(Dialect):
     def oldest_ready(self) -> list[tuple[str, datetime]]:
         return [(queue, self.to_datetime(oldest)) for queue, oldest in self.read(_OLDEST_READY)]
 
-    def lock_scopes(self, scopes: Iterable[str]) -> None:
+    def lock_numbers(self, numbers: Sequence[int]) -> None:
         """Lock rows that stand for them: locks with names would outlast the transaction."""
-        locks = lock_numbers(scopes)
+        locks = list(numbers)
         statement = f"SELECT id FROM {LIMIT_LOCK} WHERE id IN ({', '.join(['%s'] * len(locks))}) ORDER BY id FOR UPDATE"
         while missing := sorted({*locks} - {row[0] for row in self.read(statement, locks)}):
             with self.connection.cursor() as cursor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,9 @@ from .base import (
     INSERT_STEP,
     JOB,
     KEEPALIVES,
+    KEYED,
+    KEYED_HOPS,
+    KEYED_QUEUES,
     LIVE_PROCESS,
     LOG,
     OPEN_EDGES,
@@ -30,6 +33,7 @@ from .base import (
     READY,
     READY_QUEUES,
     SLOT,
+    UNKEYED,
     AttemptRow,
     ClaimLook,
     Dialect,
@@ -40,7 +44,6 @@ from .base import (
     StepRow,
     Stretch,
     connect_timeout,
-    lock_numbers,
     silence,
 )
 
@@ -72,10 +75,18 @@ RETURNING {", ".join(f"job.{name}{_CLAIMED_CASTS.get(name, '')}" for name in CLA
 
 _READY_JOBS = f"""
     SELECT id FROM {JOB}
-    WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
+    WHERE {UNKEYED} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)}
     {{of_rank}} ORDER BY rank, available_at, id LIMIT %s FOR UPDATE SKIP LOCKED"""
 _CLAIM = _TAKE.format(picked=_READY_JOBS.format(of_rank=""))
 _CLAIM_OF_RANK = _TAKE.format(picked=_READY_JOBS.format(of_rank="AND rank = %s"))
+
+# By primary key, and looked at behind that: with their conditions in one place the planner may read an index of ready jobs.
+_CLAIM_JOBS = _TAKE.format(
+    picked=f"""
+    SELECT id FROM (
+        SELECT id, status, pending_dependencies, pending_limits FROM {JOB} WHERE id = ANY(%s::text[]) FOR UPDATE SKIP LOCKED
+    ) AS given WHERE {READY} AND {LIVE_PROCESS.format(now=NOW)}"""
+)
 
 # How many entries of an index this session has read: those that are dead and kept count, those that were removed do not.
 _READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
@@ -88,7 +99,7 @@ _READY_JOBS_ON_STRETCHES = f"""
     FROM unnest(%s::smallint[], %s::timestamptz[], %s::text[], %s::smallint[]) AS stretch(rank, available_at, id, until)
     CROSS JOIN LATERAL (
         SELECT id FROM {JOB} AS job
-        WHERE {READY} AND queue = %s AND job.rank < stretch.until
+        WHERE {UNKEYED} AND queue = %s AND job.rank < stretch.until
             AND (job.rank, job.available_at, job.id) >= (stretch.rank, stretch.available_at, stretch.id)
         ORDER BY job.rank, job.available_at, job.id LIMIT %s FOR UPDATE SKIP LOCKED) AS ready
     WHERE {LIVE_PROCESS.format(now=NOW)}
@@ -101,21 +112,26 @@ SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text FROM before 
 # From gap to gap between queues that are left out, and within a gap from one queue to the next.
 _OTHER_QUEUES_WITH_WORK = f"""
 WITH RECURSIVE found(queue, until) AS (
-    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {READY} AND job.queue > gap.start AND job.queue < gap.until), gap.until
+    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > gap.start AND job.queue < gap.until),
+        gap.until
     FROM unnest(%s::text[], %s::text[]) AS gap(start, until)
     UNION ALL
-    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {READY} AND job.queue > found.queue AND job.queue < found.until),
+    SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > found.queue AND job.queue < found.until),
         found.until
     FROM found WHERE found.queue IS NOT NULL)
 SELECT queue FROM found WHERE queue IS NOT NULL"""
 _AFTER_ALL = "\U0010ffff"
 
-_READY_SINCE = f"""{READY_QUEUES}
-SELECT found.queue, EXTRACT(EPOCH FROM CLOCK_TIMESTAMP() - first.available_at)::float8
-FROM found CROSS JOIN LATERAL (
-    SELECT job.available_at FROM {JOB} AS job WHERE {READY} AND job.queue = found.queue
-    ORDER BY job.rank, job.available_at, job.id LIMIT 1) AS first
-WHERE NOT EXISTS (SELECT 1 FROM {QUEUE} AS queue WHERE queue.name = found.queue AND queue.paused_at IS NOT NULL)"""
+# Of jobs with a fair key the first of the first key stands for all of the queue: the cost is the number of queues here too.
+_FIRST_SINCE = f"""
+SELECT queues.queue, EXTRACT(EPOCH FROM CLOCK_TIMESTAMP() - first.available_at)::float8
+FROM {{queues}} AS queues CROSS JOIN LATERAL (
+    SELECT job.available_at FROM {JOB} AS job WHERE {{ready}} AND job.queue = queues.queue
+    ORDER BY {{order}} LIMIT 1) AS first
+WHERE NOT EXISTS (SELECT 1 FROM {QUEUE} AS queue WHERE queue.name = queues.queue AND queue.paused_at IS NOT NULL)"""
+_UNKEYED_SINCE = _FIRST_SINCE.format(queues="found", ready=UNKEYED, order="job.rank, job.available_at, job.id")
+_KEYED_SINCE = _FIRST_SINCE.format(queues="keyed", ready=KEYED, order="job.rank, job.fair_key, job.available_at, job.id")
+_READY_SINCE = f"{READY_QUEUES}, {KEYED_HOPS} {_UNKEYED_SINCE} UNION ALL {_KEYED_SINCE}"
 
 _COMPLETE = f"""
 WITH done AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS given(id, fence, result))
@@ -187,6 +203,7 @@ class PostgreSQL(Dialect):
     counts_reads = True
     moment = "available_at::text"
     done_step = _DONE_STEP
+    has_lateral = True
     aged = "heads.since + heads.place * {step}::bigint * INTERVAL '1 microsecond'"
 
     def insert_jobs(self, rows: Sequence[Sequence[Any]]) -> None:
@@ -223,6 +240,9 @@ class PostgreSQL(Dialect):
     def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         return self._claim(_CLAIM_OF_RANK, (process_id, queue, process_id, queue, rank, limit))
 
+    def claim_jobs(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        return self._claim(_CLAIM_JOBS, (process_id, array(ids), process_id, queue))
+
     def _claim(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
             cursor.execute(statement, parameters)
@@ -246,7 +266,8 @@ class PostgreSQL(Dialect):
             return super().queues_with_work()
         names = sorted(besides)
         gaps = (array(["", *names]), array([*names, _AFTER_ALL]))
-        return [row[0] for row in self.read(_OTHER_QUEUES_WITH_WORK, gaps)]
+        keyed = [row for row in self.read(KEYED_QUEUES) if row[0] not in names]
+        return list(dict.fromkeys(row[0] for row in [*self.read(_OTHER_QUEUES_WITH_WORK, gaps), *keyed]))
 
     def ready_queues(self) -> list[tuple[str, float]]:
         """Return (queue, seconds for which the first of its ready jobs has been due), of queues that have one and may run it."""
@@ -301,21 +322,19 @@ class PostgreSQL(Dialect):
         last = max((row[1] for row in due), default=None)
         return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment)
 
-    def lock_scopes(self, scopes: Iterable[str]) -> None:
+    def lock_numbers(self, numbers: Sequence[int]) -> None:
         # The function locks one after the other, in the order of the array.
         self.read(
             f"SELECT count(pg_advisory_xact_lock({LOCK_SPACE}, id)) FROM unnest(%s::int[]) AS given(id)",
-            (array(lock_numbers(scopes)),),
+            (array(numbers),),
         )
 
     # One plan for all scopes: to plan a part for each took 0.6 ms a scope.
 
-    def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    def queues_of_waiters(self, scopes: Sequence[str]) -> list[tuple[str | None, ...]]:
         queues = QUEUES_OF_WAITERS.format(scope="given.scope")
         given = "unnest(%s::text[]) WITH ORDINALITY AS given(scope, number)"
-        return [
-            (row[0], row[1]) for row in self.read(f"SELECT {queues} FROM {given} ORDER BY number", (array(scopes),))
-        ]
+        return self.read(f"SELECT {queues} FROM {given} ORDER BY number", (array(scopes),))
 
     def first_that_wait(self, wanted: Sequence[tuple[str, str, int]]) -> list[tuple[Any, ...]]:
         given = {"scope": "given.scope", "queue": "given.queue", "most": "given.most", "moment": self.moment}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .base import (
@@ -19,6 +19,7 @@ from .base import (
     JOB,
     LIVE_PROCESS,
     READY,
+    UNKEYED,
     AttemptRow,
     Dialect,
     EndedRow,
@@ -32,8 +33,12 @@ _CLAIM_READY = f"""
 UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
 WHERE id IN (
     SELECT id FROM {JOB}
-    WHERE {READY} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)} {{of_rank}}
+    WHERE {UNKEYED} AND queue = %s AND {LIVE_PROCESS.format(now=NOW)} {{of_rank}}
     ORDER BY rank, available_at, id LIMIT %s)
+RETURNING {", ".join(CLAIMED_COLUMNS)}"""
+_CLAIM_JOBS = f"""
+UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
+WHERE id IN ({{ids}}) AND {READY} AND {LIVE_PROCESS.format(now=NOW)}
 RETURNING {", ".join(CLAIMED_COLUMNS)}"""
 _CLAIM = _CLAIM_READY.format(of_rank="")
 _CLAIM_OF_RANK = _CLAIM_READY.format(of_rank="AND rank = %s")
@@ -105,6 +110,10 @@ class SQLite(Dialect):
     def claim_of_rank(self, queue: str, rank: int, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         return self._claim(_CLAIM_OF_RANK, (process_id, queue, process_id, queue, rank, limit))
 
+    def claim_jobs(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        statement = _CLAIM_JOBS.format(ids=", ".join(["%s"] * len(ids)))
+        return self._claim(statement, (process_id, *ids, process_id, queue))
+
     def _claim(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
             cursor.execute(statement, parameters)
@@ -131,7 +140,7 @@ class SQLite(Dialect):
     def promote(self, limit: int) -> list[str]:
         return [row[0] for row in self.read(_PROMOTE, (limit,))]
 
-    def lock_scopes(self, scopes: Iterable[str]) -> None:
+    def lock_numbers(self, numbers: Sequence[int]) -> None:
         """Do nothing: who writes has the database for itself."""
 
     def version_of_data(self) -> int | None:

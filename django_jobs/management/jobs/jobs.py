@@ -28,7 +28,7 @@ DEAD_LETTER = ("reason", "died_at", "acknowledged_at", "replayed_at", "note")
 AS_STORED = (
     "max_retries", "retry_count", "timeout_seconds", "created_at", "updated_at", "scheduled_at", "started_at",
     "finished_at", "worker_id", "unique_key", "payload", "result", "error", "metadata", "pending_dependencies",
-    "limit_key", "held_back_by", "held_back_until", "progress",
+    "limit_key", "fair_key", "held_back_by", "held_back_until", "progress",
 )  # fmt: skip
 HEADS = ("ID", "TYPE", "QUEUE", "STATUS", "PRIORITY", "ATTEMPTS", "CREATED", "ERROR")
 

@@ -54,6 +54,9 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--unique-key", metavar="KEY", help="while a live job holds it, print that job's id instead")
     parser.add_argument("--limit-key", metavar="KEY", help="the value by which its type's limit counts it")
+    parser.add_argument(
+        "--fair-key", metavar="KEY", help="the key by which it takes turns with the others of its queue"
+    )
     parser = verbs.add(
         "wait",
         wait_for,
