@@ -19,7 +19,6 @@ int without; /* the guards that are taken out; check.py gives their numbers in t
 #define LEAVING_IN_CANCEL (1 << 6)
 #define SCOPES_OF_READY (1 << 7)
 #define SWEEP (1 << 8)
-#define SWEEP_OF_CHANGE (1 << 9)
 
 #define JOBS 3
 #define LATE 2
@@ -198,7 +197,7 @@ next:
         :: may_fail && status[1] == READY && is_free(1) -> j = 1; locked_by[1] = OPERATOR
         :: may_fail && status[0] == RUNNING && is_free(0) ->
             j = JOBS; status[0] = ENDED; slot[0] = NO_SLOT; owner[0] = NOBODY; is_swept = true
-        :: may_fail && most == 1 -> j = JOBS; most = 2; is_swept = kept(SWEEP_OF_CHANGE)
+        :: may_fail && most == 1 -> j = JOBS; most = 2
         :: may_fail && most == 2 -> j = JOBS; most = 1
         fi;
         faults-- };
