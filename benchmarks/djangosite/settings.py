@@ -35,5 +35,7 @@ if "BENCH_CONCURRENCY" in os.environ:
     DJANGO_JOBS["ASYNC_CONCURRENCY"] = int(os.environ["BENCH_CONCURRENCY"])
 if "BENCH_NOTIFY" in os.environ:
     DJANGO_JOBS["NOTIFY"] = os.environ["BENCH_NOTIFY"] == "1"
+if "BENCH_RETENTION_SECONDS" in os.environ:
+    DJANGO_JOBS["RETENTION"] = {"completed": int(os.environ["BENCH_RETENTION_SECONDS"]) / 86_400}
 
 counted.start()

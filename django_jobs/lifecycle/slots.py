@@ -510,9 +510,14 @@ def leave(jobs: Iterable[Job]) -> None:
 
     The caller sets their `pending_limits` to 0.
     """
-    is_limited = active_limits() is not NO_LIMITS
-    if ids := [job.pk for job in jobs if is_limited or job.pending_limits]:
-        scopes = {scope for scope, _ in dialect().delete_slots(ids)}
+    limits = active_limits()
+    concerned = [job for job in jobs if limits is not NO_LIMITS or job.pending_limits]
+    if concerned:
+        scopes = {scope for scope, _ in dialect().delete_slots([job.pk for job in concerned])}
+        # A ready one may have no slot yet, and others of its submit wait behind it: they count on its claim.
+        ready = (job for job in concerned if job.status == JobStatus.PENDING and not job.pending_limits)
+        for job in ready:
+            scopes.update(limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key))
         if scopes:
             after_commit(lambda: _let_in(scopes))
 

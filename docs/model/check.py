@@ -24,7 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SPIN_FLAGS = ("-DSAFETY", "-DNOREDUCE", "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=4000")
-DEPTH = 20_000
+DEPTH = 50_000
 SECONDS = 600
 
 

@@ -165,6 +165,13 @@ def test_whatever_ends_a_run_gives_its_slot_on() -> None:
     assert crashed.id == "j4"
 
 
+def test_a_cancelled_job_that_nobody_has_claimed_does_not_keep_those_of_its_submit() -> None:
+    name = limited(concurrency=1)
+    submit_many([NewJob(name, job_id=one) for one in ("a", "b")])  # `b` is held back from the start
+    cancel(["a"])
+    assert ids(claim("default", 5, "p")) == ["b"]
+
+
 def test_a_cancelled_job_that_was_let_in_gives_its_turn_on() -> None:
     name = limited(concurrency=1)
     for number in range(3):

@@ -72,6 +72,14 @@ def greet(context: Any, name: str, greeting: str = "Good day") -> str:
     return f"{greeting}, {name}"
 
 
+@job("effects.log", takes_context=True)
+def log(context: Any, payload: dict[str, Any]) -> None:
+    """Log so many `lines`."""
+    _leave(context, payload)
+    for number in range(payload["lines"]):
+        logger.info("line %d of %s", number, context.job_id)
+
+
 @job("effects.log_isolated", takes_context=True, isolation="process", log_level="INFO")
 def log_isolated(context: Any, payload: dict[str, Any]) -> None:
     """Log, in a child; with `ends` "killed" kill that once the log is on record."""
