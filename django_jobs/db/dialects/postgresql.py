@@ -130,7 +130,9 @@ FROM {{queues}} AS queues CROSS JOIN LATERAL (
     ORDER BY {{order}} LIMIT 1) AS first
 WHERE NOT EXISTS (SELECT 1 FROM {QUEUE} AS queue WHERE queue.name = queues.queue AND queue.paused_at IS NOT NULL)"""
 _UNKEYED_SINCE = _FIRST_SINCE.format(queues="found", ready=UNKEYED, order="job.rank, job.available_at, job.id")
-_KEYED_SINCE = _FIRST_SINCE.format(queues="keyed", ready=KEYED, order="job.rank, job.fair_key, job.available_at, job.id")
+_KEYED_SINCE = _FIRST_SINCE.format(
+    queues="keyed", ready=KEYED, order="job.rank, job.fair_key, job.available_at, job.id"
+)
 _READY_SINCE = f"{READY_QUEUES}, {KEYED_HOPS} {_UNKEYED_SINCE} UNION ALL {_KEYED_SINCE}"
 
 _COMPLETE = f"""
