@@ -142,9 +142,9 @@ def test_a_job_that_runs_far_beyond_its_types_usual_time_is_on_the_overview() ->
     slow = JobFactory(status="running", started_at=now - timedelta(seconds=600))
     JobFactory(status="running", started_at=now - timedelta(seconds=600), job_type="seldom")
     found = [one for one in operator().get("/admin/django_jobs/overview/").context["problems"] if "running" in str(one)]
-    assert [str(one) for one in found] == [
-        "A job of type effects.record has been running for 10 min; 95 of 100 take 50 s at most."
-    ]
+    (text,) = map(str, found)
+    assert text.startswith("A job of type effects.record has been running for 10 min")
+    assert text.endswith("; 95 of 100 take 50 s at most.")
     assert slow.pk in found[0].url
     assert usual.pk not in found[0].url
     assert problems.FAR_BEYOND == 3

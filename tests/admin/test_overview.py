@@ -1,5 +1,6 @@
 """The overview, the queues, the workers and the schedules: what they show, and what their buttons do."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -92,8 +93,8 @@ def test_the_overview_says_which_queue_nobody_serves_who_is_silent_and_what_was_
             name=name, job_type="x", kind="interval", interval_seconds=60, enabled=False, last_error=error
         )
     problems = {str(one): one.url for one in operator().get(OVERVIEW).context["problems"]}
-    assert [*problems] == [
-        "Worker w-3 has been silent for 50 s.",
+    assert [re.sub(r"for 5\d s", "for some seconds", problem) for problem in problems] == [
+        "Worker w-3 has been silent for some seconds.",
         "No worker serves queue mial; 12 jobs wait.",
         "Schedule nightly was disabled: no handler for 'shop.report'",
     ]

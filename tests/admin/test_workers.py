@@ -1,5 +1,6 @@
 """Worker processes in the admin: the living, how well they are and what they run, and those that are gone."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -30,10 +31,10 @@ def test_silence_is_shown_before_the_lease_ends() -> None:
     now = database_now()
     WorkerProcessFactory(id="w-1")
     WorkerProcessFactory(
-        id="w-2", heartbeat_at=now - timedelta(seconds=50), lease_expires_at=now + timedelta(seconds=10)
+        id="w-2", heartbeat_at=now - timedelta(seconds=50), lease_expires_at=now + timedelta(minutes=10)
     )
     text = operator().get(WORKERS).text
-    assert "silent for 50 s" in text
+    assert re.search(r"silent for 5\d s", text)
     assert text.count("jobs-alive") == 1
 
 

@@ -12,8 +12,8 @@ from django_jobs.numbers import rank_of
 
 
 def a_moment_ago() -> datetime:
-    """Return a time that has passed by the database's clock as well, which may be a little behind ours."""
-    return timezone.now() - timedelta(seconds=1)
+    """Return a time that has passed by the database's clock as well: SQLite's tells milliseconds only."""
+    return timezone.now() - timedelta(milliseconds=2)
 
 
 class JobFactory(DjangoModelFactory):
