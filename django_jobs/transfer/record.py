@@ -232,25 +232,25 @@ class Reading:
         batch = self.extra.get("batch")
         if batch is not None:
             read_batch(batch, self.problems)
-        edges, attempts, dead_letters, steps, logs = self.parts(job, job.__dict__["_depends_on"])
+        edges, attempts, dead_letters, steps, logs = self.parts(job.id, job.job_type, job.__dict__["_depends_on"])
         job.pending_dependencies = sum(edge.state == DependencyState.OPEN for edge in edges)
         if batch is not None:
             job.batch_id = batch["id"]
         return Record(job, edges, attempts, dead_letters, steps, self.is_full, batch, logs)
 
     def parts(
-        self, job: Job, depends_on: Iterable[str]
+        self, job_id: str, job_type: str, depends_on: Iterable[str]
     ) -> tuple[list[JobDependency], list[Attempt], list[DeadLetter], list[JobStep], list[JobLog]]:
         """Return what hangs on the job; raise InvalidJob with every problem so far."""
         edges = [
-            JobDependency(job_id=job.id, depends_on_id=row.pop("depends_on"), **row) for row in self.edges(depends_on)
+            JobDependency(job_id=job_id, depends_on_id=row.pop("depends_on"), **row) for row in self.edges(depends_on)
         ]
-        attempts = [Attempt(job_id=job.id, **row) for row in self.rows("attempts", _ATTEMPT)]
+        attempts = [Attempt(job_id=job_id, **row) for row in self.rows("attempts", _ATTEMPT)]
         dead_letters = [
-            DeadLetter(job_id=job.id, job_type=job.job_type, **row) for row in self.rows("dead_letters", _DEAD_LETTER)
+            DeadLetter(job_id=job_id, job_type=job_type, **row) for row in self.rows("dead_letters", _DEAD_LETTER)
         ]
-        steps = [JobStep(job_id=job.id, **row) for row in self.rows("steps", _STEP)]
-        logs = [JobLog(job_id=job.id, **row) for row in self.rows("logs", _LOG)]
+        steps = [JobStep(job_id=job_id, **row) for row in self.rows("steps", _STEP)]
+        logs = [JobLog(job_id=job_id, **row) for row in self.rows("logs", _LOG)]
         if self.problems:
             raise InvalidJob(*self.problems)
         return edges, attempts, dead_letters, steps, logs

@@ -156,7 +156,7 @@ def _like(template: Values, data: Mapping[str, Any]) -> Rows:
     depends_on = OPTION_RULES["depends_on"](data["depends_on"])
     if row[ID] in depends_on:
         raise Refused("another job than itself")
-    parts = Reading(data).parts(row[ID], depends_on)
+    parts = Reading(data).parts(row[ID], data["job_type"], depends_on)
     edges, attempts, dead_letters, steps, logs = (tuple(map(_values, part)) for part in parts)
     return Rows(row, edges, attempts, dead_letters, steps, logs)
 
