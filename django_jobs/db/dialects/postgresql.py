@@ -112,8 +112,9 @@ WITH RECURSIVE found(queue, until) AS (
     UNION ALL
     SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > found.queue AND job.queue < found.until),
         found.until
-    FROM found WHERE found.queue IS NOT NULL)
-SELECT queue FROM found WHERE queue IS NOT NULL"""
+    FROM found WHERE found.queue IS NOT NULL),
+{KEYED_QUEUES}
+SELECT queue FROM found WHERE queue IS NOT NULL UNION ALL SELECT queue FROM keyed WHERE queue IS NOT NULL"""
 _AFTER_ALL = "\U0010ffff"
 
 _COMPLETE = f"""
@@ -245,8 +246,8 @@ class PostgreSQL(Dialect):
             return super().queues_with_work()
         names = sorted(besides)
         gaps = (array(["", *names]), array([*names, _AFTER_ALL]))
-        keyed = [row for row in self.read(KEYED_QUEUES) if row[0] not in names]
-        return list(dict.fromkeys(row[0] for row in [*self.read(_OTHER_QUEUES_WITH_WORK, gaps), *keyed]))
+        found = dict.fromkeys(queue for (queue,) in self.read(_OTHER_QUEUES_WITH_WORK, gaps))
+        return [queue for queue in found if queue not in names]
 
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
         ids, fences, results = zip(*rows, strict=True)
