@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -93,10 +94,11 @@ def claim(
     Jobs that a limit does not let run now are held back, and others taken in their place. With the process's `marks` it passes
     over what an old snapshot keeps of jobs that are done. Where the queue has an `ageing` (seconds), that makes the claim order.
     """
+    began = time.monotonic()
     if turns.has_keys(queue):
         return _claim_in_turn(queue, limit, process_id, ageing)
     jobs = _claim_without_turns(queue, limit, process_id, marks, ageing)
-    if not jobs and turns.look(queue):  # one may have come since the last look
+    if not jobs and turns.look_again(queue, began):
         return _claim_in_turn(queue, limit, process_id, ageing)
     return jobs
 

@@ -44,6 +44,10 @@ class _Known:
         until, keyed = self._of.get((jobs_alias(), queue), (0.0, False))
         return keyed if time.monotonic() < until else None
 
+    def is_younger(self, queue: str, moment: float) -> bool:
+        until, _ = self._of.get((jobs_alias(), queue), (0.0, False))
+        return until - LOOK_SECONDS >= moment
+
     def keep(self, queue: str, keyed: bool) -> None:
         self._of[jobs_alias(), queue] = time.monotonic() + LOOK_SECONDS, keyed
 
@@ -66,6 +70,11 @@ def look(queue: str) -> bool:
     keyed = lines.has_keyed(queue)
     _known.keep(queue, keyed)
     return keyed
+
+
+def look_again(queue: str, moment: float) -> bool:
+    """Look whether keys have come since the last look, unless that was after a moment (`time.monotonic`)."""
+    return not _known.is_younger(queue, moment) and look(queue)
 
 
 def expect_keys(queue: str) -> None:

@@ -16,7 +16,7 @@ from django_jobs.db.dialects.base import Place, Stretch
 from django_jobs.due import queues_with_work
 from django_jobs.handlers import registry
 from django_jobs.ids import new_id
-from django_jobs.lifecycle import active_limits, leases
+from django_jobs.lifecycle import active_limits, leases, turns
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.settle import Outcome, settle
@@ -31,6 +31,12 @@ def copies(job: Job, number: int) -> Iterator[Job]:
     """Yield jobs that differ in their ids alone; a factory for each would take most of the test's time."""
     values = {field.attname: getattr(job, field.attname) for field in Job._meta.concrete_fields if field.name != "id"}
     return (Job(id=new_id(), **values) for _ in range(number))
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it be known that no queue has fair keys, as it is to a worker but for one look in a second."""
+    monkeypatch.setattr(turns, "has_keys", lambda queue: False)
 
 
 @pytest.fixture(autouse=True)

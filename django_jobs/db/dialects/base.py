@@ -99,10 +99,9 @@ _HOPS = f"""{{found}}(queue) AS (
     SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {{ready}} AND job.queue > {{found}}.queue)
     FROM {{found}} WHERE {{found}}.queue IS NOT NULL)"""
 READY_QUEUES = f"WITH RECURSIVE {_HOPS.format(found='found', ready=UNKEYED)}"
-KEYED_HOPS = f"{_HOPS.format(found='keyed', ready=KEYED)}"
-KEYED_QUEUES = f"WITH RECURSIVE {KEYED_HOPS} SELECT queue FROM keyed WHERE queue IS NOT NULL"
+KEYED_QUEUES = _HOPS.format(found="keyed", ready=KEYED)
 _QUEUES_WITH_WORK = (
-    f"{READY_QUEUES}, {KEYED_HOPS} SELECT queue FROM found WHERE queue IS NOT NULL"
+    f"{READY_QUEUES}, {KEYED_QUEUES} SELECT queue FROM found WHERE queue IS NOT NULL"
     " UNION SELECT queue FROM keyed WHERE queue IS NOT NULL"
 )
 

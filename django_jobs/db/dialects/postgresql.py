@@ -22,7 +22,6 @@ from .base import (
     JOB,
     KEEPALIVES,
     KEYED,
-    KEYED_HOPS,
     KEYED_QUEUES,
     LIVE_PROCESS,
     LOG,
@@ -118,8 +117,9 @@ WITH RECURSIVE found(queue, until) AS (
     UNION ALL
     SELECT (SELECT MIN(job.queue) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue > found.queue AND job.queue < found.until),
         found.until
-    FROM found WHERE found.queue IS NOT NULL)
-SELECT queue FROM found WHERE queue IS NOT NULL"""
+    FROM found WHERE found.queue IS NOT NULL),
+{KEYED_QUEUES}
+SELECT queue FROM found WHERE queue IS NOT NULL UNION ALL SELECT queue FROM keyed WHERE queue IS NOT NULL"""
 _AFTER_ALL = "\U0010ffff"
 
 # Of jobs with a fair key the first of the first key stands for all of the queue: the cost is the number of queues here too.
@@ -133,7 +133,7 @@ _UNKEYED_SINCE = _FIRST_SINCE.format(queues="found", ready=UNKEYED, order="job.r
 _KEYED_SINCE = _FIRST_SINCE.format(
     queues="keyed", ready=KEYED, order="job.rank, job.fair_key, job.available_at, job.id"
 )
-_READY_SINCE = f"{READY_QUEUES}, {KEYED_HOPS} {_UNKEYED_SINCE} UNION ALL {_KEYED_SINCE}"
+_READY_SINCE = f"{READY_QUEUES}, {KEYED_QUEUES} {_UNKEYED_SINCE} UNION ALL {_KEYED_SINCE}"
 
 _COMPLETE = f"""
 WITH done AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS given(id, fence, result))
@@ -268,8 +268,8 @@ class PostgreSQL(Dialect):
             return super().queues_with_work()
         names = sorted(besides)
         gaps = (array(["", *names]), array([*names, _AFTER_ALL]))
-        keyed = [row for row in self.read(KEYED_QUEUES) if row[0] not in names]
-        return list(dict.fromkeys(row[0] for row in [*self.read(_OTHER_QUEUES_WITH_WORK, gaps), *keyed]))
+        found = dict.fromkeys(queue for (queue,) in self.read(_OTHER_QUEUES_WITH_WORK, gaps))
+        return [queue for queue in found if queue not in names]
 
     def ready_queues(self) -> list[tuple[str, float]]:
         """Return (queue, seconds for which the first of its ready jobs has been due), of queues that have one and may run it."""
