@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ GOAL = 5.0  # seconds from the promotion to the first new job
 class Producer:
     """Submits all the time, on whichever server takes writes, and keeps what was acknowledged and how far the server was then."""
 
-    def __init__(self) -> None:
+    def __init__(self, position: Callable[[], int]) -> None:
         self.acknowledged: dict[str, int] = {}
+        self._position = position
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -53,16 +54,16 @@ class Producer:
             job_type = "effects.record_atomic" if number % 2 else "effects.sleep"
             try:
                 job = submit(job_type, {"seconds": 0.01}, job_id=f"job-{number}")
-                self.acknowledged[job.pk] = _position("pg_current_wal_lsn()")
+                self.acknowledged[job.pk] = self._position()
             except Error:
                 connections["default"].close()
         connections.close_all()
 
 
-def _position(function: str) -> int:
-    """Return a place in the server's log as a number of bytes."""
+def _written() -> int:
+    """Return how much the server has written to its log, in bytes."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT ({function} - '0/0'::pg_lsn)::bigint")
+        cursor.execute("SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint")
         return int(cursor.fetchone()[0])
 
 
@@ -78,15 +79,16 @@ def servers(tmp_path: Path, django_db_blocker: Any) -> Iterator[tuple[PrivatePos
 
 
 @contextmanager
-def _load() -> Iterator[tuple[Workers, Producer]]:
+def load(position: Callable[[], int] = _written) -> Iterator[tuple[Workers, Producer]]:
+    """Let two workers run, and jobs be submitted, until the block ends; begin it when some are done."""
     with spawn_workers("--processes", "2", "--threads", "2", settings=SETTINGS) as workers:
         workers.wait_ready(2, timeout=60)
-        with Producer() as producer:
+        with Producer(position) as producer:
             wait_until(lambda: Job.objects.filter(status="completed").count() > 200, 60, "jobs that are done")
             yield workers, producer
 
 
-def _first_new_job(promoted: float) -> float:
+def first_new_job(promoted: float) -> float:
     """Return the seconds from the promotion until a job submitted after it was done."""
     connection.close()
     job = submit("effects.record", priority=10)
@@ -94,7 +96,8 @@ def _first_new_job(promoted: float) -> float:
     return time.monotonic() - promoted
 
 
-def _drain(workers: Workers) -> None:
+def drain(workers: Workers) -> None:
+    """Wait for the end of all jobs and of the workers."""
     wait_until(lambda: open_jobs() == 0, 120, "the end of all jobs")
     workers.terminate()
     assert workers.wait(60) == 0
@@ -103,13 +106,13 @@ def _drain(workers: Workers) -> None:
 def test_a_synchronous_standby_loses_nothing_that_was_acknowledged(servers: tuple[PrivatePostgres, Standby]) -> None:
     primary, standby = servers
     standby.wait_streaming(synchronous=True)
-    with _load() as (workers, producer):
+    with load() as (workers, producer):
         primary.kill()
         standby.promote()
-        seconds = _first_new_job(time.monotonic())
+        seconds = first_new_job(time.monotonic())
         wait_until(lambda: len(producer.acknowledged) > 400, 60, "jobs submitted to the new primary")
         producer.__exit__()
-        _drain(workers)
+        drain(workers)
     print(f"\nsynchronous: {len(producer.acknowledged)} acknowledged, none lost; first new job after {seconds:.1f} s")
     check_drained(producer.acknowledged, output=workers.output())
     assert [*Job.objects.exclude(status="completed")] == []
@@ -121,18 +124,18 @@ def test_an_asynchronous_standby_loses_only_what_it_had_not_received(servers: tu
     """Its last second is missing: claims, settles and fences of that time are undone, and their runs are still there."""
     primary, standby = servers
     standby.wait_streaming(synchronous=False)
-    with _load() as (workers, producer):
+    with load() as (workers, producer):
         received = standby.stop_receiving()
         before = len(producer.acknowledged)
         wait_until(lambda: len(producer.acknowledged) > before + 100, 60, "jobs that the standby does not receive")
         primary.kill()
         old = dict(producer.acknowledged)
         standby.promote()
-        seconds = _first_new_job(time.monotonic())
+        seconds = first_new_job(time.monotonic())
         count = len(producer.acknowledged)
         wait_until(lambda: len(producer.acknowledged) > count + 100, 60, "jobs submitted to the new primary")
         producer.__exit__()
-        _drain(workers)
+        drain(workers)
     there = set(Job.objects.values_list("pk", flat=True))
     lost = {job_id for job_id in producer.acknowledged if job_id not in there}
     print(f"\nasynchronous: {len(lost)} of {len(old)} lost; first new job after {seconds:.1f} s")
@@ -152,11 +155,11 @@ def test_a_primary_that_falls_silent_and_comes_back_is_a_stranger(servers: tuple
     """It takes writes again, and acknowledges no commit, for its standby has gone; a worker may have sessions on both."""
     primary, standby = servers
     standby.wait_streaming(synchronous=True)
-    with _load() as (workers, producer):
+    with load() as (workers, producer):
         connection.close()
         with frozen(primary):
             standby.promote()
-            seconds = _first_new_job(time.monotonic())
+            seconds = first_new_job(time.monotonic())
         count = len(producer.acknowledged)
         jobs = [submit("effects.record").pk for _ in range(20)]
         wait_until(lambda: Job.objects.filter(pk__in=jobs, status="completed").exists(), 60, "one of the new jobs")
@@ -165,7 +168,7 @@ def test_a_primary_that_falls_silent_and_comes_back_is_a_stranger(servers: tuple
         primary.kill()
         wait_until(lambda: len(producer.acknowledged) > count + 100, 60, "jobs submitted to the new primary")
         producer.__exit__()
-        _drain(workers)
+        drain(workers)
     acknowledged, lease = len(producer.acknowledged), SETTINGS["LEASE_SECONDS"]
     print(f"\nstranger: {acknowledged} acknowledged, none lost; first new job after {seconds:.1f} s, lease {lease} s")
     check_drained([*producer.acknowledged, *jobs])
