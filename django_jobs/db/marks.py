@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
+from django_jobs.numbers import rank_of
+
 from .dialects.base import RANK_LIMITS, ClaimLook, Dialect, Place, Stretch
 
 COUNT_SECONDS = 0.25  # how often what is read is counted, where nothing is dead
@@ -26,6 +28,13 @@ SHARE = 20  # looks from the beginning take one part in so many of the time, unl
 
 _FIRST_RANK, _END = RANK_LIMITS
 BEGINNING = Place(_FIRST_RANK, "-infinity", "")
+RANKS_OF_PRIORITIES = frozenset(map(rank_of, range(1, 11)))
+ALL_RANKS = frozenset(range(_FIRST_RANK + 1, _END))
+
+
+def is_worth_a_mark(read_in_vain: int, wanted: int) -> bool:
+    """Say whether a look that wanted so many jobs read too much in vain."""
+    return read_in_vain > NEGLIGIBLE + NEGLIGIBLE_PER_JOB * wanted
 
 
 class Pace:
@@ -51,7 +60,7 @@ class Pace:
 
         What no snapshot keeps is removed from the index by the first look that reads it, so only a second one tells.
         """
-        is_much = read_in_vain > NEGLIGIBLE + NEGLIGIBLE_PER_JOB * wanted
+        is_much = is_worth_a_mark(read_in_vain, wanted)
         self.is_behind = is_much and self._is_suspect
         self._is_suspect = is_much
         if self.is_behind:
@@ -65,13 +74,19 @@ class Pace:
 
 
 class ClaimMark:
-    """How far the claims of one queue have got: a place for each rank, because the dead entries of each lie side by side."""
+    """How far the claims of one queue have got: a place for each rank, because the dead entries of each lie side by side.
+
+    A rank gets its place once it was read to its end, whoever claimed there: the ranks of the ten priorities, and those in which
+    this process has claimed. Others can have any of 201, through `django.tasks`: all of these get one when claims from the mark
+    still read much in vain. A place more costs a claim a descent of the index.
+    """
 
     def __init__(self) -> None:
         self.pace = Pace()
         self._has_missed = False  # whether a claim from the mark has found too little since the last look
         self._is_put_off = False  # whether it was time for the last claim to look, and it found jobs at the mark
         self._places: dict[int, Place] = {}
+        self._ranks = RANKS_OF_PRIORITIES
 
     def claim(self, dialect: Dialect, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
         """Claim as `Dialect.claim` does, from the mark or from the beginning.
@@ -82,7 +97,10 @@ class ClaimMark:
         if not is_time and not self.pace.is_behind:
             return dialect.claim(queue, limit, process_id)
         if self.pace.is_behind and not (is_time and self._is_put_off):
-            found = self._claim_from(self._stretches(), dialect, queue, limit, process_id).rows
+            at_mark = self._claim_from(self._stretches(), dialect, queue, limit, process_id)
+            if is_worth_a_mark(at_mark.read_in_vain, limit):
+                self._ranks = ALL_RANKS
+            found = at_mark.rows
             self._has_missed |= len(found) < limit
             self._is_put_off = is_time
             if found or not is_time:
@@ -90,6 +108,8 @@ class ClaimMark:
         began = time.monotonic()
         look = self._claim_from([Stretch(BEGINNING, _END)], dialect, queue, limit, process_id)
         self.pace.judge(look.read_in_vain, limit, time.monotonic() - began)
+        if not self.pace.is_behind:
+            self._places, self._ranks = {}, RANKS_OF_PRIORITIES
         self._has_missed = self._is_put_off = False
         return look.rows
 
@@ -109,7 +129,7 @@ class ClaimMark:
     def _advance(self, look: ClaimLook, *, is_short: bool) -> None:
         """Move the places of ranks that were read: to where they end, which is a moment ago, or to the last job taken."""
         places = dict(self._places)
-        for rank in {*places, *look.ranks}:
+        for rank in {*places, *look.ranks, *self._ranks}:
             end = Place(rank, look.moment, "")
             if is_short or look.last is None or rank < look.last.rank:
                 places[rank] = end

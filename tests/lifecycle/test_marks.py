@@ -27,6 +27,7 @@ from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import DeadLetterReason, Job, JobStatus
 from django_jobs.models.attempt import AttemptOutcome
+from django_jobs.numbers import rank_of
 from tests.support.factories import JobFactory
 from tests.support.snapshots import old_snapshot, uncommitted
 from tests.support.threads import run_in_threads
@@ -269,6 +270,23 @@ def test_a_process_passes_over_what_others_have_claimed(clock: Clock, looks: lis
         work_off(other, "q")
         assert claim("default", BATCH, "p", marks) == []
         assert looks[-1].read_in_vain >= 3 * DEAD
+        assert claim("default", BATCH, "p", marks) == []
+        assert looks[-1].read_in_vain < FEW
+
+
+@pytest.mark.parametrize("rank", [rank_of(8), rank_of(2), 7])  # 7: no priority's, as `django.tasks` may choose
+def test_a_process_passes_over_what_others_have_claimed_in_ranks_where_it_has_claimed_nothing(
+    clock: Clock, looks: list[ClaimLook], rank: int
+) -> None:
+    marks, other = Marks(), Marks()
+    with old_snapshot():
+        behind(marks, **old(1))
+        pending(3 * DEAD, rank=rank, **old(1))
+        work_off(other, "q")
+        assert claim("default", BATCH, "p", marks) == []
+        assert looks[-1].read_in_vain >= 3 * DEAD, "the first claim reads them"
+        claim("default", BATCH, "p", marks)  # may learn that more ranks are in use
+        clock.now -= 10  # no time for a look from the beginning
         assert claim("default", BATCH, "p", marks) == []
         assert looks[-1].read_in_vain < FEW
 
