@@ -14,6 +14,7 @@ from django.test import TransactionTestCase
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from django_jobs.lifecycle import turns
 from tests.support.databases import (
     SERVERS,
     VENDORS,
@@ -150,6 +151,12 @@ def database(
 def _empty_tables_after_test(test: TransactionTestCase) -> None:
     """Stand in for Django's flush, which truncates every table and writes all permissions anew after each test."""
     empty_tables(connections["default"])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known_of_queues() -> None:
+    """Forget which queues had jobs with fair keys: a process keeps that for a second, which may be a test ago."""
+    turns.forget_queues()
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ def test_what_is_said_becomes_the_columns_of_a_row() -> None:
     assert spec.columns() == {
         "name": "nightly", "job_type": "reports.build", "payload": {"days": [1, 2]}, "metadata": {"tenant": "a"},
         "kind": "cron", "cron": "0 3 * * *", "timezone": "Europe/Berlin", "run_at": None, "interval_seconds": None,
-        "queue": "reports", "priority": 7, "max_retries": 2, "timeout_seconds": 60, "limit_key": None,
-        "catch_up": "all", "grace_seconds": 3600, "overlap": "skip", "jitter_seconds": 5,
+        "queue": "reports", "priority": 7, "max_retries": 2, "timeout_seconds": 60,
+        "limit_key": None, "fair_key": None, "catch_up": "all", "grace_seconds": 3600, "overlap": "skip", "jitter_seconds": 5,
     }  # fmt: skip
 
 

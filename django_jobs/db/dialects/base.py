@@ -476,7 +476,7 @@ class Dialect(ABC):
 
     def next_queue_of_waiters(self, scope: str, queue: str, *, keyed: bool) -> str | None:
         """Return the next queue behind one in which a job, with or without a fair key, waits for a slot of a scope."""
-        next_queue: str | None = self.read(_NEXT_QUEUE, (scope, int(keyed), queue))[0][0]
+        next_queue: str | None = self.read(_NEXT_QUEUE, (scope, keyed, queue))[0][0]
         return next_queue
 
     def next_waited_for(self, scope: str) -> str | None:
