@@ -251,4 +251,11 @@ def test_a_job_enters_no_index_but_the_five_it_needs() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'django_jobs_job' ORDER BY 1")
         names = [name.removeprefix("django_jobs_job_") for (name,) in cursor.fetchall()]
-    assert names == ["due", "fair", "held", "pkey", "ready", "unique"]  # "fair" holds those with a fair key instead of "ready"
+    assert names == [
+        "due",
+        "fair",
+        "held",
+        "pkey",
+        "ready",
+        "unique",
+    ]  # "fair" holds those with a fair key instead of "ready"
