@@ -1,4 +1,4 @@
-"""Rates in a process that runs, for each kind of handler: as many start as the rate says, and the others when their turn comes."""
+"""Rates in a process that runs, for each kind of handler: no more start than the rate says, the others in their turn."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
