@@ -77,11 +77,20 @@ def _part(line: Line, *, keyed: bool) -> _Part:
 
 def has_keyed(queue: str) -> bool:
     """Say whether a queue has a ready job with a fair key."""
+    if dialect().groups:  # one entry for each rank; a plain look would read every ready job that has no key
+        part = _part(Line(queue), keyed=True)
+        columns = f"{part.grouped}, line.rank, line.fair_key"
+        statement = f"SELECT DISTINCT {columns} FROM {part.source} WHERE {part.where} LIMIT 1"
+        return bool(dialect().read(statement, part.parameters))
     return bool(dialect().read(f"SELECT 1 FROM {JOB} WHERE {KEYED} AND queue = %s LIMIT 1", (queue,)))
 
 
 def keyed_queues() -> list[str]:
     """Return the queues that have a ready job with a fair key."""
+    if dialect().groups:  # one entry for each key
+        part = _part(Line(""), keyed=True)
+        statement = f"SELECT DISTINCT {part.grouped}, line.rank, line.fair_key FROM {part.source} WHERE {KEYED}"
+        return sorted({row[0] for row in dialect().read(statement)})
     statement = f"WITH RECURSIVE {KEYED_QUEUES} SELECT queue FROM keyed WHERE queue IS NOT NULL"
     return sorted(queue for (queue,) in dialect().read(statement))
 
