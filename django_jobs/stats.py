@@ -9,7 +9,9 @@ from typing import Any
 
 from django.db.models import Count, Func, IntegerField, Min, Q
 
+from django_jobs.db import lines
 from django_jobs.db.dialects import dialect
+from django_jobs.db.lines import NO_KEY, Line
 from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.active_limits import declared_limits
 from django_jobs.lifecycle.starts import windows
@@ -19,6 +21,9 @@ from django_jobs.models import GoneProcess, Job, JobStatus, Limit, LimitSlot, Li
 WINDOW = 100_000
 SAMPLE = 2_000
 RUNS = 10_000
+MOST_KEYS = 1_000
+LARGE = 100  # jobs of a key; those that have more are counted on
+MOST_OF_KEY = 10_000
 ENOUGH = 20  # runs of a type, before its usual time is known
 
 
@@ -275,3 +280,41 @@ def _with_rates(limits: Sequence[LimitStats]) -> list[LimitStats]:
         replace(one, started=counted[one.scope].number, next_start_at=turns.get(one.scope)) if one.rate else one
         for one in limits
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyStats:
+    """The fair keys of a queue's ready jobs.
+
+    `keys` stops at 1,001. `largest` are some keys with the most ready jobs, the largest first, each with their number, which
+    stops at 10,001; of more than 1,000 keys only so many are looked at.
+    """
+
+    queue: str
+    keys: int
+    largest: list[tuple[str, int]]
+
+
+def key_stats(largest: int = 3) -> list[KeyStats]:
+    """Return, for each queue whose ready jobs have fair keys, how many keys they have, and the keys with the most of them."""
+    return [_keys_of(queue, largest) for queue in lines.keyed_queues()]
+
+
+def _keys_of(queue: str, largest: int) -> KeyStats:
+    line = Line(queue)
+    by_rank = {rank: lines.keys(line, rank, NO_KEY, MOST_KEYS + 1) for rank in lines.ranks(line)}
+    known = {key for keys in by_rank.values() for key in keys}
+    if largest == 0:
+        return KeyStats(queue=queue, keys=min(len(known), MOST_KEYS + 1), largest=[])
+    numbers = dict.fromkeys(known, 0)
+    for rank, keys in by_rank.items():
+        for key, number in lines.numbers(line, rank, keys[:MOST_KEYS], LARGE + 1).items():
+            numbers[key] += number
+    first = sorted(known, key=lambda key: (-numbers[key], key))[: 3 * largest]
+    if more := [key for key in first if numbers[key] > LARGE]:
+        of_ranks = [lines.numbers(line, rank, more, MOST_OF_KEY + 1) for rank in by_rank]
+        numbers |= {key: min(sum(some[key] for some in of_ranks), MOST_OF_KEY + 1) for key in more}
+    first.sort(key=lambda key: (-numbers[key], key))
+    return KeyStats(
+        queue=queue, keys=min(len(known), MOST_KEYS + 1), largest=[(key, numbers[key]) for key in first[:largest]]
+    )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks import work
+from benchmarks.djangosite import limited  # noqa: F401  it declares jobs
 from django_jobs import job
 
 

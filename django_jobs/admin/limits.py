@@ -37,6 +37,7 @@ class LimitAdmin(OperatingAdmin):
         context = {
             "limits": sorted(found, key=lambda one: -one.waiting)[:MOST_ROWS],
             "left_out": max(0, len(found) - MOST_ROWS),
+            "queues_with_keys": stats.key_stats()[:MOST_ROWS],
             "may_set": self.may(request, "change_limit"),
             "set_url": self.url("limit_set"),
             "refresh": REFRESH_SECONDS,

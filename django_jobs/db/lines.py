@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from .dialects import dialect
-from .dialects.base import JOB, KEYED, SLOT, UNKEYED
+from .dialects.base import JOB, KEYED, KEYED_QUEUES, SLOT, UNKEYED
 
 NO_KEY = ""  # stands for the key of the jobs that have none; it sorts before all others
 KEYS_PER_STATEMENT = 100
@@ -27,6 +27,10 @@ SELECT place FROM found WHERE place IS NOT NULL"""
 _HEADS = (
     "SELECT {number}line.available_at AS since, line.{id} AS job_id FROM {source} {join}"
     " WHERE {where} AND line.rank = %s {key} ORDER BY line.available_at, line.{id} LIMIT %s"
+)
+_NUMBER = (
+    "SELECT %s AS place, COUNT(*) FROM"
+    " (SELECT 1 AS one FROM {source} WHERE {where} AND line.rank = %s AND line.fair_key = %s LIMIT %s) AS part"
 )
 _HELD_BACK = f"JOIN {JOB} AS held ON held.id = line.job_id AND held.pending_limits = 1"
 MOST_RANKS = 201
@@ -73,7 +77,22 @@ def _part(line: Line, *, keyed: bool) -> _Part:
 
 def has_keyed(queue: str) -> bool:
     """Say whether a queue has a ready job with a fair key."""
+    if dialect().groups:  # one entry for each rank; a plain look would read every ready job that has no key
+        part = _part(Line(queue), keyed=True)
+        columns = f"{part.grouped}, line.rank, line.fair_key"
+        statement = f"SELECT DISTINCT {columns} FROM {part.source} WHERE {part.where} LIMIT 1"
+        return bool(dialect().read(statement, part.parameters))
     return bool(dialect().read(f"SELECT 1 FROM {JOB} WHERE {KEYED} AND queue = %s LIMIT 1", (queue,)))
+
+
+def keyed_queues() -> list[str]:
+    """Return the queues that have a ready job with a fair key."""
+    if dialect().groups:  # one entry for each key
+        part = _part(Line(""), keyed=True)
+        statement = f"SELECT DISTINCT {part.grouped}, line.rank, line.fair_key FROM {part.source} WHERE {KEYED}"
+        return sorted({row[0] for row in dialect().read(statement)})
+    statement = f"WITH RECURSIVE {KEYED_QUEUES} SELECT queue FROM keyed WHERE queue IS NOT NULL"
+    return sorted(queue for (queue,) in dialect().read(statement))
 
 
 def ranks(line: Line) -> list[int]:
@@ -133,6 +152,18 @@ def _keyed_heads(line: Line, rank: int, wanted: Sequence[str], most: int) -> Ite
         values = [value for key in chunk for value in (*part.parameters, rank, key, most)]
         for number, since, job_id in speaker.read(" UNION ALL ".join(parts), values):
             yield chunk[number], since, job_id
+
+
+def numbers(line: Line, rank: int, wanted: Sequence[str], most: int) -> dict[str, int]:
+    """Return how many jobs of a rank each of these keys has, counted up to `most`."""
+    part, found = _part(line, keyed=True), dict[str, int]()
+    one = _NUMBER.format(source=part.source, where=part.where)
+    for start in range(0, len(wanted), KEYS_PER_STATEMENT):
+        chunk = wanted[start : start + KEYS_PER_STATEMENT]
+        values = [value for place, key in enumerate(chunk) for value in (place, *part.parameters, rank, key, most)]
+        for place, number in dialect().read(" UNION ALL ".join([one] * len(chunk)), values):
+            found[chunk[place]] = number
+    return found
 
 
 def _add(found: dict[str, list[InLine]], rank: int, rows: Iterator[tuple[str, Any, str]]) -> None:

@@ -36,7 +36,7 @@ from django_jobs.models import (
     StepKind,
     WorkerProcess,
 )
-from django_jobs.stats import LimitStats, limit_stats, queue_stats
+from django_jobs.stats import LimitStats, key_stats, limit_stats, queue_stats
 
 from .health import lag
 
@@ -115,6 +115,7 @@ class JobsCollector(Collector):
         yield from _jobs()
         yield from _queues()
         yield from _limits()
+        yield _fair_keys()
         yield from _workflows()
         workers = WorkerProcess.objects.alive().values_list("threads", flat=True)
         yield _gauge("workers_alive", "Worker processes with a live lease.", len(workers))
@@ -168,6 +169,14 @@ def _limits() -> Iterator[Metric]:
         running.add_metric([name], sum(one.running for one in found))
         waiting.add_metric([name], sum(one.waiting for one in found))
     yield from (most, started, running, waiting)
+
+
+def _fair_keys() -> Metric:
+    """Return how many fair keys have ready jobs, in queues that have some; it stops at 1,001."""
+    keys = GaugeMetricFamily("django_jobs_fair_keys", "Fair keys of a queue's ready jobs.", labels=["queue"])
+    for one in key_stats(largest=0):
+        keys.add_metric([one.queue], one.keys)
+    return keys
 
 
 def _workflows() -> Iterator[Metric]:

@@ -11,13 +11,13 @@ from django_jobs import Limit, NewJob, job, submit, submit_many
 from django_jobs.db.lines import Line
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
-from django_jobs.lifecycle import turns
+from django_jobs.lifecycle import slots, starts, turns
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.queues import pause, resume
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import FairTurn, Job
 from django_jobs.queue import JobQueue
-from django_jobs.testing import run_due
+from django_jobs.testing import advance_time, run_due
 from django_jobs.testing.factory import worker_process
 from django_jobs.worker.local_process import stop_local_process
 
@@ -339,3 +339,37 @@ def test_the_order_of_turns_is_that_of_a_line_sorted_in_memory(by_tenant: Any) -
         wanted = turns.in_turn(everyone, turns.turns_of(line), ageing)
         for most in (1, 3, 8, 40):
             assert turns.first_in_turn(line, most, ageing) == wanted[:most]
+
+
+def test_keys_of_a_paused_queue_keep_nobody_of_another_queue_waiting(one_at_once: Any) -> None:
+    for queue in ("default", "other"):
+        submit_many([NewJob("tests.one_at_once", {"tenant": key}, queue=queue) for key in "aab"])
+    pause("default")
+    seen = []
+    with worker_process() as process_id:
+        for _ in range(3):
+            (one,) = claim("other", 1, process_id)
+            assert claim("default", 1, process_id) == []
+            settle([Outcome.completed(one, "null")], process_id)
+            seen.append(Job.objects.get(pk=one.id).fair_key)
+    assert sorted(seen) == ["a", "a", "b"]
+    resume("default")
+    assert "-" not in _run_one_by_one(3)
+
+
+def test_keys_share_the_rate_of_a_type() -> None:
+    job("tests.rated_tenant", fair_key="tenant", limit=Limit(rate="2/h"))(lambda payload: None)
+    try:
+        submit_many([NewJob("tests.rated_tenant", {"tenant": key}) for key in "aaaaab"])
+        hours = []
+        with worker_process() as process_id:
+            for _ in range(3):
+                jobs = claim("default", 10, process_id)
+                assert all(starts.record_start(one.id, one.fence, one.rated) for one in jobs)
+                settle([Outcome.completed(one, "null") for one in jobs], process_id)
+                hours.append(sorted(str(Job.objects.get(pk=one.id).fair_key) for one in jobs))
+                advance_time(timedelta(hours=1))
+                slots.take_turns()
+        assert hours == [["a", "b"], ["a", "a"], ["a", "a"]]
+    finally:
+        registry.forget("tests.rated_tenant")

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from django_jobs import job, submit
+from django_jobs import NewJob, job, stats, submit, submit_many
 from django_jobs.db.transactions import database_now
 from django_jobs.due import queues_with_work
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.limit import fair_key_of
 from django_jobs.models import Job
+from django_jobs.monitoring.metrics import expose
 from django_jobs.queue import JobQueue
 from django_jobs.scheduling.store import create_schedule
 from django_jobs.scheduling.ticks import tick
-from django_jobs.stats import queue_stats
+from django_jobs.stats import KeyStats, key_stats, queue_stats
 from django_jobs.task_backend.options import fair_key_of_task
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -87,3 +88,53 @@ def test_a_task_looks_its_key_up_among_the_keyword_arguments() -> None:
     assert fair_key_of(fair_key_of_task("tenant"), {"args": [], "kwargs": {"tenant": 7}}) == "7"
     with pytest.raises(InvalidJob, match="no key 'tenant'"):
         fair_key_of(fair_key_of_task("tenant"), {"args": [], "kwargs": {}})
+
+
+def waiting(**numbers: int) -> None:
+    submit_many([NewJob(NAME, {"tenant": key}) for key, number in numbers.items() for _ in range(number)])
+
+
+def test_stats_tell_the_keys_that_wait_and_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting(a=2, b=9, c=1, d=4)
+    submit(NAME, {"tenant": "c"}, priority=9)
+    submit(NAME, {"tenant": None})
+    submit(NAME, {"tenant": "later"}, delay=3600)
+    submit(NAME, {"tenant": "x"}, queue="other")
+    assert key_stats(largest=3) == [
+        KeyStats(queue="default", keys=4, largest=[("b", 9), ("d", 4), ("a", 2)]),
+        KeyStats(queue="other", keys=1, largest=[("x", 1)]),
+    ]
+    assert key_stats(largest=0)[0] == KeyStats(queue="default", keys=4, largest=[])
+    monkeypatch.setattr(stats, "LARGE", 2)
+    assert key_stats(largest=2)[0].largest == [("b", 9), ("d", 4)], "those that have many are counted on"
+    monkeypatch.setattr(stats, "MOST_OF_KEY", 5)
+    assert key_stats(largest=2)[0].largest == [("b", 6), ("d", 4)]
+    monkeypatch.setattr(stats, "MOST_KEYS", 2)
+    assert key_stats(largest=2)[0] == KeyStats(queue="default", keys=3, largest=[("b", 6), ("a", 2)])
+
+
+def test_no_statement_more_for_queues_without_keys(django_assert_num_queries: Any) -> None:
+    submit(NAME, {"tenant": None})
+    with django_assert_num_queries(1):
+        assert key_stats() == []
+
+
+def test_jobs_queues_tells_the_keys_that_wait() -> None:
+    waiting(acme=3, b=1)
+    out = StringIO()
+    call_command("jobs", "queues", "--json", stdout=out)
+    (row,) = (one for one in map(json.loads, out.getvalue().splitlines()) if one["queue"] == "default")
+    assert row["fair_keys"] == 2
+    assert row["largest_fair_keys"] == [{"fair_key": "acme", "ready": 3}, {"fair_key": "b", "ready": 1}]
+    table = StringIO()
+    call_command("jobs", "queues", stdout=table)
+    assert "acme: 3, b: 1" in table.getvalue()
+
+
+def test_the_page_of_limits_and_the_metrics_tell_the_keys_that_wait(admin_client: Any) -> None:
+    assert "Fair keys" not in admin_client.get("/admin/django_jobs/limit/").content.decode()
+    waiting(acme=3, b=1)
+    page = admin_client.get("/admin/django_jobs/limit/").content.decode()
+    assert "Fair keys" in page
+    assert "<bdi>acme</bdi> (3)" in page
+    assert 'django_jobs_fair_keys{queue="default"} 2.0' in expose().decode()

@@ -11,7 +11,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.lifecycle.queues import pause, resume
 from django_jobs.names import did_you_mean
-from django_jobs.stats import queue_stats
+from django_jobs.stats import KeyStats, key_stats, queue_stats
 from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
@@ -31,13 +31,27 @@ def add(verbs: Verbs) -> None:
 def list_queues(options: dict[str, Any], out: Output) -> None:
     """Print every queue that a handler, a setting, a row or a job names."""
     now = database_now()
+    keys = {one.queue: one for one in key_stats()}
     rows = [
-        (name, queue.ready, queue.running, round(queue.waited(now), 1) if queue.oldest else None, queue.paused_at)
+        (
+            name, queue.ready, queue.running, round(queue.waited(now), 1) if queue.oldest else None, queue.paused_at,
+            keys.get(name, KeyStats(queue=name, keys=0, largest=[])),
+        )
         for name, queue in queue_stats(sorted(_queues())).items()
-    ]
-    names = ("queue", "ready", "running", "oldest_seconds", "paused_at")
-    heads = ("QUEUE", "READY", "RUNNING", "OLDEST (S)", "PAUSED SINCE")
-    out.rows(rows, lambda row: dict(zip(names, row, strict=True)), heads, tuple)
+    ]  # fmt: skip
+    names = ("queue", "ready", "running", "oldest_seconds", "paused_at", "fair_keys", "largest_fair_keys")
+    heads = ("QUEUE", "READY", "RUNNING", "OLDEST (S)", "PAUSED SINCE", "FAIR KEYS", "LARGEST")
+
+    def values(row: tuple[Any, ...]) -> dict[str, Any]:
+        *first, of_keys = row
+        largest = [{"fair_key": key, "ready": number} for key, number in of_keys.largest]
+        return dict(zip(names, (*first, of_keys.keys, largest), strict=True))
+
+    def cells(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        *first, of_keys = row
+        return *first, of_keys.keys or None, ", ".join(f"{key}: {number}" for key, number in of_keys.largest) or None
+
+    out.rows(rows, values, heads, cells)
 
 
 def pause_queue(options: dict[str, Any], out: Output) -> None:

@@ -1,0 +1,20 @@
+"""Jobs with limits. They are declared where BENCH_LIMITS is set alone: without any limit, claims run other statements."""
+
+import os
+from typing import Any
+
+from benchmarks import work
+from django_jobs import Limit, job
+
+AT_ONCE = 8  # jobs of a key
+
+
+if os.environ.get("BENCH_LIMITS"):
+
+    @job("bench.limited", limit=Limit(concurrency=AT_ONCE, key="account"))
+    def limited(payload: dict[str, Any]) -> None:
+        work.tick()
+
+    @job("bench.held", limit=Limit(concurrency=1))
+    def held(payload: dict[str, Any]) -> None:
+        raise AssertionError("the benchmark holds the only place of this type")
