@@ -95,6 +95,8 @@ def _legend(
     series: Sequence[tuple[datetime, int, int]], form: str, deploys: Sequence[tuple[datetime, str]]
 ) -> SafeString:
     """Say what the colours are and whose time it is; the numbers, for those who do not point at bars, unfold."""
+    has_good = any(good for _start, good, _bad in series)
+    good_key = format_html('<span class="jobs-key">{}</span> ', _("completed")) if has_good else ""
     rows = format_html_join(
         "",
         '<tr><th scope="row">{}</th><td class="jobs-number">{}</td><td class="jobs-number">{}</td></tr>',
@@ -116,9 +118,8 @@ def _legend(
         ((f"{localtime(at):{form}}", cut(release, 64)) for at, release in _inside(series, deploys)),
     )
     return format_html(
-        '<figcaption><span class="jobs-key">{}</span> <span class="jobs-key jobs-key-bad">{}</span>'
-        ' {}<span class="jobs-quiet">{}</span>{}</figcaption>',
-        _("completed"), _("failed"), releases, _("times in %(zone)s") % {"zone": get_current_timezone_name()},
+        '<figcaption>{}<span class="jobs-key jobs-key-bad">{}</span> {}<span class="jobs-quiet">{}</span>{}</figcaption>',
+        good_key, _("failed"), releases, _("times in %(zone)s") % {"zone": get_current_timezone_name()},
         numbers if rows else "",
     )  # fmt: skip
 

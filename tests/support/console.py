@@ -74,6 +74,11 @@ class Form:
     actions: list[str] = field(default_factory=list)
     buttons: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def has_rows(self) -> bool:
+        """Tell whether there is a row to choose."""
+        return any(name == "_selected_action" for name, _value in self.fields)
+
     def ways(self) -> Iterator[dict[str, list[str]]]:
         """Yield what each button, or each choice of the action, sends; every row of a list is selected."""
         for name, value in self.buttons or [("", "")]:
@@ -135,8 +140,8 @@ def forms_of(text: str, url: str) -> list[Form]:
     parser = _Forms(url)
     parser.feed(text)
     found = [form for form in parser.found if form.action.startswith(ROOT) and "/change/" not in form.action]
-    # The admin's frame of a list is a form, also where there is nothing to do.
-    return [form for form in found if form.actions or form.buttons or len(form.fields) > 1]
+    # The admin's frame of a list is a form, also where there is nothing to do; some themes offer actions on no row.
+    return [form for form in found if (form.has_rows if form.actions else form.buttons or len(form.fields) > 1)]
 
 
 def send_every_form(client: Client, url: str) -> int:
