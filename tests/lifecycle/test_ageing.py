@@ -13,7 +13,7 @@ import django_jobs
 from django_jobs import Limit
 from django_jobs.db.transactions import database_now
 from django_jobs.handlers import make_handler, registry
-from django_jobs.lifecycle import leases, queues
+from django_jobs.lifecycle import leases, queues, turns
 from django_jobs.lifecycle.claim import claim
 from django_jobs.models import Job
 from django_jobs.queue import JobQueue
@@ -109,9 +109,11 @@ def test_a_locked_job_is_passed_over() -> None:
         assert [job.id for job in claim("default", 3, "p", ageing=600.0)] == ["other", "next"]
 
 
-def test_a_queue_without_ageing_runs_the_same_statements_as_before(settings: Any) -> None:
+def test_a_queue_without_ageing_runs_the_same_statements_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 3600.0)
     waiting("a", 5, database_now())
     waiting("b", 6, database_now())
+    turns.look("default")
     with CaptureQueriesContext(connection) as without:
         claim("default", 1, "p")
     with CaptureQueriesContext(connection) as beside:
