@@ -59,13 +59,14 @@ class Walk(RuleBasedStateMachine):
                 found.append(pk)
         return found
 
-    @rule(key=st.sampled_from(["a", "a", "b"]), priority=st.sampled_from([5, 5, 9]))
-    def submit(self, key: str, priority: int) -> None:
-        self.number += 1
-        submit(NAME, {"key": key}, job_id=f"job-{self.number:03}", priority=priority)
+    @rule(key=st.sampled_from(["a", "a", "b"]), priority=st.sampled_from([5, 5, 9]), number=st.integers(1, 4))
+    def submit(self, key: str, priority: int, number: int) -> None:
+        for _ in range(number):
+            self.number += 1
+            submit(NAME, {"key": key}, job_id=f"job-{self.number:03}", priority=priority)
 
-    @rule(limit=st.integers(1, 4))
-    def claim(self, limit: int) -> None:
+    @rule(limit=st.sampled_from([1, 3, 50]), begin=st.booleans())
+    def claim(self, limit: int, *, begin: bool) -> None:
         slots.take_turns()  # as workers do
         expected = self._may_start()[:limit]
         taken = claim("default", limit, self.process)
@@ -73,13 +74,19 @@ class Walk(RuleBasedStateMachine):
         assert ids == expected[: len(ids)], f"{expected} may start\n{dump_rows()}"
         assert bool(ids) == bool(expected), f"{expected} may start\n{dump_rows()}"
         self.claims += taken
+        if begin:
+            for one in taken:
+                self._start(one)
+            settle([Outcome.completed(one) for one in taken], self.process)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.claims))
-        if (one.id, one.fence) in self.begun:
-            return
+        if (one.id, one.fence) not in self.begun:
+            self._start(one)
+
+    def _start(self, one: ClaimedJob) -> None:
         holds = Job.objects.filter(pk=one.id, fence=one.fence, status="running").exists()
         assert starts.record_start(one.id, one.fence, one.rated) == holds, dump_rows()
         if holds:
@@ -110,6 +117,12 @@ class Walk(RuleBasedStateMachine):
         self.clock += steps * STEP
         advance_time(timedelta(minutes=steps * STEP))
         promote()
+        slots.take_turns()
+        may_start = Job.objects.filter(pk__in=self._may_start())
+        waiting, asking = (
+            {*jobs.order_by().values_list("limit_key", flat=True)} for jobs in (may_start, Job.objects.ready())
+        )
+        assert waiting <= asking, f"keys {waiting - asking} wait beside room\n{dump_rows()}"
 
     def teardown(self) -> None:
         with connection.cursor() as cursor:
@@ -143,7 +156,7 @@ def _walk(examples: int, steps: int, *, derandomize: bool) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_random_walks_keep_the_rate_and_leave_nobody_behind() -> None:
-    _walk(6, 40, derandomize=True)
+    _walk(10, 60, derandomize=True)
 
 
 @pytest.mark.fault
