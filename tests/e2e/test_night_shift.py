@@ -4,12 +4,15 @@ A laptop asks all of them from the admin's index, in a real browser, and other p
 whether the answer can be read: no text may be cut or overlap. The clicks and the seconds are printed (`pytest -rP`).
 """
 
+import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from playwright.sync_api import Browser, Locator, expect
 
@@ -23,6 +26,7 @@ ColorScheme = Literal["light", "dark"]
 Question = Callable[["Shift"], None]
 
 MOST_CLICKS = 3
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 MOST_TABS = 600  # stops of the keyboard on a page
 
 
@@ -140,7 +144,7 @@ def which_jobs_wait_for_a_worker_that_is_not_there(shift: Shift) -> None:
 def what_a_job_said_before_it_died(shift: Shift) -> None:
     shift.menu("deadletter")
     shift.link(f"job/{shift.night.logged.job_id}")
-    shift.sees("asking the bank for order 4711")
+    shift.sees(f"asking the bank for order {shift.night.logged.job.payload['order']}")
 
 
 def what_came_of_the_last_replay(shift: Shift) -> None:
@@ -236,3 +240,26 @@ def test_a_stranger_finds_every_answer_in_three_clicks(
         assert desk.troubles == [], name
         desk.page.context.close()
     assert troubles == []
+
+
+def test_the_pictures_of_the_docs_can_be_made_again(
+    browser: Browser, live_server: Any, night: Night, settings: Any, tmp_path: Path
+) -> None:
+    """`JOBS_TEST_PICTURES=docs/images pytest -m browser -k pictures` makes them for a release; look at each."""
+    folder = Path(os.environ.get("JOBS_TEST_PICTURES") or tmp_path)
+    laptop = Desk(browser, live_server.url, viewport={"width": 1280, "height": 800})
+    for name, address in {
+        "overview": "overview/",
+        "job": f"job/{night.logged.job_id}/change/",
+        "job-type": f"job/_types/{SLOW}/",
+        "cause": f"deadletter/causes/{night.cause}/",
+        "schedule": f"schedule/{night.nightly.pk}/change/",
+        "worker": f"goneprocess/{quote(night.dead_worker)}/change/",
+    }.items():
+        laptop.open(address).screenshot(path=folder / f"admin-{name}.png", full_page=True)
+        assert laptop.page.url.endswith(address), "the page is another one"
+    settings.LANGUAGE_CODE = "de"
+    phone = Desk(browser, live_server.url, viewport={"width": 390, "height": 800}, color_scheme="dark")
+    phone.open("overview/").screenshot(path=folder / "admin-phone-dark-german.png")
+    made = {path.name for path in folder.glob("admin-*.png")}
+    assert made == {path.name for path in IMAGES.glob("admin-*.png")}

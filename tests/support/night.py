@@ -79,9 +79,9 @@ def seed() -> Night:
     gone, held = _dead_worker(now)
     _replayed(letters[0].fingerprint, now, ursula)
     logged = DeadLetter.objects.select_related("job").order_by("-pk")[0]
-    JobLog.objects.create(
-        job=logged.job, number=4, text="03:12:44 INFO asking the bank for order 4711\n03:13:14 ERROR no answer\n"
-    )
+    began, order = logged.job.started_at or now, logged.job.payload["order"]
+    said = f"{began:%H:%M:%S} INFO asking the bank for order {order}\n{began + timedelta(seconds=30):%H:%M:%S} ERROR no answer\n"
+    JobLog.objects.create(job=logged.job, number=4, text=said)
     nightly = _schedules(now)
     note_cause(letters[-1].fingerprint, note="the bank is told, ticket 4711", by=ursula)
     _acts(ursula, letters)
@@ -237,11 +237,12 @@ def _schedules(now: datetime) -> Schedule:
     row = create_schedule("nightly", "effects.record", cron="0 3 * * *", timezone="Europe/Berlin")
     ran = Job.objects.filter(job_type="catalogue.scan", status="completed").order_by("-pk")
     keys = list(ran.values_list("pk", flat=True)[:9])
+    due = row.next_run_at or now
     ScheduleTick.objects.bulk_create(
-        ScheduleTick(schedule_id=row.pk, due_at=now - timedelta(days=number + 1), job_id=pk)
+        ScheduleTick(schedule_id=row.pk, due_at=due - timedelta(days=number + 1), job_id=pk)
         for number, pk in enumerate(keys)
     )
-    Schedule.objects.filter(pk=row.pk).update(last_run_at=now - timedelta(days=1))
+    Schedule.objects.filter(pk=row.pk).update(last_run_at=due - timedelta(days=1))
     return Schedule.objects.get(pk=row.pk)
 
 
