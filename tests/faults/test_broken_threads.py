@@ -95,12 +95,12 @@ def test_a_coroutine_that_ends_the_event_loop_is_a_crash_loop_and_takes_no_neigh
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_probes_see_threads_that_look_for_no_work(threads: int) -> None:
     """A heartbeat alone is no worker: the threads of this one cannot get at the table of jobs any more."""
-    settings = {"LEASE_SECONDS": 8}
+    settings = {"LEASE_SECONDS": 20}  # a starved process keeps it; its threads are silent after half of it
     with spawn_workers("--threads", str(threads), settings=settings) as workers:
         workers.wait_ready()
         assert manage("jobs", "health", settings=settings).returncode == 0
         with locked_table():  # `wait_until` would show the rows of that table
-            end = time.monotonic() + 60
+            end = time.monotonic() + 180
             while (silent := _silent()) < threads and time.monotonic() < end:
                 time.sleep(0.1)
             is_alive, problems = WorkerProcess.objects.alive().exists(), health_live().problems
