@@ -83,7 +83,7 @@ def test_a_coroutine_that_ends_the_event_loop_is_a_crash_loop_and_takes_no_neigh
     breaker = submit("effects.break_loop", {}, max_retries=0, priority=10)
     settings = SETTINGS | {"BASE_DELAY": 0.05}
     with spawn_workers("--processes", "1", "--threads", "2", settings=settings) as workers:
-        assert {job.wait(60).status for job in neighbours} == {"completed"}
+        assert {job.wait(240).status for job in neighbours} == {"completed"}
         assert breaker.wait(60).status == "dead"
         workers.terminate()
         assert workers.wait() == 0
