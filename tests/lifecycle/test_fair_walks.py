@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from django_jobs import Limit, job, submit
 from django_jobs.db.lines import NO_KEY, InLine, Line
@@ -19,6 +18,7 @@ from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job, JobStatus
+from tests.support.walks import walk
 
 pytestmark = pytest.mark.django_db
 FREE, LIMITED = "tests.walk_free", "tests.walk_limited"
@@ -126,9 +126,4 @@ class Walk(RuleBasedStateMachine):
 
 
 def test_walks_of_keys_beside_a_limit_follow_the_model() -> None:
-    run_state_machine_as_test(
-        Walk,
-        settings=settings(
-            max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    walk(Walk, 15, 25, derandomize=True)

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from django_jobs import Limit, NewJob, job, submit, submit_many
 from django_jobs.handlers import registry
@@ -24,6 +23,7 @@ from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.lifecycle.slots import sweep
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from tests.support.waiting import dump_rows
+from tests.support.walks import walk
 
 KEYED, TOTAL = "limited.keyed", "limited.total"
 QUEUES = ("default", "other")
@@ -200,27 +200,12 @@ def declared() -> Iterator[None]:
     active_limits.forget_queues()
 
 
-def _walk(examples: int, steps: int, *, derandomize: bool) -> None:
-    run_state_machine_as_test(
-        Walk,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            phases=[Phase.generate],
-            derandomize=derandomize,
-        ),
-    )
-
-
 @pytest.mark.django_db(transaction=True)
 def test_random_walks_keep_the_limits_and_leave_nobody_behind() -> None:
-    _walk(6, 40, derandomize=True)
+    walk(Walk, 6, 40, derandomize=True)
 
 
 @pytest.mark.fault
 @pytest.mark.django_db(transaction=True)
 def test_three_hundred_long_walks_keep_the_limits_and_leave_nobody_behind() -> None:
-    _walk(300, 60, derandomize=False)
+    walk(Walk, 300, 60, derandomize=False)

@@ -6,9 +6,8 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from django_jobs import Limit, job, submit
 from django_jobs.handlers import registry
@@ -22,6 +21,7 @@ from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job
 from django_jobs.testing import advance_time
 from tests.support.waiting import dump_rows
+from tests.support.walks import walk
 
 NAME = "rated.walk"
 MOST, WINDOW, STEP = 2, 60, 25  # minutes, no two of whose sums are near: a slow machine's walk takes some of its own
@@ -139,27 +139,12 @@ def declared() -> Iterator[None]:
     active_limits.forget_queues()
 
 
-def _walk(examples: int, steps: int, *, derandomize: bool) -> None:
-    run_state_machine_as_test(
-        Walk,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            phases=[Phase.generate],
-            derandomize=derandomize,
-        ),
-    )
-
-
 @pytest.mark.django_db(transaction=True)
 def test_random_walks_keep_the_rate_and_leave_nobody_behind() -> None:
-    _walk(10, 60, derandomize=True)
+    walk(Walk, 10, 60, derandomize=True)
 
 
 @pytest.mark.fault
 @pytest.mark.django_db(transaction=True)
 def test_two_hundred_long_walks_keep_the_rate_and_leave_nobody_behind() -> None:
-    _walk(200, 60, derandomize=False)
+    walk(Walk, 200, 60, derandomize=False)

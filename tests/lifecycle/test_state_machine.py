@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 from django.db import connection, transaction
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from django_jobs import submit
 from django_jobs.exceptions import InvalidJob
@@ -22,6 +21,7 @@ from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobDependency, JobStatus
+from tests.support.walks import walk
 
 WAITING = {"pending", "scheduled"}
 BAD = {"dead", "failed", "cancelled"}
@@ -247,30 +247,15 @@ class Walk(Moves):
         _empty()
 
 
-def _walk(examples: int, steps: int, *, derandomize: bool) -> None:
-    run_state_machine_as_test(
-        Walk,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            phases=[Phase.generate],  # shrinking takes longer than reading a walk
-            derandomize=derandomize,
-        ),
-    )
-
-
 @pytest.mark.django_db(transaction=True)
 def test_random_walks_agree_with_the_oracle() -> None:
-    _walk(6, 25, derandomize=True)  # the same walks each time; new ones are what the long run is for
+    walk(Walk, 6, 25, derandomize=True)  # the same walks each time; new ones are what the long run is for
 
 
 @pytest.mark.fault
 @pytest.mark.django_db(transaction=True)
 def test_three_hundred_long_walks_agree_with_the_oracle() -> None:
-    _walk(300, 40, derandomize=False)
+    walk(Walk, 300, 40, derandomize=False)
 
 
 def _empty() -> None:
