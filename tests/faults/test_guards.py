@@ -32,6 +32,7 @@ from django_jobs.models.fields import DbNow
 from django_jobs.scheduling import ticks
 from django_jobs.scheduling.store import create_schedule
 from tests.support.databases import Database
+from tests.support.guards import EVERYWHERE, SERVERS, each_guard
 from tests.support.threads import run_in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -401,8 +402,6 @@ def one_tick_is_one_job_even_without_the_lock() -> None:
     assert Job.objects.count() == 1
 
 
-SERVERS = ("postgresql", "mariadb")
-EVERYWHERE = (*SERVERS, "sqlite")
 GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...]]] = [
     (without_fence_in_complete, a_stale_completion_writes_nothing, EVERYWHERE),
     (without_fence_in_complete, a_stale_atomic_completion_writes_nothing, EVERYWHERE),
@@ -424,19 +423,13 @@ GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...
 ]
 
 
-def _cases() -> Iterator[Any]:
-    for taken_out, check, vendors in GUARDS:
-        marks = [pytest.mark.databases(*vendors)]
-        yield pytest.param(taken_out, check, marks=marks, id=f"{taken_out.__name__}-{check.__name__}")
-
-
 @pytest.mark.databases(*SERVERS)
 def test_the_last_of_two_dependencies_that_complete_at_once_tells_that_the_dependent_is_ready() -> None:
     the_last_of_two_dependencies_tells_that_the_dependent_is_ready()  # with no lock but the rows' own, which none takes away
 
 
 @pytest.mark.quick("postgresql")
-@pytest.mark.parametrize(("taken_out", "check"), [*_cases()])
+@pytest.mark.parametrize(("taken_out", "check"), [*each_guard(GUARDS)])
 def test_the_check_holds_and_fails_without_its_guard(
     database: Database, taken_out: Callable[[Database], Any], check: Callable[[], None]
 ) -> None:

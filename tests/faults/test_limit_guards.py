@@ -16,13 +16,12 @@ from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job, WorkerProcess
+from tests.support.guards import EVERYWHERE, SERVERS, each_guard
 
 from .test_guards import _meanwhile
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NAME = "limited.guarded"
-SERVERS = ("postgresql", "mariadb")
-EVERYWHERE = (*SERVERS, "sqlite")
 
 
 @pytest.fixture(autouse=True)
@@ -122,13 +121,7 @@ GUARDS: list[tuple[Callable[[], AbstractContextManager[Any]], Callable[[], None]
 ]
 
 
-def _cases() -> Iterator[Any]:
-    for taken_out, check, vendors in GUARDS:
-        marks = [pytest.mark.databases(*vendors)]
-        yield pytest.param(taken_out, check, marks=marks, id=f"{taken_out.__name__}-{check.__name__}")
-
-
-@pytest.mark.parametrize(("taken_out", "check"), [*_cases()])
+@pytest.mark.parametrize(("taken_out", "check"), [*each_guard(GUARDS)])
 def test_the_check_holds_and_fails_without_its_guard(
     taken_out: Callable[[], AbstractContextManager[Any]], check: Callable[[], None]
 ) -> None:
