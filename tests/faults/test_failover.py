@@ -120,35 +120,47 @@ def test_a_synchronous_standby_loses_nothing_that_was_acknowledged(servers: tupl
     assert seconds < GOAL
 
 
-def test_an_asynchronous_standby_loses_only_what_it_had_not_received(servers: tuple[PrivatePostgres, Standby]) -> None:
-    """Its last second is missing: claims, settles and fences of that time are undone, and their runs are still there."""
-    primary, standby = servers
-    standby.wait_streaming(synchronous=False)
-    with load() as (workers, producer):
-        received = standby.stop_receiving()
+def lose_what_was_not_received(
+    position: Callable[[], int],
+    stop_receiving: Callable[[], int],
+    kill: Callable[[], object],
+    take_over: Callable[[], object],
+) -> None:
+    """Kill a primary whose last second the other server has not received, promote that one, and see that no more is lost.
+
+    Claims, settles and fences of that time are undone, and their runs are still there.
+    """
+    with load(position) as (workers, producer):
+        received = stop_receiving()
         before = len(producer.acknowledged)
-        wait_until(lambda: len(producer.acknowledged) > before + 100, 60, "jobs that the standby does not receive")
-        primary.kill()
+        wait_until(lambda: len(producer.acknowledged) > before + 100, 60, "jobs that the other server does not receive")
+        kill()
         old = dict(producer.acknowledged)
-        standby.promote()
+        take_over()
         seconds = first_new_job(time.monotonic())
         count = len(producer.acknowledged)
         wait_until(lambda: len(producer.acknowledged) > count + 100, 60, "jobs submitted to the new primary")
         producer.__exit__()
         drain(workers)
-    there = set(Job.objects.values_list("pk", flat=True))
-    lost = {job_id for job_id in producer.acknowledged if job_id not in there}
+    stored = set(Job.objects.values_list("pk", flat=True))
+    lost = {job_id for job_id in producer.acknowledged if job_id not in stored}
     print(f"\nasynchronous: {len(lost)} of {len(old)} lost; first new job after {seconds:.1f} s")
     assert lost
     assert lost <= {job_id for job_id, place in old.items() if place > received}
     # A process that had claimed a job which is lost ran it all the same; only an atomic one's effects went with it.
-    ran_all_the_same = Effect.objects.exclude(job_id__in=there)
+    ran_all_the_same = Effect.objects.exclude(job_id__in=stored)
     assert {int(job_id.removeprefix("job-")) % 2 for job_id in ran_all_the_same.values_list("job_id", flat=True)} <= {0}
     ran_all_the_same.delete()
-    check_drained(there, output=workers.output())
+    check_drained(stored, output=workers.output())
     assert [*Job.objects.exclude(status="completed")] == []
     assert not DeadLetter.objects.exists()
     assert seconds < GOAL
+
+
+def test_an_asynchronous_standby_loses_only_what_it_had_not_received(servers: tuple[PrivatePostgres, Standby]) -> None:
+    primary, standby = servers
+    standby.wait_streaming(synchronous=False)
+    lose_what_was_not_received(_written, standby.stop_receiving, primary.kill, standby.promote)
 
 
 def test_a_primary_that_falls_silent_and_comes_back_is_a_stranger(servers: tuple[PrivatePostgres, Standby]) -> None:

@@ -1,6 +1,5 @@
 """A MariaDB primary that fails over to its replica under load, and an address that is moved from one to the other."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,15 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from django.db import connection
 
-from django_jobs.models import DeadLetter, Job
 from tests.support.address import Address, address
 from tests.support.databases import create_database, default_database_at, migrate, new_url
-from tests.support.effects.models import Effect
-from tests.support.invariants import check_drained
 from tests.support.mariadb_replica import ReplicatedMariaDB, sequence
-from tests.support.waiting import wait_until
 
-from .test_failover import GOAL, drain, first_new_job, load
+from .test_failover import lose_what_was_not_received
 
 pytestmark = pytest.mark.fault
 Servers = tuple[ReplicatedMariaDB, ReplicatedMariaDB, Address]
@@ -52,29 +47,9 @@ def servers(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: A
 @pytest.mark.parametrize("servers", ["asynchronous"], indirect=True)
 def test_an_asynchronous_replica_loses_only_what_it_had_not_received(servers: Servers) -> None:
     primary, replica, there = servers
-    with load(_written) as (workers, producer):
-        received = replica.stop_receiving()
-        before = len(producer.acknowledged)
-        wait_until(lambda: len(producer.acknowledged) > before + 100, 60, "jobs that the replica does not receive")
-        primary.kill()
-        old = dict(producer.acknowledged)
+
+    def take_over() -> None:
         replica.promote()
         there.move(replica.port)
-        seconds = first_new_job(time.monotonic())
-        count = len(producer.acknowledged)
-        wait_until(lambda: len(producer.acknowledged) > count + 100, 60, "jobs submitted to the new primary")
-        producer.__exit__()
-        drain(workers)
-    stored = set(Job.objects.values_list("pk", flat=True))
-    lost = {job_id for job_id in producer.acknowledged if job_id not in stored}
-    print(f"\nasynchronous: {len(lost)} of {len(old)} lost; first new job after {seconds:.1f} s")
-    assert lost
-    assert lost <= {job_id for job_id, number in old.items() if number > received}
-    # A process that had claimed a job which is lost ran it all the same; only an atomic one's effects went with it.
-    ran_all_the_same = Effect.objects.exclude(job_id__in=stored)
-    assert {int(job_id.removeprefix("job-")) % 2 for job_id in ran_all_the_same.values_list("job_id", flat=True)} <= {0}
-    ran_all_the_same.delete()
-    check_drained(stored, output=workers.output())
-    assert [*Job.objects.exclude(status="completed")] == []
-    assert not DeadLetter.objects.exists()
-    assert seconds < GOAL
+
+    lose_what_was_not_received(_written, replica.stop_receiving, primary.kill, take_over)
