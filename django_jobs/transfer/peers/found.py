@@ -11,7 +11,8 @@ from django.db import router
 
 from django_jobs.db.connections import jobs_alias
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Handler
+from django_jobs.handlers import Handler, registry
+from django_jobs.lifecycle.submit import submit
 from django_jobs.text import shown
 
 
@@ -48,3 +49,16 @@ def payload_for(handler: Handler, args: list[Any], kwargs: dict[str, Any]) -> di
     if args:
         raise InvalidJob(f"its handler takes the whole payload, and {shown(args)} have no names")
     return kwargs
+
+
+def take_task(row: Any, args: list[Any], kwargs: dict[str, Any], **options: Any) -> None:
+    """Make the row of a waiting task of Django's ours, under its own id, and delete it; `run_after` is None for at once."""
+    # Here, for it wants Django's tasks, which only the sources of such rows are sure to have.
+    from django_jobs.task_backend.results import BACKEND_KEY
+
+    payload = payload_for(registry.get(row.task_path), args, kwargs)
+    options |= {"job_id": str(row.pk), "queue": row.queue_name, "metadata": {BACKEND_KEY: row.backend_name}}
+    if row.run_after is not None:
+        options["scheduled_at"] = row.run_after
+    submit(row.task_path, payload, rank=-row.priority, options=options)
+    row.delete()

@@ -12,10 +12,9 @@ from django.utils import timezone
 from django_jobs.db.connections import jobs_alias
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
-from django_jobs.lifecycle.submit import submit
 from django_jobs.scheduling.store import create_schedule
 
-from .found import Found, payload_for, rows
+from .found import Found, payload_for, rows, take_task
 
 MACROS = {
     "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
@@ -85,18 +84,6 @@ def _next_in_step(row: Any) -> datetime:
 
 
 def _take_task(row: Any) -> None:
-    from django_jobs.task_backend.results import (
-        BACKEND_KEY,
-    )  # wants Django's tasks, which only this source is sure to have
-
-    payload = payload_for(registry.get(row.task_path), row.args, row.kwargs)
-    options: dict[str, Any] = {
-        "job_id": str(row.pk),
-        "queue": row.queue_name,
-        "metadata": {BACKEND_KEY: row.backend_name},
-        "max_retries": max(0, row.max_attempts - row.attempts - 1),  # what is left of its attempts
-    }
-    if row.run_after is not None:
-        options["scheduled_at"] = row.run_after
-    submit(row.task_path, payload, rank=-row.priority, options=options)
-    row.delete()
+    take_task(
+        row, row.args, row.kwargs, max_retries=max(0, row.max_attempts - row.attempts - 1)
+    )  # what is left of its attempts
