@@ -32,10 +32,8 @@ MAX_HOST = 80
 LOCK_WAITS_OF_LOOP = 8  # in a lease: a beat that waits in vain is tried again while there is time
 LOCK_WAITS_OF_WORKER = 4
 LEAST_LOCK_WAIT = 5.0  # seconds, for handlers run in these sessions, too
-
-LEAST_SILENCE = (
-    4 * LEAST_LOCK_WAIT
-)  # a lease by which connections of a process wait for an answer longer than for a lock
+# The shortest lease by which shared connections go: they wait for an answer for half of it, which is longer than for a lock.
+LEAST_SILENCE = 4 * LEAST_LOCK_WAIT
 
 _of_loops: WeakSet[BaseDatabaseWrapper] = WeakSet()  # connections of threads that run short statements only
 _of_threads = threading.local()  # `worker`: the alias and the process of a worker thread's own connection
