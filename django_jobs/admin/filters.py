@@ -84,6 +84,10 @@ class StatusFilter(ChoiceFilter):
     def known(self, request: HttpRequest) -> Choices:
         return JobStatus.choices
 
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        kept = super().queryset(request, queryset)
+        return kept.pending() if self.value() == JobStatus.PENDING else kept  # type: ignore[attr-defined]
+
 
 class QueueFilter(ChoiceFilter):
     title = _("queue")

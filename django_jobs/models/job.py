@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
-from django.db import models
+from django.db import connections, models
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -63,6 +63,16 @@ class JobQuerySet(models.QuerySet["Job"]):
         either = Q(fair_key__isnull=True) | Q(fair_key__isnull=False)
         ready = self.filter(either, status=JobStatus.PENDING, pending_dependencies=0, pending_limits=0)
         return ready.order_by("rank", "available_at", "id")
+
+    def pending(self) -> JobQuerySet:
+        """Keep the jobs that wait for a worker, for dependencies or for a limit."""
+        pending = self.filter(status=JobStatus.PENDING)
+        if not connections[self.db].features.supports_partial_indexes:
+            return pending
+        # Each part has an index of its own, and is found by that only when it is named.
+        free = Q(pending_dependencies=0, pending_limits=0)
+        parts = free & Q(fair_key__isnull=True) | free & Q(fair_key__isnull=False)
+        return pending.filter(parts | Q(pending_dependencies__gt=0) | Q(pending_limits__gt=0))
 
     def held_back(self) -> JobQuerySet:
         """Keep the jobs that a limit holds back."""
@@ -243,6 +253,12 @@ class Job(models.Model):
                 name="django_jobs_job_fair",
                 fields=["queue", "rank", "fair_key", "available_at", "id"],
                 where=Q(status="pending", pending_dependencies=0, pending_limits=0, fair_key__isnull=False),
+            ),
+            # Those that wait for more than a worker, for lists of all that is pending. It costs only the jobs that do.
+            PartialIndex(
+                name="django_jobs_job_blocked",
+                fields=["id"],
+                where=Q(status="pending") & (Q(pending_dependencies__gt=0) | Q(pending_limits__gt=0)),
             ),
             HotIndex(
                 name="django_jobs_job_due",

@@ -21,6 +21,7 @@ from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Job, LimitSlot
+from django_jobs.models.fields import DbNow
 from tests.support.factories import JobFactory
 from tests.support.threads import run_in_threads
 
@@ -31,6 +32,14 @@ def copies(job: Job, number: int) -> Iterator[Job]:
     """Yield jobs that differ in their ids alone; a factory for each would take most of the test's time."""
     values = {field.attname: getattr(job, field.attname) for field in Job._meta.concrete_fields if field.name != "id"}
     return (Job(id=new_id(), **values) for _ in range(number))
+
+
+def analyze() -> None:
+    """Let the planner know what is in the table now."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE TABLE django_jobs_job" if connection.vendor == "mysql" else "ANALYZE")
+        if connection.vendor == "mysql":
+            cursor.fetchall()
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +62,7 @@ def a_full_table() -> None:
         ],
         batch_size=500,
     )
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE TABLE django_jobs_job" if connection.vendor == "mysql" else "ANALYZE")
-        if connection.vendor == "mysql":
-            cursor.fetchall()
+    analyze()
 
 
 @contextmanager
@@ -271,16 +277,32 @@ def test_members_settle_with_two_statements_more_however_many_there_are() -> Non
         assert sort not in look, look
 
 
+@pytest.mark.databases("postgresql", "mariadb")  # SQLite walks over the keys when they are to be in order
+def test_pending_jobs_are_listed_and_counted_by_indexes_however_few_there_are() -> None:
+    Job.objects.filter(status="pending").update(status="completed", finished_at=DbNow())
+    waiting = [JobFactory(), JobFactory(fair_key="a"), JobFactory(pending_dependencies=1), JobFactory(pending_limits=1)]
+    analyze()
+    assert {job.pk for job in waiting} == {*Job.objects.pending().values_list("pk", flat=True)}
+    for rows in (Job.objects.pending().order_by("-pk")[:50], Job.objects.pending().filter(queue="none")):
+        with recorded() as statements:
+            list(rows.values_list("pk", flat=True))
+        plan = first_plan(statements)
+        assert "django_jobs_job_" in plan, plan
+        for whole in ("Seq Scan on django_jobs_job", "SCAN django_jobs_job", "django_jobs_job_pkey"):
+            assert whole not in plan, plan
+
+
 @pytest.mark.databases("postgresql")
 def test_a_job_enters_no_index_but_the_five_it_needs() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'django_jobs_job' ORDER BY 1")
         names = [name.removeprefix("django_jobs_job_") for (name,) in cursor.fetchall()]
     assert names == [
+        "blocked",
         "due",
         "fair",
         "held",
         "pkey",
         "ready",
         "unique",
-    ]  # "fair" holds those with a fair key instead of "ready"
+    ]  # "fair" holds those with a fair key instead of "ready", "blocked" those that wait for more than a worker
