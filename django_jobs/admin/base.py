@@ -33,6 +33,7 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     sortable_by = ()
     show_full_result_count = False
     list_display_links = None
+    empty_text: Any = ""  # what a list says would be here
     show_facets = admin.ShowFacets.NEVER  # they count the whole table once for each choice
 
     class Media:

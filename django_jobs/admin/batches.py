@@ -78,6 +78,9 @@ class BatchAdmin(RowAdmin, OperatingAdmin):
     list_filter = ("status",)
     search_fields = ("id", "description")
     search_help_text = gettext_lazy("Search by id or description.")
+    empty_text = gettext_lazy(
+        "Batches would be here, each with how far its jobs are. Code makes them with django_jobs.batch()."
+    )
     actions = ("replay_selected", "cancel_selected")
     change_list_template = "admin/django_jobs/plain_list.html"
     change_form_template = "admin/django_jobs/batch_page.html"

@@ -160,6 +160,7 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
         "Words of an id, fingerprint, type, error or payload, or what stands under a key: account:7, metadata.tenant:a,"
         " error:Timeout, type:shop.settle, after:2026-11-01."
     )
+    empty_text = gettext_lazy("Jobs that ended badly and wait for an operator would be here; none does.")
     actions = ("replay_selected", "acknowledge_selected")
     action_form = DeadLetterActionForm
     change_list_template = "admin/django_jobs/dead_letter_list.html"

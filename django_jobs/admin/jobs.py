@@ -116,6 +116,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
     orders = ORDERS
     search_fields = ("id", "job_type", "unique_key")
     search_help_text = SEARCH_HELP
+    empty_text = gettext_lazy("Jobs that your code submits would be here, the newest first.")
     actions = (
         "replay_selected",
         "run_selected_now",

@@ -58,6 +58,9 @@ class OperationAdmin(RowAdmin, OperatingAdmin):
     list_display = ("operation", "state_text", "rows", "began")
     list_filter = ("state", "kind")
     list_select_related = ("created_by",)
+    empty_text = gettext_lazy(
+        "Replays at a rate, and what is asked for on more than 500 rows, would be here with how far they are."
+    )
     change_list_template = "admin/django_jobs/plain_list.html"
     change_form_template = "admin/django_jobs/operation_page.html"
 

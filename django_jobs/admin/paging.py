@@ -13,6 +13,7 @@ from django.db.models import AutoField, QuerySet
 from django.http import HttpRequest
 from django.utils.formats import number_format
 from django.utils.text import capfirst
+from django.utils.translation import gettext_lazy
 
 from . import selection
 
@@ -26,6 +27,7 @@ SORT = "sort"
 OLDEST_FIRST = "oldest"
 SORTED = 10_000
 EVERYTHING = "everything"
+NOTHING_FITS = gettext_lazy("Nothing here fits the search and the filters.")
 
 
 def capped_count(rows: QuerySet[Any]) -> int:
@@ -60,6 +62,7 @@ class KeysetChangeList(ChangeList):
     window_url: str | None = None
     window_text: str
     sorted_text: str = ""
+    empty_text: str = ""  # what a list without rows says
     refused: Sequence[str] = ()
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
@@ -119,6 +122,9 @@ class KeysetChangeList(ChangeList):
         self.count_text = count_text(self.result_count)
         self.result_list = page
         self.show_admin_actions = bool(page)
+        if not page:
+            is_narrowed = self.query or self.cursor or self.filter_params.keys() - {SORT}
+            self.empty_text = str(NOTHING_FITS if is_narrowed else self.model_admin.empty_text)  # type: ignore[attr-defined]
         self.full_result_count = None
         self.can_show_all = True
         self.multi_page = False

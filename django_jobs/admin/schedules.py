@@ -86,6 +86,9 @@ class ScheduleAdmin(ScheduleForms, RowAdmin):
     list_filter = ("enabled", "kind")
     search_fields = ("name", "job_type")
     search_help_text = gettext_lazy("Search by name or job type.")
+    empty_text = gettext_lazy(
+        "Schedules would be here: those that the code declares, and those that are made on this page."
+    )
     actions = ("run_selected", "enable_selected", "disable_selected")
     change_list_template = "admin/django_jobs/schedule_list.html"
     change_form_template = "admin/django_jobs/schedule_page.html"

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, ngettext_lazy
 
 from django_jobs.conf import get_settings
+from django_jobs.db.dialects import dialect
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
 from django_jobs.lifecycle.leases import ask_to_stop
@@ -115,6 +116,7 @@ class WorkerProcessAdmin(ProcessPages, OperatingAdmin):
     list_display = ("process", "state", "work", "started")
     actions = ("stop_selected",)
     change_list_template = "admin/django_jobs/worker_list.html"
+    empty_text = gettext_lazy("Worker processes would be here while they run. Start one with “manage.py runworkers”.")
     ordering = ("-pk",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[WorkerProcess]:
@@ -164,11 +166,14 @@ class WorkerProcessAdmin(ProcessPages, OperatingAdmin):
         return super()._get_obj_does_not_exist_redirect(request, opts, object_id)
 
     def facts(self, row: Any, now: Any) -> list[tuple[str, Any]]:
+        # Asked of the server, which knows those of the handlers, too; a beat that counted them would cost every process.
+        sessions = dialect().count_sessions(row.pk)
         return [
             *super().facts(row, now),
             (_("Lease ends"), moment(row.lease_expires_at, now) if row.lease_expires_at else _("it is over")),
             (_("Asked to stop"), moment(row.stopping_at, now) if row.stopping_at else None),
             (_("Jobs a second"), number_format(row.jobs_per_second, 1)),
+            (_("Connections"), number_format(sessions) if sessions else None),
             (_("Memory"), _("%(number)s MB") % {"number": number_format(row.memory_mb)} if row.memory_mb else None),
             (_("Silent threads"), number_format(row.silent_threads) if row.silent_threads else None),
         ]
@@ -205,6 +210,7 @@ class GoneProcessAdmin(ProcessPages):
     list_display = ("process", "ending_text", "held_text", "ended")
     search_fields = ("id",)
     search_help_text = gettext_lazy("Search by the start of a name: host, or host:number.")
+    empty_text = gettext_lazy("Worker processes that ended within the last week would be here, with what they held.")
     ordering = ("-pk",)
     change_list_template = "admin/django_jobs/plain_list.html"
 

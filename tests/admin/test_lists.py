@@ -1,5 +1,6 @@
 """The lists of jobs and dead letters: what they show, filter and find, page by page."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from django.urls import reverse
 from django_jobs.admin import paging
 from django_jobs.db.transactions import database_now
 from django_jobs.models import Job
+from tests.support.console import LISTS
 from tests.support.factories import DeadLetterFactory, JobFactory
 from tests.support.staff import operator
 
@@ -61,6 +63,26 @@ def test_pages_go_by_key_forth_and_back_and_miss_nothing() -> None:
     assert seen == everything
     back = client.get(JOBS + rows.newer_url).context["cl"]
     assert [row.pk for row in back.result_list] == everything[50:100]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_an_empty_list_says_what_would_be_here(name: str) -> None:
+    client = operator()
+    text = client.get(f"/admin/django_jobs/{name}/").text
+    if name in ("queue", "job/_types") and "jobs-empty" not in text:
+        assert '<tr>\n<th scope="row">' in text or '<tr><th scope="row">' in text, "what the code names is always there"
+        return
+    assert re.search(r'jobs-empty">[^<]{20,}', text), name
+    if f"/admin/django_jobs/{name}/?" in text or 'name="q"' in text:
+        assert "Nothing here fits" in client.get(f"/admin/django_jobs/{name}/", {"q": "mail"}).text
+
+
+def test_the_list_of_pending_jobs_has_those_that_wait_for_a_worker_a_dependency_or_a_limit() -> None:
+    ready, turning, blocked = JobFactory(), JobFactory(fair_key="a"), JobFactory(pending_dependencies=1)
+    held = JobFactory(pending_limits=1)
+    for status in ("running", "scheduled", "completed"):
+        JobFactory(status=status)
+    assert shown(operator(), JOBS, status="pending") == [job.pk for job in (held, blocked, turning, ready)]
 
 
 def test_a_count_stops_at_its_limit_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

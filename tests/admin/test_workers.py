@@ -12,7 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from django_jobs.db.transactions import database_now
 from django_jobs.models import DeadLetter, GoneProcess, WorkerProcess
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobFactory, WorkerProcessFactory
+from tests.support.in_process import running_process
 from tests.support.staff import browse, operator, staff
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -53,6 +55,22 @@ def test_a_processs_page_shows_its_threads_what_each_runs_and_how_well_it_is() -
     for part in ("2026.11.3", "1234", "2.5", "321 MB", "KeyError", "Ask to stop…"):
         assert part in answer.text
     assert "Ask to stop…" not in browse(staff()).get(f"{WORKERS}{quote(process.pk)}/change/").text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.databases("postgresql", "mariadb")
+def test_a_processs_page_counts_its_connections_as_the_server_does() -> None:
+    with running_process() as process:
+        url = f"{WORKERS}{quote(process.id)}/change/"
+        client = operator()
+
+        def connections() -> int:
+            return int(dict(client.get(url).context["facts"]).get("Connections", "0"))
+
+        wait_until(lambda: connections() >= 2, 60, "the lease's connection, and one to claim over")
+        assert connections() <= 8
+    WorkerProcessFactory(id="of no session")
+    assert "Connections" not in dict(client.get(f"{WORKERS}{quote('of no session')}/change/").context["facts"])
 
 
 def test_a_gone_process_stays_with_what_it_held_and_how_it_ended() -> None:

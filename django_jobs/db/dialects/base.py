@@ -669,6 +669,10 @@ class Dialect(ABC):
         """End the database sessions of a dead process and return how many there were; 0 where that cannot be."""
         return 0
 
+    def count_sessions(self, process_id: str) -> int:
+        """Return how many database sessions a process has; 0 where the server does not tell, or there is none."""
+        return 0
+
     def name_session(self, process_id: str) -> None:  # noqa: B027  for SQLite there is nothing to do
         """Mark this session as one of the process's, so that a rescuer can end it; nothing where sessions cannot be ended."""
 

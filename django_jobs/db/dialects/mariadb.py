@@ -309,12 +309,16 @@ class MariaDB(Dialect):
 
     def end_sessions(self, process_id: str) -> int:
         """End the sessions that hold a lock with the process's name."""
-        ended = 0
+        return sum(self._kill(session) for session in self._sessions(process_id))
+
+    def count_sessions(self, process_id: str) -> int:
+        return len(set(self._sessions(process_id)))
+
+    def _sessions(self, process_id: str) -> Iterator[int]:
         for start in range(0, MOST_SESSIONS, LOCKS_PER_QUESTION):
             names = [_lock_name(process_id, number) for number in range(start, start + LOCKS_PER_QUESTION)]
-            sessions = self.read(f"SELECT {', '.join(['IS_USED_LOCK(%s)'] * len(names))}", names)[0]
-            ended += sum(self._kill(session) for session in sessions if session is not None)
-        return ended
+            holders = self.read(f"SELECT {', '.join(['IS_USED_LOCK(%s)'] * len(names))}", names)[0]
+            yield from (session for session in holders if session is not None)
 
     def _kill(self, session: int) -> bool:
         try:

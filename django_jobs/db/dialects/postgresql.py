@@ -369,6 +369,14 @@ class PostgreSQL(Dialect):
         )
         return int(ended[0][0])
 
+    def count_sessions(self, process_id: str) -> int:
+        return int(
+            self.read(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()",
+                (session_name(process_id),),
+            )[0][0]
+        )
+
     def name_session(self, process_id: str) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT set_config('application_name', %s, false)", (session_name(process_id),))
