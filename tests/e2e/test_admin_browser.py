@@ -3,15 +3,18 @@
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
+from django.core import mail
 from django.utils import timezone
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 import django_jobs
+from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.causes import note_cause
 from django_jobs.lifecycle.operations import begin
 from django_jobs.models import (
@@ -32,6 +35,7 @@ from django_jobs.scheduling.store import create_schedule
 from tests.support.boxes import troubles_of
 from tests.support.desk import Desk
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobFactory, WorkerProcessFactory
+from tests.support.hooks import hook
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
 
@@ -183,7 +187,8 @@ def long_rows(transactional_db: Any, settings: Any) -> list[str]:
         f"schedule/{row.pk}/change/", "deadletter/causes/f1/", "operation/", f"operation/{operation.pk}/change/",
         "job/?sort=run&status=dead", "job/_types/", "job/_types/effects.greet/", "job/_types/effects.greet/new/",
         "overview/acts/", "schedule/add/", f"workerprocess/{quote(WorkerProcess.objects.get().pk)}/change/",
-        "alert/", "limit/", "batch/", f"batch/{quote(batch.pk)}/change/", "goneprocess/",
+        "job/?q=nothing", "deadletter/?state=all", "deadletter/causes/?age=all", "alert/", "limit/", "batch/",
+        f"batch/{quote(batch.pk)}/change/", "goneprocess/",
         f"goneprocess/{quote(GoneProcess.objects.get().pk)}/change/",
     ]  # fmt: skip
     settings.DJANGO_JOBS = {
@@ -197,13 +202,39 @@ def long_rows(transactional_db: Any, settings: Any) -> list[str]:
 def test_every_page_can_be_read_at_every_width(desk: Desk, long_rows: list[str], settings: Any, language: str) -> None:
     settings.LANGUAGE_CODE = language
     for path in long_rows:
+        desk.open(path)
+        assert_it_can_be_read(desk.page, path)
+
+
+def test_every_confirmation_can_be_read_at_every_width(desk: Desk, long_rows: list[str], settings: Any) -> None:
+    settings.LANGUAGE_CODE = "de"
+    asked = set()
+    for path in ("job/", "deadletter/", "workerprocess/", "batch/"):
         page = desk.open(path)
-        assert page.evaluate("window.violations") == [], path
-        # 640 px is a window of 1280 at a zoom of 200 %.
-        for width in (1920, 1280, 640, 390):
-            page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, (path, width)
-            assert troubles_of(page) == [], (path, width)
+        actions = page.locator("select[name=action] option").evaluate_all("all => all.map((one) => one.value)")
+        for action in filter(None, actions):
+            desk.open(path)
+            page.set_viewport_size({"width": 1280, "height": 800})
+            page.locator("#action-toggle").check()
+            page.locator("select[name=action]").first.select_option(action)
+            page.locator("button[name=index]").first.click()
+            if page.locator("input[name=confirmed]").count():
+                asked.add(action)
+                assert_it_can_be_read(page, f"{path}: {action}")
+    assert asked >= {
+        "cancel_selected", "change_selected", "delete_selected", "discard_selected", "replay_selected",
+        "acknowledge_selected", "stop_selected",
+    }  # fmt: skip
+
+
+def assert_it_can_be_read(page: Page, name: str) -> None:
+    """See that no text of a page is cut, and that it does not scroll sideways, on screens of any width."""
+    assert page.evaluate("window.violations") == [], name
+    # 640 px is a window of 1280 at a zoom of 200 %.
+    for width in (1920, 1280, 640, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, (name, width)
+        assert troubles_of(page) == [], (name, width)
 
 
 def test_text_that_is_cut_outside_or_overlaps_is_found(desk: Desk) -> None:
@@ -264,6 +295,87 @@ def test_a_large_graph_is_fitted_enlarged_and_leads_to_the_root_cause(desk: Desk
     assert heights()[1] == natural
     page.locator(".jobs-root").get_by_role("link").click()
     expect(page).to_have_url(re.compile("/job/root/change/$"))
+
+
+def test_a_charts_bars_tell_their_numbers_to_the_mouse_and_to_the_keyboard(desk: Desk) -> None:
+    now = database_now()
+    for minutes in (1, 5, 5, 30):
+        at = now - timedelta(minutes=minutes)
+        JobFactory(status="completed", started_at=at, finished_at=at)
+    page = desk.open("overview/")
+    chart = page.locator(".jobs-chart").first
+    bars = chart.locator(".jobs-column")
+    expect(bars).to_have_count(3)
+    expect(page.locator(".jobs-tip:visible")).to_have_count(0)
+    bars.nth(1).locator("rect").last.hover()
+    tip = chart.locator(".jobs-tip:visible")
+    expect(tip).to_contain_text("2 completed, 0 failed")
+    page.mouse.move(0, 0)
+    expect(tip).to_have_count(0)
+    for _ in range(90):  # one stop of a chart: its last bar
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.jobs-column')"):
+            break
+    expect(bars.nth(2)).to_be_focused()
+    expect(tip).to_contain_text("1 completed")
+    page.keyboard.press("ArrowLeft")
+    expect(bars.nth(1)).to_be_focused()
+    expect(tip).to_contain_text("2 completed")
+    box, around = tip.bounding_box(), chart.bounding_box()
+    assert box
+    assert around
+    assert box["x"] >= around["x"]
+    assert box["x"] + box["width"] <= around["x"] + around["width"]
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowLeft")
+    expect(bars.nth(0)).to_be_focused()
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.closest('.jobs-chart') === document.querySelector('.jobs-chart')")
+    page.keyboard.press("Shift+Tab")
+    expect(bars.nth(0)).to_be_focused()
+    refreshed = page.locator(".jobs-refresh span")
+    expect(refreshed).not_to_be_empty()  # the page has refreshed itself, and the bar has the focus still
+    expect(bars.nth(0)).to_be_focused()
+    expect(page.locator(".jobs-figure figcaption").first).to_contain_text("times in")
+
+
+def test_a_test_alert_is_sent_and_arrives(desk: Desk, settings: Any) -> None:
+    with hook() as server:
+        settings.DJANGO_JOBS = {"ALERTS": {"email": ["ops@example.com"], "webhook": server.url}}
+        page = desk.open("alert/")
+        expect(page.locator("#content")).to_contain_text("ops@example.com")
+        page.get_by_role("button", name="Send a test alert").click()
+        expect(page.get_by_text("Sent a test alert by email.")).to_be_visible()
+        expect(page.get_by_text("Sent a test alert by webhook.")).to_be_visible()
+        assert server.keys == ["test"]
+        server.status = 500
+        page.get_by_role("button", name="Send a test alert").click()
+        expect(page.get_by_text("Not sent by webhook: HTTPError")).to_be_visible()
+        assert (server.keys, len(mail.outbox)) == (["test", "test"], 2)
+        assert page.evaluate("window.violations") == []
+    desk.open("overview/acts/")
+    expect(page.get_by_text("Sent a test alert.").first).to_be_visible()
+
+
+def test_the_log_of_a_job_that_a_worker_runs_is_seen_as_it_is_written(desk: Desk, tmp_path: Path) -> None:
+    with spawn_workers("--threads", "2", settings=WORKERS | {"LOG_LEVEL": "INFO"}) as workers:
+        workers.wait_ready()
+        told = tmp_path / "told"
+        told.write_text("the first line <b>\n")
+        job = django_jobs.submit("effects.log_lines_of", {"path": str(told)})
+        wait_until(lambda: JobLog.objects.filter(job=job).exists(), 60, "the log's first line")
+        page = desk.open(f"job/{job.pk}/change/")
+        log = page.locator("[data-follow]")
+        expect(log).to_contain_text("the first line <b>")
+        with told.open("a") as lines:
+            lines.write("and the next one\n")
+        expect(log).to_contain_text("and the next one")
+        with told.open("a") as lines:
+            lines.write("end\n")
+        expect(page.locator(".jobs-badge.jobs-completed")).to_be_visible()
+        expect(log).to_have_count(0)
+        expect(page.locator("pre").filter(has_text="and the next one")).to_contain_text("end")
+        assert page.evaluate("window.violations") == []
 
 
 def test_the_overview_refreshes_itself_until_it_is_stopped(desk: Desk) -> None:

@@ -28,6 +28,42 @@
         }
     }
 
+    const BAR = '.jobs-column';
+
+    // The bars of a chart are one stop of the Tab key; the arrow keys go from bar to bar.
+    function stopAt(bar) {
+        bar.closest('svg').querySelectorAll(BAR).forEach((one) => one.setAttribute('tabindex', one === bar ? '0' : '-1'));
+        bar.focus();
+    }
+
+    function placeOfBar(live) {
+        const bar = document.activeElement?.closest?.(BAR);
+        const charts = Array.from(live.querySelectorAll('.jobs-chart'));
+        return bar && live.contains(bar) ? {chart: charts.indexOf(bar.closest('svg')), at: bar.dataset.at} : null;
+    }
+
+    function focusBar(live, place) {
+        const chart = place && live.querySelectorAll('.jobs-chart')[place.chart];
+        const bar = chart?.querySelector(`${BAR}[data-at="${place.at}"]`) ?? chart?.querySelector(BAR);
+        if (bar) {
+            stopAt(bar);
+        }
+    }
+
+    document.addEventListener('keydown', (event) => {
+        const bar = event.target.closest?.(BAR);
+        if (!bar || event.altKey || event.ctrlKey || event.metaKey) {
+            return;
+        }
+        const bars = Array.from(bar.closest('svg').querySelectorAll(BAR));
+        const index = bars.indexOf(bar);
+        const next = {ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: bars.length - 1}[event.key];
+        if (next !== undefined) {
+            event.preventDefault();
+            stopAt(bars[Math.min(Math.max(next, 0), bars.length - 1)]);
+        }
+    });
+
     async function refresh() {
         const live = document.getElementById(ID);
         if (!live || document.hidden || paused || isBusy(live)) {
@@ -45,6 +81,7 @@
         fresh.querySelectorAll('details').forEach((details, index) => { details.open = opened[index] ?? details.open; });
         const links = Array.from(live.querySelectorAll('a, button, summary'));
         const place = links.indexOf(document.activeElement);
+        const bar = placeOfBar(live);
         const top = followed(live);
         live.replaceChildren(...fresh.childNodes);
         follow(live, top);
@@ -52,6 +89,7 @@
         if (place >= 0) {
             live.querySelectorAll('a, button, summary')[place]?.focus();
         }
+        focusBar(live, bar);
         applyZoom();
         document.querySelector('.jobs-refresh span').textContent = new Date().toLocaleTimeString();
     }

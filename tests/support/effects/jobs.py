@@ -80,6 +80,21 @@ def log(context: Any, payload: dict[str, Any]) -> None:
         logger.info("line %d of %s", number, context.job_id)
 
 
+@job("effects.log_lines_of")
+def log_lines_of(path: str) -> None:
+    """Log each line of a file that somebody writes meanwhile, up to one that says `end`."""
+    deadline = time.monotonic() + 120
+    with open(path) as lines:
+        while time.monotonic() < deadline:
+            if line := lines.readline().strip():
+                logger.info(line)
+                if line == "end":
+                    return
+            else:
+                time.sleep(0.02)
+    raise TimeoutError("nobody wrote the end")
+
+
 @job("effects.log_isolated", takes_context=True, isolation="process", log_level="INFO")
 def log_isolated(context: Any, payload: dict[str, Any]) -> None:
     """Log, in a child; with `ends` "killed" kill that once the log is on record."""
