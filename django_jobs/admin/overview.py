@@ -56,7 +56,7 @@ class OverviewAdmin(ActPages):
         self.require(request, "view_job")
         now = database_now()
         queues = stats.queue_stats()
-        floor = stats.window_floor()
+        floor = stats.window_floor(stats.SHORT_WINDOW)
         runs = stats.newest_runs(floor, limit=stats.SAMPLE)
         stats.add_times(queues, runs)
         newest = stats.newest_stats(now, floor)
@@ -78,7 +78,7 @@ class OverviewAdmin(ActPages):
             "hour": chart(bars_of(newest.minutes, now, 60, timedelta(minutes=1)), _("Last hour"), deploys),
             "day": chart(bars_of(newest.minutes, now, 48, timedelta(minutes=30)), _("Last 24 hours"), deploys),
             "since": newest.since if newest.since and newest.since > now - timedelta(days=1) else None,
-            "window": count_text(stats.WINDOW, stats.WINDOW),
+            "window": count_text(stats.SHORT_WINDOW, stats.SHORT_WINDOW),
             "causes": self._causes(request, now),
             "causes_url": self.url("deadletter_causes"),
             "acts_url": self.url("acts"),

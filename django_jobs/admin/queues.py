@@ -38,7 +38,7 @@ class QueueAdmin(OperatingAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         self.require(request, "view_queue")
         queues = stats.queue_stats(queue_names(request))
-        stats.add_times(queues, stats.newest_runs(stats.window_floor(), limit=stats.SAMPLE))
+        stats.add_times(queues, stats.newest_runs(stats.window_floor(stats.SHORT_WINDOW), limit=stats.SAMPLE))
         context = {**queue_table(self, request, queues, database_now()), "refresh": REFRESH_SECONDS}
         return self.page(request, "queues.html", _("Queues"), context)
 
