@@ -1,10 +1,13 @@
 """The benchmark's jobs as django_jobs handlers."""
 
+import logging
 from typing import Any
 
 from benchmarks import work
 from benchmarks.djangosite import limited  # noqa: F401  it declares jobs
 from django_jobs import job
+
+logger = logging.getLogger("bench")
 
 
 @job("bench.tick")
@@ -15,6 +18,13 @@ def tick(payload: dict[str, Any]) -> None:
 @job("bench.nap")
 def nap(payload: dict[str, Any]) -> None:
     work.nap()
+
+
+@job("bench.note")
+def note(payload: dict[str, Any]) -> None:
+    logger.info("charged order %s", payload)
+    work.nap()
+    logger.info("done")
 
 
 @job("bench.anap")

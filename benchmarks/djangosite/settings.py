@@ -33,6 +33,8 @@ LOGGING = {  # errors only, for every queue: a line for each job would be measur
 DJANGO_JOBS: dict[str, object] = {}
 if "BENCH_CONCURRENCY" in os.environ:
     DJANGO_JOBS["ASYNC_CONCURRENCY"] = int(os.environ["BENCH_CONCURRENCY"])
+if "BENCH_LOG_LEVEL" in os.environ:
+    DJANGO_JOBS["LOG_LEVEL"] = os.environ["BENCH_LOG_LEVEL"]
 if "BENCH_NOTIFY" in os.environ:
     DJANGO_JOBS["NOTIFY"] = os.environ["BENCH_NOTIFY"] == "1"
 if "BENCH_RETENTION_SECONDS" in os.environ:
