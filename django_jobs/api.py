@@ -55,6 +55,7 @@ class HandlerOptions(TypedDict, total=False):
     limit: Limit | None
     fair_key: KeyOf | None
     log_level: str | int | None
+    encrypt: bool | None
     bulk: int | None
     bulk_wait: float | None
     every: timedelta | float | None
@@ -121,6 +122,7 @@ def job(job_type: Any = None, **options: Any) -> Any:
         fair_key: the name of a key of the payload, or a function of the payload: jobs of one queue and priority take turns by its
             value, so that none waits behind all jobs of another.
         log_level: keep what the handler logs from this level of `logging` up, for the page of its job; None: as LOG_LEVEL says.
+        encrypt: store its payloads and results encrypted; None: as ENCRYPT says.
         bulk: call the function with a list of the payloads of up to so many jobs, or of their contexts; it returns None or a list
             of results, and raises `BulkFailure` when only some of them failed.
         bulk_wait: how long the first job of a list waits for others, in seconds; 0 takes what is there.
@@ -220,6 +222,7 @@ def emit(
     key: str | None = None,
     payload: Mapping[str, Any] | None = None,
     retention: timedelta | float | None = None,
+    encrypt: bool | None = None,
     using: str | None = None,
 ) -> Event:
     """Write an event in the caller's transaction and return it; the jobs that wait for it go on after the commit.
@@ -229,6 +232,7 @@ def emit(
         payload: a JSON object, which `context.wait_for_event` returns.
         retention: how long it is kept for jobs that wait later (timedelta or seconds; 0: only for those that wait now;
             None: DJANGO_JOBS["RETENTION"]["events"] days).
+        encrypt: store its payload encrypted, also in the steps of jobs that waited for it; None: as ENCRYPT says.
         using: the database whose jobs it is for, chosen as by `submit`.
 
     Raises InvalidJob, a ValueError, with every problem of the call; nothing is written then.
@@ -237,7 +241,7 @@ def emit(
     from django_jobs.lifecycle import events
 
     with database_of_submit(using):
-        return events.emit(name, key=key, payload=payload, retention=retention)
+        return events.emit(name, key=key, payload=payload, retention=retention, encrypt=encrypt)
 
 
 async def aemit(
@@ -246,10 +250,11 @@ async def aemit(
     key: str | None = None,
     payload: Mapping[str, Any] | None = None,
     retention: timedelta | float | None = None,
+    encrypt: bool | None = None,
     using: str | None = None,
 ) -> Event:
     """Emit from async code; see `emit`."""
-    return await sync_to_async(emit)(name, key=key, payload=payload, retention=retention, using=using)
+    return await sync_to_async(emit)(name, key=key, payload=payload, retention=retention, encrypt=encrypt, using=using)
 
 
 def batch(

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks.security.base import (
+    SECRET_KEY_INSECURE_PREFIX,
+    SECRET_KEY_MIN_LENGTH,
+    SECRET_KEY_MIN_UNIQUE_CHARACTERS,
+)
 from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
 from django_jobs.conf import NAME, parse, valid_settings
 from django_jobs.db.connections import jobs_alias, jobs_connection, use_database
 from django_jobs.db.server import OLDEST, journal_mode, max_connections, missing_migrations, product_and_version
-from django_jobs.handlers import registry
+from django_jobs.handlers import encrypts_any, registry
 from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean
 from django_jobs.scheduling.spec import declared
@@ -251,6 +257,35 @@ def check_shell_jobs(**kwargs: Any) -> list[CheckMessage]:
     message = "SHELL_JOBS is on: whoever may submit a job may run any command as the worker's user."
     hint = "Set it to False, or silence this check when only trusted people can submit jobs."
     return [Warning(message, hint=hint, id="django_jobs.W009")]
+
+
+@register("django_jobs", Tags.security)
+def check_encryption(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Report E015 when payloads are to be encrypted and nothing here can do it, W013 when the key can be guessed."""
+    settings_problems = parse(getattr(settings, NAME, {}))[1]
+    if settings_problems or not encrypts_any():
+        return
+    if find_spec("cryptography") is None:
+        message = "Payloads and results are to be stored encrypted, and the package cryptography is not installed."
+        yield Error(message, hint="Install it: pip install 'django-durable-jobs[encryption]'.", id="django_jobs.E015")
+    if not settings.DEBUG and any(map(_is_weak, (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))):
+        message = "Payloads and results are stored encrypted, with a secret key that can be guessed."
+        hint = (
+            "Give SECRET_KEY at least 50 characters from a random generator, and let the old key be in"
+            " SECRET_KEY_FALLBACKS until `manage.py jobs encrypt` has been run."
+        )
+        yield Warning(message, hint=hint, id="django_jobs.W013")
+
+
+def _is_weak(key: str | bytes) -> bool:
+    """Whether Django's own check of secret keys would warn of one."""
+    prefix = SECRET_KEY_INSECURE_PREFIX
+    text = key if isinstance(key, str) else key.decode("latin-1")
+    return (
+        len(set(text)) < SECRET_KEY_MIN_UNIQUE_CHARACTERS
+        or len(text) < SECRET_KEY_MIN_LENGTH
+        or text.startswith(prefix)
+    )
 
 
 @register("django_jobs", Tags.database)

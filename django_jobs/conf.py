@@ -138,6 +138,7 @@ class JobsSettings:
     RELEASE: the release of the site's code, recorded with worker processes, attempts and dead letters: a string, a callable that
         returns one, or None for what a common environment variable says (see `this_release`).
     SITE: whose schedules and workers these are, where several sites share a database (None: see `this_site`).
+    ENCRYPT: store payloads and results encrypted, where `@job(encrypt=…)` does not say otherwise.
     LOG_LEVEL: keep what handlers log from this level of `logging` up (a name or a number; None: nothing is kept).
     ALERTS: whom to tell that jobs die, wait or have no worker, see `AlertSettings` (None: nobody).
     DATABASES: the aliases that may hold jobs, each with tables of its own (None: what the routers name).
@@ -171,6 +172,7 @@ class JobsSettings:
     DATABASES: tuple[str, ...] | None = _key(None, optional(_aliases))
     RELEASE: str | Callable[[], str] | None = _key(None, optional(_release))  # noqa: RUF009  as the others
     UNKNOWN_TYPE_GRACE_SECONDS: float | None = _key(None, optional(seconds()))
+    ENCRYPT: bool = _key(False, flag)
     LOG_LEVEL: int | None = _key(None, optional(RULES["log_level"]))
     ALERTS: AlertSettings | None = _key(None, None)  # noqa: RUF009  as the others
 

@@ -80,6 +80,10 @@ class StepMismatch(JobsError):
     """A job's code asks for other steps than those on record: the job is dead, and a replay from the start is the way on."""
 
 
+class EncryptionError(JobsError):
+    """What is encrypted at rest cannot be read with the site's keys, or nothing can be encrypted: `cryptography` is missing."""
+
+
 class Waiting(BaseException):
     """Leaves a handler whose job goes to wait. Not for handlers to raise or to catch; their `finally` blocks run."""
 

@@ -44,6 +44,7 @@ class Handler:
     limit: Limit | None = None
     fair_key: KeyOf | None = None
     log_level: int | None = None
+    encrypt: bool | None = None
     bulk: int | None = None
     bulk_wait: float = 0.0
     is_async: bool = False
@@ -179,6 +180,22 @@ def _job_options(handler: Handler | None, queue_settings: QueueSettings, setting
         queue_limit=queue_settings.limit,
         ageing=queue_settings.ageing,
     )
+
+
+def encrypts(handler: Handler | None) -> bool:
+    """Whether payloads and results of a handler's jobs are stored encrypted: as it says, else as the site says."""
+    said = None if handler is None else handler.encrypt
+    return get_settings().ENCRYPT if said is None else said
+
+
+def encrypts_type(job_type: str) -> bool:
+    """Whether payloads and results of a type's jobs are stored encrypted."""
+    return encrypts(registry.find(job_type))
+
+
+def encrypts_any() -> bool:
+    """Whether anything is stored encrypted."""
+    return get_settings().ENCRYPT or any(handler.encrypt for handler in registry)
 
 
 def unknown_job_type(job_type: str, known: list[str]) -> str:

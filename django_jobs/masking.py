@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from django.utils.translation import gettext
+
 from django_jobs.conf import get_settings
+from django_jobs.payloads import Unreadable
 
 MASK = "••••••"
 LONGEST = 100_000
 
 
 def masked(value: Any) -> Any:
-    """Return a JSON value in which whatever stands under a key with a REDACT word in its name is replaced by a mask."""
+    """Return a JSON value in which whatever stands under a key with a REDACT word in its name is replaced by a mask.
+
+    Of a value that no key of the site reads, that is said.
+    """
+    if isinstance(value, Unreadable):
+        return gettext("encrypted; no key of this site reads it")
     words = tuple(word.lower() for word in get_settings().REDACT)
     return _masked(value, words)
 

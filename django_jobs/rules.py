@@ -276,6 +276,7 @@ RULES: Mapping[str, Rule] = {
     "isolation": one_of("thread", "process"),
     "limit": _limit,
     "log_level": log_level,
+    "encrypt": flag,
     "bulk": integer(1, MOST_AT_ONCE),
     "bulk_wait": seconds(),
     # Of a job.

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.handlers import Handler, Registry
+from django_jobs.handlers import Handler, Registry, encrypts
 from django_jobs.limit import KeyOf, Limit, fair_key_of
 from django_jobs.names import id_problem, job_type_problem
 from django_jobs.numbers import from_unix, rank_of
@@ -168,6 +168,7 @@ class Template:
     limit: Limit | None = None
     queue_limit: Limit | None = None
     fair_key: KeyOf | None = None
+    encrypts: bool = False
 
     def scheduled_at(self, now: datetime | None) -> datetime | None:
         """Return the requested time; a delay counts from `now`."""
@@ -233,6 +234,7 @@ def resolve(
         handler.limit if handler else None,
         options.queue_limit,
         handler.fair_key if handler else None,
+        encrypts(handler),
     )
 
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "django_jobs"
 FLOORS = (
     (
         "arguments", "conf", "exceptions", "handlers", "limit", "retry", "rules", "payloads", "compat", "ids", "names", "numbers",
-        "text", "other_queues", "run_log",
+        "encryption", "text", "other_queues", "run_log",
         "submission", "propagation", "masking", "scheduling.cron", "scheduling.spec",
     ),
     ("db",),

@@ -54,6 +54,7 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def search(self, request: HttpRequest, rows: QuerySet[M], search: Search) -> QuerySet[M]:
         """Keep the rows that a search finds: all of them by columns, and by content those among the newest rows."""
         request.console_refused = search.refused  # type: ignore[attr-defined]
+        request.console_passes_over = search.passes_over  # type: ignore[attr-defined]
         if not search.fits:
             selection.note(request, search.lookups)
             return search.narrow(rows)

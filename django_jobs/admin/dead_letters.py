@@ -35,6 +35,7 @@ from django_jobs.masking import pretty, unmasked
 from django_jobs.models import Cause, DeadLetter, JobStatus, OperationKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
+from django_jobs.payloads import Unreadable
 from django_jobs.text import shown
 
 from .base import RowAdmin
@@ -362,7 +363,10 @@ class DeadLetterAdmin(RowAdmin, OperatingAdmin):
             "has_steps": dead_letter.job.steps.exists(),
             "may_acknowledge": self.has_acknowledge_permission(request) and dead_letter.is_open,
             "may_see": may_see,
-            "may_edit": may_see and may_replay and dead_letter.job.status in ENDED_BADLY,
+            "may_edit": may_see
+            and may_replay
+            and dead_letter.job.status in ENDED_BADLY
+            and not isinstance(dead_letter.job.payload, Unreadable),
             "payload": pretty(dead_letter.job.payload) if may_see else "",
             "cause_url": self.url("deadletter_cause", quote(dead_letter.fingerprint))
             if dead_letter.fingerprint

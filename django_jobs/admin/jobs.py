@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from django_jobs.db.transactions import database_now
+from django_jobs.handlers import encrypts_type
 from django_jobs.lifecycle.prune import may_go
 from django_jobs.masking import masked, pretty
 from django_jobs.models import Batch, Job, JobStatus, JobStep, ScheduleTick, StepKind
@@ -321,6 +322,8 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
         """Return searches, each with its address, for the jobs that share a value of the payload or the metadata."""
         found = []
         for root, values in (("", masked(job.payload)), ("metadata.", masked(job.metadata))):
+            if not isinstance(values, dict) or (not root and encrypts_type(job.job_type)):
+                continue  # no search finds what is encrypted
             for name, value in values.items():
                 if term := term_of(f"{root}{name}", value):
                     found.append((cut(term, 80), f"{self.list_url('job')}?{urlencode({'q': term})}"))

@@ -64,6 +64,7 @@ class KeysetChangeList(ChangeList):
     sorted_text: str = ""
     empty_text: str = ""  # what a list without rows says
     refused: Sequence[str] = ()
+    passes_over: bool = False
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         super().__init__(request, *args, **kwargs)
@@ -82,6 +83,7 @@ class KeysetChangeList(ChangeList):
         rows = super().get_queryset(request, *args, **kwargs)
         self.window_text = count_text(WINDOW, WINDOW)
         self.refused = getattr(request, "console_refused", ())
+        self.passes_over = getattr(request, "console_passes_over", False)
         if (look := getattr(request, "console_look", None)) is not None:
             if not look.is_complete:
                 request.console_window = look.read  # type: ignore[attr-defined]  # the confirmation page says so

@@ -21,6 +21,7 @@ from django.db.models.functions import Cast, Lower
 from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.timezone import is_naive, make_aware
 
+from django_jobs.handlers import encrypts_any
 from django_jobs.masking import MASK, masked
 
 MOST_FOUND = 1_000
@@ -62,6 +63,7 @@ class Search:
 
     `where` is what the database decides; `fits` decide about the values of a row that it lets through. `refused` are the terms
     that say nothing, or that the user may not ask. `lookups` are `where` as values of JSON; None where they cannot say it.
+    `passes_over` says whether payloads and results were asked that may be encrypted, in which the database finds nothing.
     """
 
     text: str
@@ -72,6 +74,7 @@ class Search:
     fits: list[Fits] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     lookups: dict[str, Any] | None = field(default_factory=dict)
+    passes_over: bool = False
 
     def __post_init__(self) -> None:
         for token in _tokens(self.text):
@@ -150,11 +153,13 @@ class Search:
         may_be = [self._like_json(root, path[-1]) & self._like_json(root, wanted) for root in roots]
         if all(may_be):
             self.where &= Q(*may_be, _connector=Q.OR)
+        self.passes_over |= names[0] != "metadata" and encrypts_any()
         self.fits.append(lambda values: any(_is(one, wanted) for root in roots for one in _at(values[root], path)))
 
     def _add_words(self, text: str) -> None:
         """Search for words in type, error and, where they may be seen, all values; or for the start of an id or key."""
         roots = [f"{self.prefix}{root}" for root in ROOTS if self.may_see]
+        self.passes_over |= bool(roots) and encrypts_any()
         starts = [f"{self.prefix}id", f"{self.prefix}unique_key"]
         may_be = [
             self._like("job_type", text),

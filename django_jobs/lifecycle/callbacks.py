@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from django_jobs.exceptions import InvalidJob
+from django_jobs.exceptions import EncryptionError, InvalidJob
 from django_jobs.handlers import registry, unknown_job_type
 from django_jobs.numbers import is_integer
-from django_jobs.payloads import decode
+from django_jobs.payloads import decode, opened, sealed
 from django_jobs.submission import NewJob, check_submission, resolve
 from django_jobs.text import shown
 
@@ -66,6 +66,8 @@ def _checked(new: Any) -> dict[str, Any]:
     if submission.scheduled_at is not None:
         options["scheduled_at"] = submission.scheduled_at.isoformat()
     payload = decode(submission.payload)
+    if template.encrypts:
+        payload = sealed(payload)
     return {"job_type": new.job_type, "payload": payload, "rank": template.rank, "options": options}
 
 
@@ -99,12 +101,12 @@ def _submit(batch_id: str, name: str, callback: Mapping[str, Any]) -> None:
     try:
         submit(
             callback["job_type"],
-            callback["payload"],
+            opened(callback["payload"]),
             rank=callback["rank"],
             any_type=True,
             options=_options(callback),
             callback_of=batch_id,
         )
-    except InvalidJob:
+    except (InvalidJob, EncryptionError):
         # The rules have changed since it was checked. The members have ended all the same, and must be settled.
         logger.exception("batch %s ended, and its callback %s is refused", batch_id, name)

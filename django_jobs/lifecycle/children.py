@@ -5,7 +5,7 @@ The end of the batch is told as an event, which wakes the job as any other; what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from django_jobs.db.dialects.base import StepRow
@@ -14,7 +14,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Batch, Job, JobStatus, JobStep
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
-from django_jobs.payloads import encode_result
+from django_jobs.payloads import encode_result, readable
 from django_jobs.submission import NewJob
 
 from .batches import new_batch
@@ -22,6 +22,7 @@ from .events import BATCH_ENDED
 from .steps import is_held, record
 
 MOST_NAMED = 3
+Stored = Callable[[Any], Any]  # makes of results what is stored of them
 LONGEST_ERROR = 200
 
 
@@ -53,18 +54,18 @@ class Answer(NamedTuple):
     failed: tuple[str, ...] = ()
 
 
-def look(job_id: str, fence: int, step_id: int) -> Answer | None:
+def look(job_id: str, fence: int, step_id: int, stored: Stored) -> Answer | None:
     """Return what has come of the children of a step, and end the step with it; None when the run lost its job.
 
     Raises InvalidJob for results that are too long together.
     """
-    answer = _look(job_id, fence, step_id)
+    answer = _look(job_id, fence, step_id, stored)
     # Woken too early, the step waits again; only once that is committed, who ends the batch sees it.
-    return answer if answer is None or answer != Answer() else _look(job_id, fence, step_id)
+    return answer if answer is None or answer != Answer() else _look(job_id, fence, step_id, stored)
 
 
 @transactional
-def _look(job_id: str, fence: int, step_id: int) -> Answer | None:
+def _look(job_id: str, fence: int, step_id: int, stored: Stored) -> Answer | None:
     if not is_held(job_id, fence):
         return None
     step = JobStep.objects.filter(pk=step_id)
@@ -74,7 +75,8 @@ def _look(job_id: str, fence: int, step_id: int) -> Answer | None:
         step.update(result=None, event_id=None, ended_at=None)
         return Answer()
     answer = _answer(batch)
-    step.update(result={"failed": list(answer.failed)} if answer.problem else answer.results, ended_at=DbNow())
+    result = {"failed": list(answer.failed)} if answer.problem else stored(answer.results)
+    step.update(result=result, ended_at=DbNow())
     return answer
 
 
@@ -90,7 +92,7 @@ def _answer(batch: Batch | None) -> Answer:
     rows = list(batch.jobs.values_list("status", "result")[:number])  # behind them are those that a child has added
     if len(rows) < number:
         return Answer(problem=f"{number - len(rows)} of {number} children were deleted before their results were read")
-    results = [result for _, result in rows]
+    results = [readable(result) for _, result in rows]
     encode_result(results, where="the children's results together")
     return Answer(results)
 

@@ -16,13 +16,15 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import jobs_alias
 from django_jobs.db.transactions import database_now, retried, transactional
+from django_jobs.encryption import as_stored
 from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Event, Job, JobStatus, JobStep, StepKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import LIVE
 from django_jobs.names import event_key_problem, event_name_problem
 from django_jobs.numbers import LONGEST_SECONDS, seconds_of
-from django_jobs.payloads import decode, encode_payload
+from django_jobs.payloads import decode, encode_payload, opened, readable, sealed
+from django_jobs.rules import check, flag
 from django_jobs.text import shown
 
 from .moved import chunks
@@ -34,7 +36,9 @@ DAY = 86_400.0
 BATCH_ENDED = "django_jobs.batch_ended"
 
 
-def emit(name: str, *, key: str | None = None, payload: Any = None, retention: Any = None) -> Event:
+def emit(
+    name: str, *, key: str | None = None, payload: Any = None, retention: Any = None, encrypt: bool | None = None
+) -> Event:
     """Write an event in the caller's transaction and wake the jobs that wait for it; see `django_jobs.emit`."""
     problems = [problem for problem in (event_name_problem(name), event_key_problem(key)) if problem]
     text = "{}"
@@ -43,9 +47,16 @@ def emit(name: str, *, key: str | None = None, payload: Any = None, retention: A
     except InvalidJob as error:
         problems += error.problems
     seconds = _retention(retention, problems)
+    try:
+        encrypts = get_settings().ENCRYPT if encrypt is None else check("encrypt", encrypt, flag)
+    except InvalidJob as error:
+        problems += error.problems
     if problems:
         raise InvalidJob(*problems)
-    return _emit(name, key, decode(text), seconds)
+    given = decode(text)
+    event = _emit(name, key, sealed(given) if encrypts else given, seconds)
+    event.payload = given
+    return event
 
 
 def _retention(given: Any, problems: list[str]) -> float | None:
@@ -60,6 +71,7 @@ def _retention(given: Any, problems: list[str]) -> float | None:
 
 @transactional
 def _emit(name: str, key: str | None, payload: dict[str, Any], seconds: float | None) -> Event:
+    """Write an event with a payload as it is to be stored, which the steps that waited for it keep as it is."""
     now = database_now()
     expires_at = None if seconds is None else now + timedelta(seconds=seconds)
     event = Event.objects.create(name=name, key=key, payload=payload, created_at=now, expires_at=expires_at)
@@ -85,7 +97,8 @@ def deliver() -> int:
 
 @transactional
 def _deliver_some() -> int:
-    events = list(_free(Event.objects.undelivered().order_by("pk"))[:BATCH])
+    with as_stored():
+        events = list(_free(Event.objects.undelivered().order_by("pk"))[:BATCH])
     if not events:
         return 0
     names, keys = {event.name for event in events}, {event.key for event in events}
@@ -153,10 +166,13 @@ def take(job_id: str, fence: int, step_id: int) -> Answer | None:
         return None
     wait = JobStep.objects.filter(pk=step_id).annotate(now=DbNow()).get()
     if wait.ended_at is not None:
-        return Answer(True, wait.result)
+        return Answer(True, readable(wait.result))
     seen = JobStep.objects.filter(job_id=job_id, event_id=OuterRef("pk"))
     kept = Event.objects.called(str(wait.event_name), wait.event_key)
-    event = kept.filter(~Exists(seen), Q(expires_at=None) | Q(expires_at__gte=wait.started_at)).order_by("pk").first()
+    with as_stored():
+        event = (
+            kept.filter(~Exists(seen), Q(expires_at=None) | Q(expires_at__gte=wait.started_at)).order_by("pk").first()
+        )
     left = LONGEST_WAIT if wait.due_at is None else (wait.due_at - wait.now).total_seconds()
     if event is None and left > 0:
         return Answer(False, seconds_left=left)
@@ -164,7 +180,7 @@ def take(job_id: str, fence: int, step_id: int) -> Answer | None:
     JobStep.objects.filter(pk=step_id).update(
         result=payload, event_id=None if event is None else event.pk, ended_at=DbNow()
     )
-    return Answer(True, payload)
+    return Answer(True, opened(payload))
 
 
 @retried

@@ -9,6 +9,7 @@ from django.db import DatabaseError
 from django_jobs.db.errors import is_lock_timeout
 from django_jobs.db.transactions import lock_wait, retried, transactional
 from django_jobs.models import Job
+from django_jobs.payloads import readable
 from django_jobs.text import scrub
 
 LOCK_WAIT_SECONDS = 0.5
@@ -58,6 +59,12 @@ def standing(job_id: str, fence: int) -> Standing:
 
 
 def dependencies(job_id: str) -> list[Dependency]:
-    """Return the dependencies of a job with their results, in the order of their ids."""
+    """Return the dependencies of a job with their results, in the order of their ids.
+
+    Raises EncryptionError for a result that none of the site's keys reads.
+    """
     jobs = Job.objects.filter(dependents__job_id=job_id).order_by("pk")
-    return [Dependency(*row) for row in jobs.values_list("pk", "job_type", "status", "result")]
+    found = [Dependency(*row) for row in jobs.values_list("pk", "job_type", "status", "result")]
+    for one in found:
+        readable(one.result)
+    return found

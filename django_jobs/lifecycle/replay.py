@@ -20,7 +20,7 @@ from django_jobs.db.connections import jobs_alias
 from django_jobs.db.notify import notify_cascade, notify_work
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
-from django_jobs.handlers import payload_problems, registry
+from django_jobs.handlers import encrypts_type, payload_problems, registry
 from django_jobs.models import (
     Batch,
     BatchMember,
@@ -34,7 +34,7 @@ from django_jobs.models import (
 )
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY
-from django_jobs.payloads import encode_payload
+from django_jobs.payloads import encode_payload, sealed
 
 from .acknowledge import why_closed
 from .batches import reopen, with_nested
@@ -116,7 +116,7 @@ def replay_edited(job_id: str, payload: dict[str, Any], *, by: Any = None) -> No
         raise why_left(job_id, job, REFUSAL)
     if problems := payload_problems(registry.find(job.job_type), payload):
         raise InvalidJob(*problems)
-    Job.objects.filter(pk=job_id).update(payload=payload)
+    Job.objects.filter(pk=job_id).update(payload=sealed(payload) if encrypts_type(job.job_type) else payload)
     replay([job_id], by=by, from_start=True).raise_if_left()
 
 

@@ -11,7 +11,8 @@ from django.db import (
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
-from django_jobs.payloads import JobsJSONDecoder
+from django_jobs.handlers import encrypts_type
+from django_jobs.payloads import JobsJSONDecoder, sealed
 
 
 def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
@@ -72,6 +73,18 @@ class StrictJSONField(models.JSONField):
         name, path, args, kwargs = super().deconstruct()
         kwargs.pop("decoder", None)
         return name, path, args, kwargs
+
+
+class PayloadField(StrictJSONField):
+    """Hold the payload of a row that has a job_type too; saved encrypted where that of the type's jobs is."""
+
+    def pre_save(self, model_instance: Any, add: bool) -> Any:
+        value = super().pre_save(model_instance, add)
+        return sealed(value) if encrypts_type(model_instance.job_type) else value
+
+    def deconstruct(self) -> Any:
+        name, _, args, kwargs = super().deconstruct()
+        return name, f"{StrictJSONField.__module__}.{StrictJSONField.__name__}", args, kwargs  # the columns are alike
 
 
 class DbNow(Now):

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from django_jobs.db.connections import database_of, jobs_alias, use_database
+from django_jobs.encryption import compared
 from django_jobs.handlers import registry
 from django_jobs.ids import new_id
 from django_jobs.numbers import priority_of, to_unix
@@ -375,7 +376,8 @@ class Job(models.Model):
         """
         from django_jobs.transfer.record import Record
 
-        return Record.from_dict(data).job
+        with compared():  # of an export it reads what is encrypted there
+            return Record.from_dict(data).job
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain values under its fifteen documented keys; times are Unix seconds."""

@@ -18,7 +18,7 @@ from django_jobs.rules import check, one_of
 from django_jobs.scheduling.cron import UTC_NAMES, has_zone_data, zone_of
 from django_jobs.scheduling.spec import OWN_OPTIONS, SUBMIT_OPTIONS, Spec, Timing, check_schedule
 
-from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
+from .fields import DbNow, ExactCharField, ExactTextField, PayloadField, StrictJSONField
 from .indexes import HotIndex
 from .job import Job
 from .managers import JobsManager
@@ -76,7 +76,7 @@ class Schedule(models.Model):
 
     name = ExactCharField(_("name"), max_length=200, unique=True)
     job_type = ExactCharField(_("job type"), max_length=200)
-    payload = StrictJSONField(_("payload"), default=dict, blank=True)
+    payload = PayloadField(_("payload"), default=dict, blank=True)
     kind = ExactCharField(_("kind"), max_length=8, choices=ScheduleKind)
     run_at = models.DateTimeField(_("run at"), null=True, blank=True)
     interval_seconds = models.FloatField(_("interval in seconds"), null=True, blank=True)

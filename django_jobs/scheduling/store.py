@@ -14,10 +14,11 @@ from django_jobs.conf import NAME, get_settings, this_site
 from django_jobs.db.connections import jobs_alias, jobs_connection, jobs_databases, use_database, usual_alias
 from django_jobs.db.transactions import database_now, transactional
 from django_jobs.exceptions import InvalidJob, ScheduleNotFound
-from django_jobs.handlers import Registry, payload_problems, registry, unknown_job_type
+from django_jobs.handlers import Registry, encrypts_type, payload_problems, registry, unknown_job_type
 from django_jobs.models import Job, Schedule, ScheduleTick
 from django_jobs.models.fields import DbNow
 from django_jobs.models.schedule import ScheduleKind
+from django_jobs.payloads import sealed
 from django_jobs.submission import DEFAULT_QUEUE
 
 from .cron import no_zone_data
@@ -134,6 +135,8 @@ def restore_schedules(states: Iterable[ScheduleState]) -> None:
             row = Schedule.objects.create(**columns)
         elif is_untouched(row):
             state = {name: value for name, value in columns.items() if name != "site"}
+            if encrypts_type(row.job_type):
+                state["payload"] = sealed(state["payload"])
             Schedule.objects.filter(pk=row.pk).update(**state, updated_at=DbNow())
         else:
             raise _taken(row.name)

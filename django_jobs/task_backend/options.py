@@ -35,6 +35,7 @@ RUN_OPTIONS = (
     "isolation",
     "dead_letter",
     "max_crashes",
+    "encrypt",
     "limit",
     "fair_key",
 )

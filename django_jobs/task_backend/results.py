@@ -12,6 +12,7 @@ from django_jobs.compat import Task, TaskError, TaskResult, TaskResultDoesNotExi
 from django_jobs.db.connections import databases_to_read, on_database
 from django_jobs.models import Attempt, AttemptOutcome, Job, JobStatus
 from django_jobs.names import id_problem
+from django_jobs.payloads import readable
 
 from .options import TaskRefused
 from .task import JobsTask, known_task
@@ -115,7 +116,7 @@ def result_of(job: Job, alias: str, task: AnyTask | None = None) -> JobsTaskResu
         worker_ids=worker_ids,
     )
     if job.status == JobStatus.COMPLETED:
-        object.__setattr__(result, "_return_value", job.result)
+        object.__setattr__(result, "_return_value", readable(job.result))
     return result
 
 

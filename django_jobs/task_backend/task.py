@@ -59,6 +59,7 @@ class JobsTask(BaseTask):
     max_crashes: int | None = None
     limit: Limit | None = None
     fair_key: str | Callable[[dict[str, Any]], object] | None = None
+    encrypt: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depends_on", as_ids(self.depends_on))

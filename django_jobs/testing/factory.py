@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from django_jobs.db.connections import database_of_submit
+from django_jobs.encryption import encrypted
 from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import encrypts_type
 from django_jobs.lifecycle import leases, submit
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim_job
@@ -57,7 +59,10 @@ def _made(
         with worker_process() as process_id:
             claimed = claim_job(job.id, process_id)
             if status == JobStatus.COMPLETED:
-                settle([Outcome.completed(claimed, encode_result(result))], process_id)
+                text = encode_result(result)
+                settle(
+                    [Outcome.completed(claimed, encrypted(text) if encrypts_type(job.job_type) else text)], process_id
+                )
             elif status != JobStatus.RUNNING:
                 settle([_given_up(claimed, status, error)], process_id)
     job.refresh_from_db(using=job._state.db)

@@ -1,4 +1,7 @@
-"""Export: jobs, queues and schedules as JSON Lines, or jobs as dicts: as they are at one moment, streamed in constant memory."""
+"""Export: jobs, queues and schedules as JSON Lines, or jobs as dicts: as they are at one moment, streamed in constant memory.
+
+What is encrypted is written as it is stored: a copy that lies about is no less safe than the database.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from django.db.models import DateTimeField
 
 from django_jobs.db.connections import use_database
 from django_jobs.db.transactions import snapshot
+from django_jobs.encryption import as_stored
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobLog, JobStep
 from django_jobs.models.fields import UtcText
 from django_jobs.models.job import JobQuerySet
@@ -37,7 +41,7 @@ def silent(done: int, total: int) -> None:
 
 def export_dicts(jobs: JobQuerySet) -> list[dict[str, Any]]:
     """Return the records of the jobs as they are at one moment, by id."""
-    with use_database(jobs.db), snapshot():
+    with use_database(jobs.db), snapshot(), as_stored():
         return list(_dicts(jobs))
 
 
@@ -57,7 +61,7 @@ def export_file(
     Equal jobs give equal bytes, whatever database they are in.
     """
     done = 0
-    with use_database(jobs.db), snapshot():
+    with use_database(jobs.db), snapshot(), as_stored():
         total = jobs.count()
         lines = site_lines()
         numbers = count(lines)

@@ -13,6 +13,7 @@ from django_jobs.conf import get_settings
 from django_jobs.db.dialects import dialect
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import transactional
+from django_jobs.encryption import as_stored, compared
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.lifecycle.batches import settle_restored
@@ -115,7 +116,8 @@ def import_file(file: BinaryIO, name: str, *, include_running: bool = False, pro
                 raise InvalidJob(
                     f"{name}: the first line announces {counts[key]} {key}, but {found} follow; is it truncated?"
                 )
-            site.add(place, kind, value)
+            with as_stored():
+                site.add(place, kind, value)
 
     def read() -> Iterator[Item]:
         number = 0
@@ -173,7 +175,8 @@ def _import(
     site = site or SiteImport()
     try:
         check = _Check(index, spool, include_running, site)
-        check.all(items, total, progress)
+        with as_stored():
+            check.all(items, total, progress)
         written = _write(spool, index, site, progress)
     finally:
         index.close()
@@ -257,7 +260,8 @@ class _Check:
             there = found.get(rows.job[ID])
             if there is None:
                 continue
-            record = Record.from_dict(values)
+            with compared():
+                record = Record.from_dict(values)
             if _content(record, full=record.is_full) == _content(there, full=record.is_full):
                 known.append(rows.job[ID])
             else:
@@ -286,8 +290,9 @@ def _content(record: Record, *, full: bool) -> str:
 
 def _existing(ids: Sequence[str]) -> dict[str, Record]:
     """Return the records of those ids that exist."""
-    jobs = list(Job.objects.filter(pk__in=ids))
-    return {record.job.pk: record for record in records_of(jobs)}
+    with compared():
+        jobs = list(Job.objects.filter(pk__in=ids))
+        return {record.job.pk: record for record in records_of(jobs)}
 
 
 def _missing_dependencies(index: ImportIndex) -> Iterator[str]:

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from django.db.models import JSONField, Model
 
+from django_jobs.encryption import MARK, encrypted
 from django_jobs.exceptions import InvalidJob
+from django_jobs.handlers import encrypts_type
 from django_jobs.lifecycle.release import wait_again
 from django_jobs.models import Attempt, DeadLetter, DeadLetterReason, Job, JobDependency, JobLog, JobStatus, JobStep
 from django_jobs.models.job import LIVE
@@ -63,6 +65,7 @@ _CREATED, _AVAILABLE, _UPDATED, _SCHEDULED, _STARTED, _FINISHED, _CANCEL_REQUEST
     "finished_at",
     "cancel_requested_at",
 )
+(_STEP_RESULT,) = _places(JobStep, "result")
 # What many jobs have in common, and is checked once for all that are alike.
 _SHARED = itemgetter("job_type", "queue", "priority", "max_retries", "timeout_seconds", "status", "retry_count")
 _SHARED_EXTRA = itemgetter("rank", "worker_id", "crash_count", "progress", "progress_message")
@@ -93,7 +96,7 @@ class RowReader:
         template = None if kind is None else self._alike.get(kind)
         if template is not None:
             try:
-                return _like(template, data)
+                return _encrypted(_like(template, data))
             except (InvalidJob, Refused):
                 pass  # a `Record` finds all that is wrong
         rows = _rows(Record.from_dict(data))
@@ -101,7 +104,18 @@ class RowReader:
             if len(self._alike) >= MOST_KINDS:
                 self._alike.clear()
             self._alike[kind] = rows.job
-        return rows
+        return _encrypted(rows)
+
+
+def _encrypted(rows: Rows) -> Rows:
+    """Return rows as they are to be stored: encrypted where those of the type's jobs are."""
+    if encrypts_type(rows.job[JOB_TYPE]):
+        rows = rows._replace(job=rows.job.copy())  # it may be what others are made of
+        for values, places in ((rows.job, (_PAYLOAD, _RESULT)), *((step, (_STEP_RESULT,)) for step in rows.steps)):
+            for place in places:
+                if values[place] is not None and not values[place].startswith(MARK):
+                    values[place] = encrypted(values[place])
+    return rows
 
 
 def _kind(data: Any) -> Hashable:

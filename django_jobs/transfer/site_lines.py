@@ -7,19 +7,21 @@ first line, which says how many there are of each kind, and the jobs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from django_jobs.conf import MAX_SITE, get_settings
-from django_jobs.exceptions import InvalidJob
+from django_jobs.encryption import compared
+from django_jobs.exceptions import EncryptionError, InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.lifecycle.queues import restore_pauses
 from django_jobs.models import Queue, Schedule, ScheduleTick
 from django_jobs.models.schedule import CatchUp, Overlap, ScheduleKind
 from django_jobs.names import job_type_problem, queue_problem, schedule_name_problem
-from django_jobs.payloads import canonical
+from django_jobs.payloads import canonical, opened
 from django_jobs.rules import RULES, flag, integer, number, one_of
 from django_jobs.scheduling.store import ScheduleState, is_untouched, restore_schedules
 from django_jobs.shell import SHELL
@@ -133,7 +135,7 @@ class SiteImport:
         self.problems: list[str] = []
         self._queues: dict[str, datetime | None] = {}
         self._schedules: dict[str, ScheduleState] = {}
-        self._lines: dict[str, str] = {}  # the line of each schedule
+        self._lines: dict[str, dict[str, Any]] = {}  # of each schedule
         self._places: dict[tuple[str, str], str] = {}
         self._known: set[str] = set()  # schedules that are here already, with equal content
         self.queues_changed = 0
@@ -184,7 +186,7 @@ class SiteImport:
         if not problems and self._is_first(SCHEDULE, columns["name"], place, problems):
             last_tick = (tick["due_at"], tick["job_id"]) if tick else None
             self._schedules[columns["name"]] = ScheduleState(columns, last_tick)
-            self._lines[columns["name"]] = canonical(line)
+            self._lines[columns["name"]] = line
 
     def _is_first(self, kind: str, name: str, place: str, problems: list[str]) -> bool:
         first = self._places.setdefault((kind, name), place)
@@ -197,7 +199,7 @@ class SiteImport:
         names = sorted(self._schedules)
         for start in range(0, len(names), PAGE):
             for row in _with_last_tick(Schedule.objects.filter(name__in=names[start : start + PAGE])):
-                if canonical(_schedule_line(row)) == self._lines[row.name]:
+                if _said(_schedule_line(row)) == _said(self._lines[row.name]):
                     self._known.add(row.name)
                 elif not (is_untouched(row) and self._schedules[row.name].columns["declared"]):
                     place = self._places[SCHEDULE, row.name]
@@ -207,6 +209,14 @@ class SiteImport:
         """Write what is not here, inside the transaction in which the jobs were written."""
         self.queues_changed = restore_pauses(self._queues)
         restore_schedules(state for name, state in self._schedules.items() if name not in self._known)
+
+
+def _said(line: dict[str, Any]) -> str:
+    """Return what the line of a schedule says, whichever keys it is encrypted with."""
+    with compared(), suppress(EncryptionError):
+        values = line[SCHEDULE]
+        return canonical({SCHEDULE: {**values, "payload": opened(values["payload"])}})
+    return canonical(line)
 
 
 def _tick_problems(row: Schedule) -> list[str]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from django_jobs import signals
 from django_jobs.db.connections import jobs_connection, refuses_all
-from django_jobs.exceptions import BulkFailure, Cancelled, Fail, JobsError, LeaseLost
+from django_jobs.encryption import MARK
+from django_jobs.exceptions import BulkFailure, Cancelled, EncryptionError, Fail, JobsError, LeaseLost
 from django_jobs.handlers import Handler, Registry
+from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, still_held
 from django_jobs.models import Job
 
@@ -34,19 +36,31 @@ def execute_all(run: Run, handler: Handler, handlers: Registry, process_id: str)
 
 def execute_list(run: BulkRun, handler: Handler, handlers: Registry, process_id: str) -> list[Outcome]:
     """Run a bulk handler and return an outcome for each job; see `execute` about what is left to settle."""
-    turned_away = turn_away(run)
+    turned_away = turn_away(run, handler, handlers)
     return [*turned_away, *_execute_started(run, handler, handlers, process_id)] if run.jobs else turned_away
 
 
-def turn_away(run: BulkRun) -> list[Outcome]:
+def turn_away(run: BulkRun, handler: Handler, handlers: Registry) -> list[Outcome]:
     """Record the starts of a list's jobs for the rates that count them, and take those off it that may not start.
 
-    Return the outcomes of these.
+    Return the outcomes of these, and of those whose payloads no key reads: the others are none the worse for them.
     """
     outcomes = [outcome for job in run.jobs if job.rated and (outcome := not_started(job, run.lent)) is not None]
+    left = {outcome.job.id for outcome in outcomes}
+    for job in run.jobs:
+        if job.payload_text.startswith(MARK) and job.id not in left and (error := _unreadable(job)) is not None:
+            outcomes.append(Outcome.failed(job, error, handlers.job_options(handler, job.queue)))
     if outcomes:
         run.take_off({outcome.job.id for outcome in outcomes})
     return outcomes
+
+
+def _unreadable(job: ClaimedJob) -> EncryptionError | None:
+    try:
+        job.payload  # noqa: B018  decrypted here, and once more for the handler
+    except EncryptionError as error:
+        return error
+    return None
 
 
 def _execute_started(run: BulkRun, handler: Handler, handlers: Registry, process_id: str) -> list[Outcome]:
@@ -108,7 +122,7 @@ def returned(run: BulkRun, handler: Handler, handlers: Registry, results: Any) -
 
 def _completed(run: BulkRun, number: int, handler: Handler, handlers: Registry, result: Any) -> Outcome:
     try:
-        return as_completed(run.jobs[number], result)
+        return as_completed(run.jobs[number], handler, result)
     except Fail as error:
         return judge(run.spread()[number], handler, handlers, error)
 

@@ -202,7 +202,7 @@ class Coroutines(Loop):
             await sync_to_async(reset_queries)()
         try:
             if isinstance(run, BulkRun):
-                turned_away = await sync_to_async(turn_away)(run)
+                turned_away = await sync_to_async(turn_away)(run, handler, handlers)
                 if not run.jobs:
                     return
                 await sync_to_async(announce_list)(run, self._state.id)
@@ -216,7 +216,7 @@ class Coroutines(Loop):
             outcomes = (
                 returned(run, handler, handlers, result)
                 if isinstance(run, BulkRun)
-                else [as_completed(run.job, result)]
+                else [as_completed(run.job, handler, result)]
             )
         except BaseException as error:
             cause = error

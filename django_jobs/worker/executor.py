@@ -17,8 +17,9 @@ from django_jobs import signals
 from django_jobs.db.connections import jobs_connection
 from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sqlstate
 from django_jobs.db.transactions import immediate
+from django_jobs.encryption import encrypted
 from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut, Waiting
-from django_jobs.handlers import Handler, Registry, payload_problems
+from django_jobs.handlers import Handler, Registry, encrypts, payload_problems
 from django_jobs.lifecycle import logs
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, record_undone
@@ -64,7 +65,7 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
         if run.steps is not None:
             run.steps.flush()
             run.steps.end()
-        return as_completed(run.job, result)
+        return as_completed(run.job, handler, result)
     except BaseException as error:  # a handler may raise anything: SystemExit and KeyboardInterrupt fail a job too
         cause = error
         if run.steps is not None:
@@ -127,14 +128,15 @@ def _list_of(run: Run, handler: Handler, process_id: str) -> list[Any]:
     return [BulkContext(member, process_id, handler) for member in run.spread()]
 
 
-def as_completed(job: ClaimedJob, result: Any) -> Outcome:
+def as_completed(job: ClaimedJob, handler: Handler, result: Any) -> Outcome:
     """Return the outcome of a handler that returned `result`; raise BadResult when that is not JSON."""
     if result is None:
         return Outcome.completed(job)
     try:
-        return Outcome.completed(job, encode_result(result))
+        text = encode_result(result)
     except InvalidJob as error:
         raise BadResult(str(error)) from None
+    return Outcome.completed(job, encrypted(text) if encrypts(handler) else text)
 
 
 def run_atomic(
@@ -199,7 +201,7 @@ def _run_atomic_once(
 
 
 def _outcome_in_transaction(run: Run, handler: Handler, handlers: Registry, process_id: str) -> list[Outcome]:
-    return [as_completed(run.job, call(run, handler, process_id))]
+    return [as_completed(run.job, handler, call(run, handler, process_id))]
 
 
 def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:

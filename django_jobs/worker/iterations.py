@@ -21,7 +21,7 @@ from django.db.models.query import ModelIterable
 from django_jobs.db.dialects.base import StepRow
 from django_jobs.exceptions import InvalidJob, StepMismatch
 from django_jobs.numbers import LONGEST_SECONDS, is_number
-from django_jobs.payloads import decode, encode_result
+from django_jobs.payloads import decode, encode_result, readable
 from django_jobs.text import shown
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Loop:
         self._source = source
         self._every = every
         self._key = None if record is None else record.id
-        self._cursor = None if record is None else record.result
+        self._cursor = None if record is None else readable(record.result)
         self._is_over = record is not None and record.has_ended
         self._recorded = self._cursor
         self._began = self._written_at = time.monotonic()
@@ -236,7 +236,12 @@ class Loop:
         cursor = self._steps.as_cursor(self._place, self._cursor)
         if self._key is None:
             text = None if cursor is None else encode_result(cursor)
-            row = StepRow(*self._place, result=text, seconds=time.monotonic() - self._began, has_ended=has_ended)
+            row = StepRow(
+                *self._place,
+                result=self._steps.stored(text),
+                seconds=time.monotonic() - self._began,
+                has_ended=has_ended,
+            )
             self._key = self._steps.record(row)
         else:
             self._steps.change(self._key, result=cursor, has_ended=has_ended)

@@ -25,14 +25,15 @@ from django_jobs.db.connections import discard_connection, in_transaction, jobs_
 from django_jobs.db.dialects.base import StepRow
 from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sqlstate
 from django_jobs.db.transactions import immediate
+from django_jobs.encryption import encrypted
 from django_jobs.exceptions import ChildrenFailed, InvalidJob, JobsError, LeaseLost, StepMismatch, Waiting
-from django_jobs.handlers import Handler
+from django_jobs.handlers import Handler, encrypts
 from django_jobs.lifecycle import children, events
 from django_jobs.lifecycle import steps as moves
 from django_jobs.models import DeadLetterReason, StepKind
 from django_jobs.names import event_key_problem, step_name_problem
 from django_jobs.numbers import LONGEST_SECONDS, seconds_of
-from django_jobs.payloads import decode, encode_result
+from django_jobs.payloads import decode, encode_result, readable, sealed
 from django_jobs.text import shown
 
 from .backoff import OutageBackoff
@@ -171,7 +172,7 @@ class Steps:
         self.load()
         record = self.find(place)
         if record is not None:
-            return record.result  # type: ignore[no-any-return]
+            return readable(record.result)  # type: ignore[no-any-return]
         run = self._run_atomic if atomic else self._run_plain
         return run(place, function, args, kwargs)
 
@@ -180,7 +181,7 @@ class Steps:
         await self.aload()
         record = self.find(place)
         if record is not None:
-            return record.result
+            return readable(record.result)
         if atomic:
             if inspect.iscoroutinefunction(function):
                 self.stop(JobsError(f"step {place.name!r}: a coroutine cannot be atomic; give a plain function"))
@@ -264,7 +265,7 @@ class Steps:
                 f"event {place.name!r} is on record with the key {record.event_key!r}, not {shown(key)}", place
             )
         elif record.has_ended:
-            return record.result
+            return readable(record.result)
         else:
             step_id = record.id
         job = self._run.job
@@ -306,7 +307,7 @@ class Steps:
             return record.result
         job, step_id = self._run.job, record.id
         try:
-            answer = self.insist(lambda: children.look(job.id, job.fence, step_id))
+            answer = self.insist(lambda: children.look(job.id, job.fence, step_id, self.kept))
         except InvalidJob as error:
             self.stop(InvalidJob(f"children {place.name!r}: {error}"), DeadLetterReason.BAD_RESULT)
         if answer is None:
@@ -385,7 +386,7 @@ class Steps:
     def _keep(self, place: Place, value: T, seconds: float) -> T:
         """Record a step's result and return it as it will be read back."""
         text = self._encoded(place, value)
-        row = StepRow(*place, result=text, seconds=seconds)
+        row = StepRow(*place, result=self.stored(text), seconds=seconds)
         self._write(row, moves.record_done, moves.record_done_again)
         return None if text is None else decode(text)  # type: ignore[return-value]
 
@@ -396,6 +397,14 @@ class Steps:
             return encode_result(value, where=f"step {place.name!r}")
         except InvalidJob as error:
             self.stop(error, DeadLetterReason.BAD_RESULT)
+
+    def stored(self, text: str | None) -> str | None:
+        """Return a result's text as it is to be stored: encrypted where those of the handler's jobs are."""
+        return encrypted(text) if text is not None and encrypts(self._handler) else text
+
+    def kept(self, value: Any) -> Any:
+        """Return a result as it is to be stored, as `stored` does."""
+        return sealed(value) if value is not None and encrypts(self._handler) else value
 
     def _run_atomic(self, place: Place, function: Callable[..., T], args: Any, kwargs: Any) -> T:
         """Run a step and record it in one transaction; again, as an atomic handler, when the database undid that."""
@@ -439,7 +448,7 @@ class Steps:
                 )
             text = self._encoded(place, value)
             job = self._run.job
-            row = StepRow(*place, result=text, seconds=time.monotonic() - started)
+            row = StepRow(*place, result=self.stored(text), seconds=time.monotonic() - started)
             if self._run.lost or not moves.record_done(job.id, job.fence, row):
                 self.lose()
         return None if text is None else decode(text)  # type: ignore[return-value]
@@ -461,7 +470,8 @@ class Steps:
     def change(self, key: int, *, result: Any = None, has_ended: bool) -> None:
         """Change a record of this run; raise LeaseLost for a lost one."""
         job = self._run.job
-        if not self.insist(lambda: moves.change(job.id, job.fence, key, result=result, has_ended=has_ended)):
+        kept = self.kept(result)
+        if not self.insist(lambda: moves.change(job.id, job.fence, key, result=kept, has_ended=has_ended)):
             self.lose()
 
     def recorded(self, name: str) -> None:

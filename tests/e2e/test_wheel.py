@@ -4,6 +4,7 @@ JOBS_TEST_DIST names a folder with files that are built already.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ PAIRS = (
     ("3.13", "6.0"),
     ("3.13", "6.1"),
 )  # Django 6.0 and later need Python 3.12
-EXTRAS = "[postgres,tasks,metrics,tracing]"
+EXTRAS = "[postgres,tasks,metrics,tracing,encryption]"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "*.egg-info", "__pycache__", "*.sqlite3*", "build", "dist")
 SETTINGS = """
 INSTALLED_APPS += ["django_jobs", "shop"]
@@ -93,10 +94,14 @@ def test_the_metadata_is_complete_and_names_the_extras(built: Path) -> None:
     assert (metadata["Name"], metadata["License-Expression"]) == ("django-durable-jobs", "MIT")
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"postgres", "mysql", "tasks", "metrics", "tracing"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"postgres", "mysql", "tasks", "metrics", "tracing", "encryption"} <= set(metadata.get_all("Provides-Extra"))
     assert {f"Framework :: Django :: {django}" for _, django in PAIRS} <= set(metadata.get_all("Classifier"))
     assert {f"Programming Language :: Python :: {python}" for python, _ in PAIRS} <= set(metadata.get_all("Classifier"))
     assert metadata["License-File"] == "LICENSE"
+    description = str(metadata.get_payload())
+    assert "# django_jobs" in description
+    assert "tutorial" in description
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", description) == [], "links that lead nowhere on a package index"
 
 
 def package_files() -> set[str]:
@@ -120,7 +125,7 @@ def test_the_source_distribution_has_every_file_of_the_package(built: Path) -> N
     (source,) = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert package_files() <= names
+    assert package_files() | {"README.md", "CHANGELOG.md", "LICENSE"} <= names
 
 
 @pytest.mark.parametrize("extras", ["", EXTRAS], ids=["alone", "with extras"])
@@ -144,6 +149,8 @@ def test_the_wheel_works_in_a_new_site(built: Path, tmp_path: Path, python: str,
     assert str(tmp_path / "venv") in manage("shell", "-c", "import django_jobs; print(django_jobs.__file__)")
     if extras:
         manage("shell", "-c", "import psycopg, opentelemetry.trace; from django_jobs.metrics import JobsCollector")
+        with (site / "mysite/settings.py").open("a") as settings:
+            settings.write('DJANGO_JOBS = {"ENCRYPT": True}\n')
     manage("migrate", "-v0")
     assert "No changes detected" in manage("makemigrations", "--check", "--dry-run")
     manage("jobs", "enqueue", "shop.add", "--payload", '{"a": 2, "b": 3}', "--id", "sum-1")

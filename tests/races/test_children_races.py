@@ -59,7 +59,7 @@ def race(rounds: int) -> None:
         assert Job.objects.get(pk=parent.id).status == "pending", f"round {number}: nobody wakes the parent"
         again = claimed("parents", "parents")
         step_id = JobStep.objects.get(job_id=parent.id).pk
-        assert children.look(again.id, again.fence, step_id) == Answer([0, 1]), f"round {number}"
+        assert children.look(again.id, again.fence, step_id, list) == Answer([0, 1]), f"round {number}"
         settle([Outcome.completed(again)], "parents")
     assert not Event.objects.undelivered().exists()
 
@@ -87,7 +87,7 @@ def test_a_look_that_comes_too_early_loses_no_wake() -> None:
 
         def look(parent: ClaimedJob = parent, step_id: int = step_id, pauses: list[float] = pauses) -> bool:
             time.sleep(pauses[0])
-            answer = children.look(parent.id, parent.fence, step_id)
+            answer = children.look(parent.id, parent.fence, step_id, list)
             assert answer is not None
             if answer.results is None:
                 settle([Outcome.waiting(parent, DAY, (step_id,), "waits")], "parents")

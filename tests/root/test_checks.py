@@ -173,6 +173,31 @@ def test_a_list_longer_than_a_limit_is_warned_of() -> None:
     )
 
 
+# --- encryption
+
+
+def test_encryption_needs_its_package_and_a_key_that_nobody_guesses() -> None:
+    strong = "k3y-" * 20 + "0123456789"
+    assert ids(checks.check_encryption) == []  # nothing is encrypted
+    with override_settings(DJANGO_JOBS={"ENCRYPT": True}, SECRET_KEY=strong, DEBUG=False):
+        assert ids(checks.check_encryption) == []
+        with mock.patch.object(checks, "find_spec", return_value=None):
+            assert ids(checks.check_encryption) == ["django_jobs.E015"]
+        for weak in ("short", "a" * 60, f"django-insecure-{strong}", b"short"):
+            with override_settings(SECRET_KEY=weak):
+                assert ids(checks.check_encryption) == ["django_jobs.W013"]
+            with override_settings(SECRET_KEY_FALLBACKS=[weak]):
+                assert ids(checks.check_encryption) == ["django_jobs.W013"]
+            with override_settings(SECRET_KEY=weak, DEBUG=True):
+                assert ids(checks.check_encryption) == []
+    registry.register(make_handler(lambda payload: None, "checks.hidden", {"encrypt": True}))
+    try:
+        with override_settings(SECRET_KEY="short", DEBUG=False):
+            assert ids(checks.check_encryption) == ["django_jobs.W013"]
+    finally:
+        registry.forget("checks.hidden")
+
+
 # --- routers
 
 

@@ -17,6 +17,7 @@ from django_jobs.lifecycle.replay import replay
 from django_jobs.masking import masked
 from django_jobs.models import Attempt, Job, JobStatus, JobStep
 from django_jobs.models.job import JobQuerySet
+from django_jobs.payloads import Unreadable
 from django_jobs.shell import SHELL
 
 from .output import Output, as_text, streamed
@@ -103,6 +104,7 @@ def show(options: dict[str, Any], out: Output) -> None:
     del values["state"]  # the status, under the name that it has in the answers of other verbs
     for name, value in values.items():
         if value not in (None, {}, []):
+            value = masked(value) if isinstance(value, Unreadable) else value
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else as_text(value)
             out.line(f"{name}: {text}")
     for step in steps:

@@ -1,4 +1,4 @@
-"""The verbs that keep the tables in order: check, prune."""
+"""The verbs that keep the tables in order: check, encrypt, prune."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from django.core.management.base import CommandError
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
+from django_jobs.lifecycle.encrypt import encrypt_stored
 from django_jobs.lifecycle.prune import prune
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus
 
@@ -20,6 +21,11 @@ MOST_SHOWN = 20
 def add(verbs: Verbs) -> None:
     """Declare the verbs."""
     verbs.add("check", check, "recount what jobs wait for; exit code 1 when a count is wrong", over=EACH)
+    verbs.add(
+        "encrypt", encrypt,
+        "encrypt what is stored with the first secret key: what older keys encrypted, and what is to be encrypted now",
+        over=EACH,
+    )  # fmt: skip
     verbs.add(
         "prune", prune_jobs, "delete finished jobs past the RETENTION setting", "prune --yes", asks=True, over=EACH
     )
@@ -44,6 +50,16 @@ def check(options: dict[str, Any], out: Output) -> None:
     out.result(f"{len(problems)} differences", differences=len(problems))
     if problems:
         raise CommandError("\n".join(problems[:MOST_SHOWN]))
+
+
+def encrypt(options: dict[str, Any], out: Output) -> None:
+    """Encrypt what is stored anew."""
+    brought = encrypt_stored()
+    out.result(f"{brought.changed} rows written anew", **brought._asdict())
+    if brought.unreadable:
+        raise CommandError(f"{brought.unreadable} rows cannot be read with the keys of this site")
+    if brought.locked:
+        raise CommandError(f"{brought.locked} rows were locked by somebody else; run this again")
 
 
 def prune_jobs(options: dict[str, Any], out: Output) -> None:
