@@ -1,8 +1,8 @@
 """Batches: begin one, and finish it in the transaction that ends its last member.
 
-A settle marks its own members, and then looks for an open member that nobody else has locked. It locks that one until its
-commit: whoever ends it comes later, and sees what was settled here. So a settle waits for nobody as long as many members are
-left. Where no such member is found, the batch's row decides: under its lock the last one sees that it is the last.
+A settle takes its own members out of the open ones, and then looks for an open one that nobody else has locked. It locks that
+one until its commit: whoever ends it comes later, and sees what was settled here. So a settle waits for nobody as long as many
+members are left. Where no such member is found, the batch's row decides: under its lock the last one sees that it is the last.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from django_jobs.db.dialects import dialect
 from django_jobs.db.notify import notify_finished
 from django_jobs.db.transactions import database_now, immediate, transactional
 from django_jobs.exceptions import InvalidJob
-from django_jobs.models import Batch, BatchMember, BatchStatus, JobDependency, MemberState
+from django_jobs.models import Batch, BatchMember, BatchStatus, JobDependency, JobStatus, OpenMember
 from django_jobs.models.fields import DbNow
+from django_jobs.models.job import ENDED_BADLY
 from django_jobs.payloads import decode, encode_payload
 from django_jobs.rules import check_all
 
@@ -91,20 +92,25 @@ def _block(batch: Batch) -> Iterator[Batch]:
 
 
 def settle_members(ended: Iterable[Ended]) -> None:
-    """Mark the members among jobs that have just ended, and finish the batches of which they were the last.
+    """End the members among jobs that have just ended, and finish the batches of which they were the last.
 
     Call it in the transaction that ended them, after all its other locks.
     """
     batch_ids: set[str] = set()
-    ids: dict[str, list[str]] = {}
-    for one in ended:
-        if one.batch_id is not None:
-            batch_ids.add(one.batch_id)
-            ids.setdefault(str(one.status), []).append(one.job_id)
-    changed = 0
-    for status, jobs in ids.items():
+    ids: list[str] = []
+    bad: dict[str, list[str]] = {}
+    for job_id, batch_id, status in ended:
+        if batch_id is not None:
+            batch_ids.add(batch_id)
+            ids.append(job_id)
+            if status in ENDED_BADLY:
+                bad.setdefault(str(status), []).append(job_id)
+    if not ids:
+        return
+    changed = sum(dialect().end_members(chunk) for chunk in in_chunks(sorted(ids), CHUNK))
+    for status, jobs in bad.items():
         for chunk in in_chunks(sorted(jobs), CHUNK):
-            changed += dialect().end_members(chunk, status)
+            BatchMember.objects.filter(pk__in=chunk).update(bad_end=status)
     if changed:  # a callback knows its batch, and is no member
         _finish(batch_ids - _held_open(batch_ids))
 
@@ -146,12 +152,11 @@ def _finish_one(batch_id: str) -> str | None:
     if batch is None or _is_open(batch_id):
         return None
     bad = set(
-        BatchMember.objects.filter(batch=batch_id)
-        .exclude(state__in=(MemberState.OPEN, MemberState.COMPLETED))
-        .values_list("state", flat=True)
+        BatchMember.objects.filter(batch=batch_id, bad_end__in=sorted(ENDED_BADLY))
+        .values_list("bad_end", flat=True)
         .distinct()
     )
-    if MemberState.FAILED in bad and _will_revive(batch_id):
+    if JobStatus.FAILED in bad and _will_revive(batch_id):
         return None
     bad.update(
         Batch.objects.filter(parent=batch_id)
@@ -183,14 +188,14 @@ def _holds_nested(batch_id: str) -> bool:
 
 
 def _is_open(batch_id: str) -> bool:
-    members_left = BatchMember.objects.filter(batch=batch_id, state=MemberState.OPEN)
+    members_left = OpenMember.objects.filter(batch=batch_id)
     return members_left.exists() or Batch.objects.filter(parent=batch_id, status=BatchStatus.RUNNING).exists()
 
 
 def _will_revive(batch_id: str) -> bool:
     """Say whether a failed member is about to wait again because its dependency was replayed."""
     edges = JobDependency.objects.filter(REVIVABLE, LIVE_AGAIN)
-    return edges.filter(job__membership__batch=batch_id, job__membership__state=MemberState.FAILED).exists()
+    return edges.filter(job__membership__batch=batch_id, job__membership__bad_end=JobStatus.FAILED).exists()
 
 
 # --- open again
@@ -204,9 +209,10 @@ def reopen(ids: Sequence[str]) -> None:
     batch_ids: set[str] = set()
     for chunk in in_chunks(sorted(ids), CHUNK):
         again = BatchMember.objects.filter(pk__in=chunk)  # a callback is no member
-        if found := set(again.values_list("batch_id", flat=True)):
-            again.update(state=MemberState.OPEN)
-            batch_ids |= found
+        if found := list(again.values_list("job_id", "batch_id", "place")):
+            again.update(bad_end="")
+            members.write_open(found)
+            batch_ids.update(batch_id for _, batch_id, _ in found)
     _open(batch_ids)
 
 
@@ -263,9 +269,7 @@ def restore_batches(batches: Sequence[Batch], places: Sequence[Place]) -> None:
 
 def settle_restored(batch_ids: Sequence[str]) -> None:
     """Let imported batches stand as their members do: open when one has not ended, else finished."""
-    running = set(
-        BatchMember.objects.filter(batch__in=batch_ids, state=MemberState.OPEN).values_list("batch", flat=True)
-    )
+    running = set(OpenMember.objects.filter(batch__in=batch_ids).values_list("batch", flat=True))
     _open(running)
     _finish([batch_id for batch_id in batch_ids if batch_id not in running and not _is_open(batch_id)])
     ended = Batch.objects.finished().filter(pk__in=batch_ids, awaited_by__isnull=False)

@@ -12,7 +12,7 @@ from django_jobs import signals
 from django_jobs.db.notify import notify_cascade, notify_finished, notify_process
 from django_jobs.db.transactions import after_commit, transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
-from django_jobs.models import Batch, BatchMember, BatchStatus, Job, JobStatus, JobStep, MemberState, StepKind
+from django_jobs.models import Batch, BatchStatus, Job, JobStatus, JobStep, OpenMember, StepKind
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import WAITING
 
@@ -110,7 +110,7 @@ def cancel_batch(batch_id: str) -> int:
     Raises BatchNotFound, and InvalidJob when the batch has finished.
     """
     _close(batch_id)
-    members = BatchMember.objects.filter(batch=batch_id, state=MemberState.OPEN).values_list("job_id", flat=True)
+    members = OpenMember.objects.filter(batch=batch_id).order_by("place").values_list("job_id", flat=True)
     # From the last one back: a member that depends on another is cancelled before it, and not failed by it.
     moved = sum(len(cancel(chunk).done) for chunk in reversed(list(chunks(members))))
     for nested in list(Batch.objects.filter(parent=batch_id, status=BatchStatus.RUNNING).values_list("pk", flat=True)):

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import MEMBER
+from django_jobs.db.dialects.base import MEMBER, OPEN_MEMBER
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.ids import new_places
-from django_jobs.models import BatchMember, Job, MemberState
-from django_jobs.models.job import TERMINAL
+from django_jobs.models import Job, OpenMember
+from django_jobs.models.job import ENDED_BADLY, TERMINAL
 
 
 class Ended(NamedTuple):
@@ -37,10 +37,10 @@ def join(batch_id: str) -> int:
 
 
 def held_by_others(ids: Iterable[str]) -> set[str]:
-    """Lock the places of jobs in their batches that are to be had at once; return the jobs of those that somebody else holds."""
-    places = BatchMember.objects.filter(pk__in=list(ids))
-    free = set(places.select_for_update(skip_locked=True).values_list("pk", flat=True))
-    return set(places.values_list("pk", flat=True)) - free
+    """Lock the open members among jobs that are to be had at once; return those of the jobs that somebody else holds."""
+    members = OpenMember.objects.filter(pk__in=list(ids))
+    free = set(members.select_for_update(skip_locked=True).values_list("pk", flat=True))
+    return set(members.values_list("pk", flat=True)) - free
 
 
 def add(batch_id: str, jobs: Sequence[Job]) -> None:
@@ -50,9 +50,17 @@ def add(batch_id: str, jobs: Sequence[Job]) -> None:
 
 def restore(places: Iterable[tuple[str, str, str, int]]) -> None:
     """Write places in batches, given as (job, batch, status of the job, place)."""
-    rows = [
-        (job_id, batch_id, str(status) if status in TERMINAL else MemberState.OPEN.value, place)
-        for job_id, batch_id, status, place in places
-    ]
+    rows, left = [], []
+    for job_id, batch_id, status, place in places:
+        rows.append((job_id, batch_id, place, str(status) if status in ENDED_BADLY else ""))
+        if status not in TERMINAL:
+            left.append((job_id, batch_id, place))
     if rows:
-        dialect().insert_rows(MEMBER, ("job_id", "batch_id", "state", "place"), rows)
+        dialect().insert_rows(MEMBER, ("job_id", "batch_id", "place", "bad_end"), rows)
+    write_open(left)
+
+
+def write_open(members: Sequence[tuple[str, str, int]]) -> None:
+    """Let members, given as (job, batch, place), hold their batches open."""
+    if members:
+        dialect().insert_rows(OPEN_MEMBER, ("job_id", "batch_id", "place"), members)

@@ -152,7 +152,7 @@ def replay_batch(batch_id: str, *, by: Any = None) -> int:
     """
     if not Batch.objects.filter(pk=batch_id).exists():
         raise BatchNotFound(batch_id)
-    places = BatchMember.objects.filter(batch__in=with_nested(batch_id), state__in=sorted(ENDED_BADLY))
+    places = BatchMember.objects.filter(batch__in=with_nested(batch_id), bad_end__in=sorted(ENDED_BADLY))
     bad = list(places.values_list("job_id", flat=True))
     if not bad:
         raise InvalidJob(

@@ -316,15 +316,29 @@ class Migration(migrations.Migration):
             fields=[
                 ('job', models.OneToOneField(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='membership', serialize=False, to='django_jobs.job', verbose_name='job')),
                 ('batch', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='members', to='django_jobs.batch', verbose_name='batch')),
-                ('state', django_jobs.models.fields.ExactCharField(choices=[('open', 'open'), ('completed', 'completed'), ('failed', 'failed'), ('dead', 'dead'), ('cancelled', 'cancelled')], default='open', max_length=9, verbose_name='state')),
                 ('place', models.BigIntegerField(verbose_name='place')),
+                ('bad_end', django_jobs.models.fields.ExactCharField(blank=True, default='', max_length=9, verbose_name='bad end')),
             ],
             options={
                 'verbose_name': 'member',
                 'verbose_name_plural': 'members',
                 'base_manager_name': 'objects',
-                'indexes': [models.Index(fields=['batch', 'state', 'place'], name='django_jobs_members')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('state__in', ['open', 'completed', 'failed', 'dead', 'cancelled'])), name='django_jobs_member_state')],
+                'indexes': [models.Index(fields=['batch', 'bad_end', 'place'], name='django_jobs_members')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('bad_end__in', ('', 'cancelled', 'dead', 'failed'))), name='django_jobs_member_end')],
+            },
+        ),
+        migrations.CreateModel(
+            name='OpenMember',
+            fields=[
+                ('job', models.OneToOneField(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='+', serialize=False, to='django_jobs.job', verbose_name='job')),
+                ('batch', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='open_members', to='django_jobs.batch', verbose_name='batch')),
+                ('place', models.BigIntegerField(verbose_name='place')),
+            ],
+            options={
+                'verbose_name': 'open member',
+                'verbose_name_plural': 'open members',
+                'base_manager_name': 'objects',
+                'indexes': [models.Index(fields=['batch', 'place'], name='django_jobs_open_members')],
             },
         ),
         migrations.CreateModel(

@@ -2,7 +2,7 @@
 
 from .alert import Alert
 from .attempt import Attempt, AttemptOutcome
-from .batch import Batch, BatchMember, BatchStatus, MemberState
+from .batch import Batch, BatchMember, BatchStatus, OpenMember
 from .cause import Cause
 from .dead_letter import DeadLetter, DeadLetterReason
 from .dependency import DependencyState, JobDependency, OnFailure
@@ -44,8 +44,8 @@ __all__ = [
     "LimitSlot",
     "LimitStart",
     "LimitTurn",
-    "MemberState",
     "OnFailure",
+    "OpenMember",
     "Operation",
     "OperationKind",
     "OperationState",

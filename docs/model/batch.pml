@@ -50,7 +50,7 @@ inline unlock_all(t) {
 
 inline hold(m, t) { holds = true; if :: is_free(m) && kept(LOCK_OF_HELD_MEMBER) -> locked_by[m] = t :: else fi }
 
-/* `settle_members` of one member: mark it, hold another one that is open, or else lock the batch and look whether it is over. */
+/* `settle_members` of one member: take it out of the open ones, hold another one that is open, or else lock the batch and look whether it is over. */
 proctype Settler(byte m) {
     byte u, t;
     bool holds, saw_open, finishes;

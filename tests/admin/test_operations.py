@@ -91,7 +91,7 @@ def _every_filter() -> None:
         )  # fmt: skip
         if odd:
             ScheduleTick.objects.create(schedule=schedule, due_at=now + timedelta(minutes=number), job=job)
-            BatchMember.objects.create(batch=batch, job=job, place=number, state="dead")
+            BatchMember.objects.create(batch=batch, job=job, place=number, bad_end="dead")
         DeadLetterFactory(
             job=job, fingerprint="f1" if odd else "", reason="timeout" if odd else "crash loop", error=job.error,
             died_at=now - timedelta(hours=odd * 3),

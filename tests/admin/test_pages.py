@@ -97,7 +97,7 @@ def fill(text: str) -> Job:
     )
     nested = Batch.objects.create(description=text[:200], parent=batch, depth=1, created_at=database_now())
     for number, row in enumerate((job, running)):
-        BatchMember.objects.create(job=row, batch=(batch, nested)[number], place=number, state=("dead", "open")[number])
+        BatchMember.objects.create(job=row, batch=(batch, nested)[number], place=number, bad_end=("dead", "")[number])
     Job.objects.filter(pk__in=(job.pk, running.pk, last.pk)).update(batch=batch)
     Cause.objects.create(fingerprint=text[:64], note=text, changed_at=database_now())
     operation = begin(OperationKind.ACKNOWLEDGE, filters={}, options={"note": text[:500]}, address=text[:500])

@@ -6,7 +6,7 @@ import pytest
 
 import django_jobs
 from django_jobs import NewJob
-from django_jobs.models import Batch, BatchMember, Job
+from django_jobs.models import Batch, BatchMember, Job, OpenMember
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained
 from tests.support.processes import spawn_workers
@@ -40,7 +40,8 @@ def run_storm(members: int, nested: int, lasts: float, patience: float) -> None:
     callbacks = Job.objects.filter(membership=None)
     told = Counter(payload["kind"] for payload in callbacks.values_list("payload", flat=True))
     assert told == Counter(outer=2, inner=nested)
-    assert BatchMember.objects.filter(state="completed").count() == members + 2 * nested
+    assert (OpenMember.objects.count(), BatchMember.objects.exclude(bad_end="").count()) == (0, 0)
+    assert BatchMember.objects.count() == members + 2 * nested
     first_end = Effect.objects.filter(kind="outer").order_by("pk").values_list("pk", flat=True)[0]
     late = Effect.objects.filter(pk__gt=first_end).exclude(kind__in=("outer", "inner"))
     assert not late.exists(), "nothing starts after the callback but callbacks"

@@ -217,7 +217,7 @@ def test_finished_jobs_are_deleted_with_what_hangs_on_them_unless_something_need
     JobDependencyFactory(depends_on=needed)
     batch = Batch.objects.create(created_at=database_now())
     member = JobFactory(status="completed", batch=batch)
-    BatchMember.objects.create(job=member, batch=batch, place=1, state="completed")
+    BatchMember.objects.create(job=member, batch=batch, place=1)
     waiting = JobFactory()
     kept = {job.pk for job in (mourned, needed, member, waiting)}
     moved = delete_finished([plain.pk, closed.job_id, *kept, "nobody"])

@@ -17,7 +17,7 @@ from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.settle import Outcome, settle, settle_unlocked
-from django_jobs.models import AttemptOutcome, Batch, BatchMember, Job, JobStatus
+from django_jobs.models import AttemptOutcome, Batch, BatchMember, Job, JobStatus, OpenMember
 from tests.support.invariants import check_invariants
 from tests.support.threads import run_in_threads
 
@@ -246,11 +246,11 @@ def moves_beside_the_last_settle(move: Callable[[Batch, list[ClaimedJob]], objec
         before = callbacks()
         run_in_threads([lambda batch=batch, jobs=jobs: move(batch, jobs), lambda jobs=jobs: done(jobs[1])])
         batch.refresh_from_db()
-        left = BatchMember.objects.filter(batch=batch, state="open").count()
+        left = OpenMember.objects.filter(batch=batch).count()
         finished = callbacks() - before
         if left:
             assert (batch.status, finished) in {("running", 0), ("running", 1)}
-            cancel(BatchMember.objects.filter(batch=batch, state="open").values_list("job_id", flat=True))
+            cancel(OpenMember.objects.filter(batch=batch).values_list("job_id", flat=True))
             assert callbacks() - before == finished + 1
         else:
             assert (batch.is_finished, finished) == (True, 1)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from django.db import connection
 from django.db.models import Count, F, Q
 
-from django_jobs.models import Batch, BatchMember, DeadLetter, Job, JobDependency, ScheduleTick
-from django_jobs.models.job import TERMINAL
+from django_jobs.models import Batch, BatchMember, DeadLetter, Job, JobDependency, OpenMember, ScheduleTick
+from django_jobs.models.job import ENDED_BADLY, TERMINAL
 from tests.support.effects.models import Effect
 
 from .waiting import dump_rows
@@ -110,10 +110,14 @@ def _dependencies() -> Iterator[str]:
 
 def _batches() -> Iterator[str]:
     left: dict[str, int] = Counter()
-    for job_id, batch_id, state, status in BatchMember.objects.values_list("job", "batch", "state", "job__status"):
-        if state != (status if status in TERMINAL else "open"):
-            yield f"job {job_id} is {status} and a member that is {state}"
-        left[batch_id] += state == "open"
+    still_open = dict(OpenMember.objects.values_list("job", "batch"))
+    for job_id, batch_id, bad_end, status in BatchMember.objects.values_list("job", "batch", "bad_end", "job__status"):
+        if bad_end != (status if status in ENDED_BADLY else ""):
+            yield f"job {job_id} is {status} and a member that is {bad_end or 'well'}"
+        if still_open.pop(job_id, None) != (None if status in TERMINAL else batch_id):
+            yield f"job {job_id} is {status}, and the open members of batch {batch_id} do not agree"
+        left[batch_id] += status not in TERMINAL
+    yield from (f"job {job_id} is an open member and no member" for job_id in still_open)
     batches = list(Batch.objects.values_list("id", "parent", "status"))
     for _, parent, status in batches:
         if parent is not None:

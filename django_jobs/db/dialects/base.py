@@ -21,6 +21,7 @@ PROCESS = "django_jobs_workerprocess"
 QUEUE = "django_jobs_queue"
 BATCH = "django_jobs_batch"
 MEMBER = "django_jobs_batchmember"
+OPEN_MEMBER = "django_jobs_openmember"
 STEP = "django_jobs_jobstep"
 LOG = "django_jobs_joblog"
 SLOT = "django_jobs_limitslot"
@@ -274,7 +275,7 @@ class Dialect(ABC):
     ignore_conflict: ClassVar[str] = "ON CONFLICT DO NOTHING"
     counts_reads: ClassVar[bool] = False  # whether `claim_from` and `promote_from` are there
     by_primary_key: ClassVar[str] = ""
-    by_members: ClassVar[str] = ""
+    by_open_members: ClassVar[str] = ""
     done_step: ClassVar[str]
     moment: ClassVar[str] = "available_at"  # as a claim returns it
     later: ClassVar[str]  # so many seconds from now
@@ -603,16 +604,13 @@ class Dialect(ABC):
 
     # What the members of a batch cost at their end: these two, whatever the size of the batch.
 
-    def end_members(self, ids: Sequence[str], state: str) -> int:
-        """Set the state of those of the jobs that are open members of a batch; return how many these are."""
-        return self._end_members(f"IN ({_marks(ids)})", [state, *ids])
+    def end_members(self, ids: Sequence[str]) -> int:
+        """Let those of the jobs that are open members of a batch no longer be; return how many these are."""
+        return self._end_members(f"IN ({_marks(ids)})", ids)
 
     def _end_members(self, which: str, parameters: Sequence[Any]) -> int:
         with self.connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {MEMBER} {self.by_primary_key} SET state = %s WHERE job_id {which} AND state = 'open'",
-                parameters,
-            )
+            cursor.execute(f"DELETE FROM {OPEN_MEMBER} WHERE job_id {which}", parameters)
             return int(cursor.rowcount)
 
     def hold_open(self, batch_ids: Sequence[str]) -> set[str]:
@@ -626,7 +624,7 @@ class Dialect(ABC):
     def _each_batch(self, number: int) -> str:
         lock = f"{self.write_lock} SKIP LOCKED" if self.write_lock else ""
         one = (
-            f"SELECT batch_id FROM {MEMBER} {self.by_members} WHERE batch_id = %s AND state = 'open'"
+            f"SELECT batch_id FROM {OPEN_MEMBER} {self.by_open_members} WHERE batch_id = %s"
             f" ORDER BY place DESC LIMIT 1 {lock}"
         )
         return " UNION ALL ".join(f"SELECT batch_id FROM ({one}) AS open{index}" for index in range(number))

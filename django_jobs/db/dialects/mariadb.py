@@ -32,6 +32,7 @@ from .base import (
     KEEPALIVES,
     LIVE_PROCESS,
     LOG,
+    OPEN_MEMBER,
     READY,
     UNKEYED,
     AttemptRow,
@@ -83,6 +84,12 @@ STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
     ON job.id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}} AND job.fence = ended.fence
 SET {ENDED.format(prefix="job.", job="job", now=NOW, due=_DUE)}"""
 
+# A list of ids would be looked for by a scan where it names much of the table, whatever index is asked for.
+_END_MEMBERS = f"""
+DELETE member FROM JSON_TABLE(%s, '$[*]' COLUMNS(id VARCHAR(64) PATH '$')) AS ended
+STRAIGHT_JOIN {OPEN_MEMBER} AS member FORCE INDEX (PRIMARY)
+    ON member.job_id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}}"""
+
 _STARTED = f"{NOW} - INTERVAL ROUND(%s * 1000000) MICROSECOND"
 _ATTEMPT_COLUMNS = ATTEMPT_COLUMNS.replace("release", "`release`")  # a word of the language here
 _ATTEMPT = f"(%s, %s, %s, {_STARTED}, {NOW}, %s, %s, %s, %s, %s)"
@@ -131,7 +138,7 @@ class MariaDB(Dialect):
     least_lock_wait: ClassVar[int] = 0
     # A scan of a tiny table would wait for rows that are none of ours.
     by_primary_key = "FORCE INDEX (PRIMARY)"
-    by_members = "FORCE INDEX (django_jobs_members)"
+    by_open_members = "FORCE INDEX (django_jobs_open_members)"
     union_part = "({part})"  # as a table of its own each took 1 ms
     ready_job = f"{JOB} AS job FORCE INDEX (django_jobs_job_ready)"
     ready_hint = "FORCE INDEX (django_jobs_job_ready)"
@@ -241,7 +248,10 @@ class MariaDB(Dialect):
             ended |= ours
         return ended
 
-    def _update(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    def end_members(self, ids: Sequence[str]) -> int:
+        return self._update(_END_MEMBERS, ids)
+
+    def _update(self, statement: str, rows: Sequence[Any]) -> int:
         with self.connection.cursor() as cursor:
             cursor.execute(statement.format(collation=self.collation), (json.dumps(rows),))
             return int(cursor.rowcount)

@@ -311,8 +311,8 @@ class PostgreSQL(Dialect):
         rows = self.read(_SATISFY, (ids, array(edges), ids, array(list(counts.values()))))
         return [(job_id, queue) for job_id, queue, is_ready in rows if is_ready]
 
-    def end_members(self, ids: Sequence[str], state: str) -> int:
-        return self._end_members("= ANY(%s::text[])", (state, array(ids)))
+    def end_members(self, ids: Sequence[str]) -> int:
+        return self._end_members("= ANY(%s::text[])", (array(ids),))
 
     def promote(self, limit: int) -> list[str]:
         return [row[0] for row in self.read(_PROMOTE, (limit,))]

@@ -130,6 +130,9 @@ class SQLite(Dialect):
     def end(self, rows: Sequence[EndedRow]) -> set[str]:
         return {row[0] for row in self.read(_END, (json.dumps(rows),))}
 
+    def end_members(self, ids: Sequence[str]) -> int:
+        return self._end_members("IN (SELECT value FROM json_each(%s))", (json.dumps(ids),))
+
     def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
         with self.connection.cursor() as cursor:
             cursor.executemany(_INSERT_ATTEMPT, rows)
