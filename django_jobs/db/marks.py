@@ -2,9 +2,18 @@
 
 A transaction that stays open (a report, a backup, a forgotten shell) keeps each entry that a claim took out of the index of ready
 jobs, and the next claim reads all of these before it comes to a job; so does a promotion in the index of scheduled ones. Where
-that is so, they begin at a mark: where the last one ended, or a moment ago. What may become ready below it (a late commit, a
-release, a restored job, one that a limit lets in) is found by looks from the beginning, a second apart at the most. Where it is
-not so, each of them looks from the beginning.
+that is so, they begin at a mark: where the last one ended, or a moment ago. Where it is not so, each of them looks from the
+beginning. What may become ready below the mark is found so:
+
+- A commit that comes late: each look tells which transactions went on. Once one of them has ended, the mark goes back to before
+  it can have begun to write.
+- A promotion, which comes a little after the job was due: once a second a claim begins two seconds ago.
+- A move that makes an older job ready (a release, an import, a promotion that comes late): it tells of it, and all processes of
+  the queue look from the beginning.
+- Whatever else there may be, and what nobody could tell of: by looks from the beginning, for a twentieth of the time.
+
+Where nothing can be told (`Marks.is_told`), and where limits let old jobs in, looks from the beginning are a second apart at the
+most, whatever they cost.
 
 A mark is a guess in memory and decides nothing: a wrong one makes a job wait for the next look from the beginning.
 """
@@ -19,15 +28,19 @@ from typing import Any
 from django_jobs.numbers import rank_of
 
 from .dialects.base import RANK_LIMITS, ClaimLook, Dialect, Place, Stretch
+from .unfinished import UNKNOWN, Unfinished
 
 COUNT_SECONDS = 0.25  # how often what is read is counted, where nothing is dead
 NEGLIGIBLE = 1000  # entries read in vain that are not worth a mark, and so many more for each job wanted
 NEGLIGIBLE_PER_JOB = 8
-LONGEST_SECONDS = 0.85  # between two looks from the beginning
-SHARE = 20  # looks from the beginning take one part in so many of the time, unless that sets them further apart
+LONGEST_SECONDS = 0.85  # between two looks that find what nobody tells of
+SHARE = 20  # looks from the beginning take one part in so many of the time
+RAREST_SECONDS = 60.0  # between two of them, whatever they cost
+LONG_SECONDS = 0.02  # a second look that takes longer does not follow at once
 
 _FIRST_RANK, _END = RANK_LIMITS
 BEGINNING = Place(_FIRST_RANK, "-infinity", "")
+_NEVER = "infinity"
 RANKS_OF_PRIORITIES = frozenset(map(rank_of, range(1, 11)))
 ALL_RANKS = frozenset(range(_FIRST_RANK + 1, _END))
 
@@ -42,8 +55,9 @@ class Pace:
 
     def __init__(self) -> None:
         self.is_behind = False  # whether so much is dead that it is worth to begin at the mark
+        self.is_told = False  # whether those who make old jobs ready say so
         self._is_suspect = False
-        self._look_at = 0.0
+        self._looked_at = self._look_at = 0.0
 
     @property
     def is_time(self) -> bool:
@@ -58,11 +72,13 @@ class Pace:
     def judge(self, read_in_vain: int, wanted: int, seconds: float) -> None:
         """Judge a look from the beginning by what it read in vain, and how long it took.
 
-        What no snapshot keeps is removed from the index by the first look that reads it, so only a second one tells.
+        What no snapshot keeps is removed from the index by the first look that reads it, so only a second one tells. One that
+        takes long comes later: to begin at the mark until then costs nothing.
         """
         is_much = is_worth_a_mark(read_in_vain, wanted)
-        self.is_behind = is_much and self._is_suspect
+        self.is_behind = is_much and (self._is_suspect or seconds > LONG_SECONDS)
         self._is_suspect = is_much
+        self._looked_at = time.monotonic()
         if self.is_behind:
             self.rest_after(seconds)
         else:
@@ -70,7 +86,18 @@ class Pace:
 
     def rest_after(self, seconds: float) -> None:
         """Set the time of the next look after one that took so long."""
-        self._look_at = time.monotonic() + min(SHARE * seconds, LONGEST_SECONDS)
+        self._looked_at = time.monotonic()
+        self._look_at = self._looked_at + min(SHARE * seconds, RAREST_SECONDS if self.is_told else LONGEST_SECONDS)
+
+    def expect_old(self) -> None:
+        """Look soon, because something old has become ready."""
+        self._look_at = min(self._look_at, self._looked_at + LONGEST_SECONDS)
+
+    def tell(self, is_told: bool) -> None:
+        """Note whether those who make old jobs ready say so from now on; until now they may have said nothing."""
+        if is_told != self.is_told:
+            self.is_told = is_told
+            self.expect_old()
 
 
 class ClaimMark:
@@ -85,18 +112,32 @@ class ClaimMark:
         self.pace = Pace()
         self._has_missed = False  # whether a claim from the mark has found too little since the last look
         self._is_put_off = False  # whether it was time for the last claim to look, and it found jobs at the mark
+        self._has_gone_back = False  # since the last claim, because a transaction has ended
         self._places: dict[int, Place] = {}
         self._ranks = RANKS_OF_PRIORITIES
+        self._unfinished = Unfinished()
+        self._recent_at = 0.0  # when to begin two seconds ago next
+        self._recent = BEGINNING.available_at
 
-    def claim(self, dialect: Dialect, queue: str, limit: int, process_id: str) -> list[tuple[Any, ...]]:
+    def claim(
+        self, dialect: Dialect, queue: str, limit: int, process_id: str, *, is_limited: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Claim as `Dialect.claim` does, from the mark or from the beginning.
 
         When it is time to look from the beginning, what lies at the mark is taken first, so that it does not wait for that.
+
+        Args:
+            is_limited: whether a limit may let in old jobs, which nobody tells of.
         """
+        if is_limited and self.pace.is_behind:
+            self.pace.expect_old()
         is_time = self.pace.is_time
         if not is_time and not self.pace.is_behind:
             return dialect.claim(queue, limit, process_id)
         if self.pace.is_behind and not (is_time and self._is_put_off):
+            if time.monotonic() >= self._recent_at:
+                self._go_back(self._recent)
+                self._recent_at = time.monotonic() + LONGEST_SECONDS
             at_mark = self._claim_from(self._stretches(), dialect, queue, limit, process_id)
             if is_worth_a_mark(at_mark.read_in_vain, limit):
                 self._ranks = ALL_RANKS
@@ -106,18 +147,33 @@ class ClaimMark:
             if found or not is_time:
                 return found
         began = time.monotonic()
-        look = self._claim_from([Stretch(BEGINNING, _END)], dialect, queue, limit, process_id)
+        look = self._claim_from([Stretch(BEGINNING, _END)], dialect, queue, limit, process_id, is_whole=True)
         self.pace.judge(look.read_in_vain, limit, time.monotonic() - began)
+        self._recent_at = time.monotonic() + LONGEST_SECONDS
         if not self.pace.is_behind:
             self._places, self._ranks = {}, RANKS_OF_PRIORITIES
         self._has_missed = self._is_put_off = False
         return look.rows
 
     def _claim_from(
-        self, stretches: list[Stretch], dialect: Dialect, queue: str, limit: int, process_id: str
+        self,
+        stretches: list[Stretch],
+        dialect: Dialect,
+        queue: str,
+        limit: int,
+        process_id: str,
+        *,
+        is_whole: bool = False,
     ) -> ClaimLook:
         look = dialect.claim_from(stretches, queue, limit, process_id)
         self._advance(look, is_short=len(look.rows) < limit)
+        self._recent = look.recent
+        ended = self._unfinished.note(look.snapshot)
+        self._has_gone_back = False
+        if not is_whole and ended:
+            if UNKNOWN in ended:
+                self.pace.expect_old()
+            self._has_gone_back = self._go_back(min((since for since in ended if since is not UNKNOWN), default=_NEVER))
         return look
 
     def _stretches(self) -> list[Stretch]:
@@ -137,6 +193,12 @@ class ClaimMark:
                 places[rank] = min(look.last, end)
         self._places = places  # anew, because another thread may be at its claim
 
+    def _go_back(self, moment: str) -> bool:
+        """Begin at a moment in each rank where the mark lies behind it; return whether it does in any."""
+        places = {rank: Place(rank, moment, "") for rank, place in self._places.items() if place > (rank, moment, "")}
+        self._places = {**self._places, **places}
+        return bool(places)
+
     def step_back(self, jobs: Iterable[tuple[int, Any, str]]) -> None:
         """Begin before jobs that were claimed and put back, given as (rank, available_at, id)."""
         places = dict(self._places)
@@ -147,8 +209,12 @@ class ClaimMark:
 
     @property
     def seconds_owed(self) -> float | None:
-        """The seconds until the look from the beginning that a claim in vain has to be followed by; None when none has to."""
-        return self.pace.seconds_left if self.pace.is_behind and self._has_missed else None
+        """The seconds until the look that a claim in vain has to be followed by; None when none has to."""
+        if not self.pace.is_behind or not self._has_missed:
+            return None
+        if self._has_gone_back:
+            return 0.0
+        return min(self.pace.seconds_left, max(0.0, self._recent_at - time.monotonic()))
 
 
 class PromotionMark:
@@ -189,10 +255,29 @@ class Marks:
     def __init__(self) -> None:
         self.promotion = PromotionMark()
         self._claims: dict[str, ClaimMark] = {}
+        self._is_told = False
 
     def of(self, queue: str) -> ClaimMark:
         """Return the mark of a queue."""
-        return self._claims.setdefault(queue, ClaimMark())
+        mark = self._claims.setdefault(queue, ClaimMark())
+        mark.pace.is_told = self._is_told
+        return mark
+
+    @property
+    def is_told(self) -> bool:
+        """Whether those who make old jobs ready say so to this process."""
+        return self._is_told
+
+    @is_told.setter
+    def is_told(self, is_told: bool) -> None:
+        self._is_told = is_told
+        for mark in list(self._claims.values()):
+            mark.pace.tell(is_told)
+
+    def expect_old(self, queue: str) -> None:
+        """Look soon for jobs of a queue that have become ready though they are old."""
+        if queue in self._claims:
+            self._claims[queue].pace.expect_old()
 
     def queues_behind(self) -> list[str]:
         """Return the queues whose claims begin at a mark."""

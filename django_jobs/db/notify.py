@@ -26,8 +26,9 @@ logger = logging.getLogger("django_jobs")
 # A notification in the committing transaction takes a cluster-wide lock until the log is flushed, hence after it; a burst of
 # submits needs only the first one, because an awake worker looks again by itself.
 QUIET_SECONDS = 0.02
-# Three channels, with the queue as payload: a worker of all queues listens once, and no queue's name has to be an identifier.
+# Two channels have the queue as payload: a worker of all queues listens once, and no queue's name has to be an identifier.
 WORK_CHANNEL = "django_jobs_work"
+OLD_CHANNEL = "django_jobs_old"
 PROCESS_CHANNEL = "django_jobs_process"
 FINISHED_CHANNEL = "django_jobs_finished"
 # Who listens for finished jobs holds this advisory lock, shared, as long as its session lives. PostgreSQL wakes every session of
@@ -40,6 +41,7 @@ ALL_QUEUES = 0
 _last: dict[tuple[str, str, str], float] = {}
 # By the alias of their database.
 _work_listeners: dict[str, list[Callable[[str], None]]] = {}
+_old_listeners: dict[str, list[Callable[[str], None]]] = {}
 _cascade_listeners: dict[str, list[Callable[[], None]]] = {}
 _turn_listeners: dict[str, list[Callable[[float], None]]] = {}
 
@@ -56,6 +58,13 @@ def _can_notify(connection: BaseDatabaseWrapper) -> bool:
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
     """Call `listener(queue)` after each submit of this process to this database; return what ends that."""
     listeners = _work_listeners.setdefault(jobs_alias(), [])
+    listeners.append(listener)
+    return lambda: listeners.remove(listener) if listener in listeners else None
+
+
+def old_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
+    """Call `listener(queue)` after each move of this process that made an old job ready; return what ends that."""
+    listeners = _old_listeners.setdefault(jobs_alias(), [])
     listeners.append(listener)
     return lambda: listeners.remove(listener) if listener in listeners else None
 
@@ -86,16 +95,29 @@ def notify_turn(seconds: float) -> None:
         after_commit(lambda listener=listener: listener(seconds))  # type: ignore[misc]
 
 
-def notify_work(queue: str) -> None:
-    """Wake workers of a queue once the caller's transaction has committed (at once without one)."""
+def notify_work(queue: str, *, is_old: bool = False) -> None:
+    """Wake workers of a queue once the caller's transaction has committed (at once without one).
+
+    Args:
+        is_old: whether what became ready was due long ago: claims that begin at a mark (`marks.py`) are to look behind it.
+    """
     connection = jobs_connection()
 
     def wake() -> None:
+        if is_old:
+            _notify_of_old(connection, queue)
         for listener in list(_work_listeners.get(connection.alias, ())):
             listener(queue)
         _notify_now_and_then(connection, WORK_CHANNEL, queue, _notify_workers)
 
     _once_committed(connection, wake)
+
+
+def _notify_of_old(connection: BaseDatabaseWrapper, queue: str) -> None:
+    for listener in list(_old_listeners.get(connection.alias, ())):
+        listener(queue)
+    if _can_notify(connection):
+        _notify_or_not(connection, OLD_CHANNEL, queue, _notify)
 
 
 def notify_finished() -> None:
@@ -161,6 +183,15 @@ def _notify_now_and_then(
     if now - _last.get(key, float("-inf")) < QUIET_SECONDS:
         return
     _last[key] = now
+    _notify_or_not(connection, channel, payload, tell)
+
+
+def _notify_or_not(
+    connection: BaseDatabaseWrapper,
+    channel: str,
+    payload: str,
+    tell: Callable[[BaseDatabaseWrapper, str, str], None],
+) -> None:
     try:
         tell(connection, channel, payload)
     except DatabaseError:

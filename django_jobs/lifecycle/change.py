@@ -42,6 +42,6 @@ def _change(ids: Sequence[str], changes: dict[str, Any]) -> Moved:
     done = [job.pk for job in jobs.values() if job.status in WAITING]
     slots.leave(jobs[pk] for pk in done)  # a job that is held back asks anew, in its new order or queue
     Job.objects.filter(pk__in=done).update(**changes, pending_limits=0, updated_at=DbNow())
-    if done and "queue" in changes:
-        notify_work(changes["queue"])
+    for queue in {changes.get("queue", jobs[pk].queue) for pk in done}:
+        notify_work(queue, is_old=True)
     return Moved.of(ids, jobs, done, "; only a waiting job can be changed")

@@ -171,7 +171,8 @@ def _taken(
     elif marks is None or not speaker.counts_reads:
         rows = speaker.claim(queue, limit, process_id)
     else:
-        rows = marks.of(queue).claim(speaker, queue, limit, process_id)
+        is_limited = active_limits() is not NO_LIMITS
+        rows = marks.of(queue).claim(speaker, queue, limit, process_id, is_limited=is_limited)
     return [ClaimedJob._make(row + _NO_LIMIT) for row in rows]
 
 

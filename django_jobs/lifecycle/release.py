@@ -91,7 +91,7 @@ def _release(jobs: Sequence[Held]) -> int:
         released += held.update(status=JobStatus.PENDING, fence=F("fence") + 1, updated_at=DbNow(), started_at=None)
     settle_members(cancel_as_requested([job.id for job in jobs]))
     for queue in {job.queue for job in jobs}:
-        notify_work(queue)
+        notify_work(queue, is_old=True)
     slots.give_on(freed)
     return released
 

@@ -490,6 +490,8 @@ def _settle_others(
         ended = _members(settled, set(bad)) + settle_dependents(bad)
     if waiting := [outcome.job.id for outcome in settled if outcome.status in WAITING]:
         ended += cancel_as_requested(waiting)
+    for queue in {outcome.job.queue for outcome in settled if outcome.status == JobStatus.PENDING}:
+        notify_work(queue, is_old=True)
     _announce_ended(settled, process_id)
     return {outcome.job.id for outcome in outcomes} - moved, ended
 

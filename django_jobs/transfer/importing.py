@@ -352,7 +352,7 @@ def _write_together(spool: Spool, index: ImportIndex, site: SiteImport, progress
     settle_restored(batches.ids)
     site.write()  # behind the jobs, which the schedules' last ticks name
     for queue in sorted(queues):
-        notify_work(queue)
+        notify_work(queue, is_old=True)
     return written
 
 

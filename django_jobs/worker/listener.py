@@ -40,7 +40,7 @@ class Listener(Loop):
     def step(self) -> float:
         """Listen until the connection breaks; return the seconds until the next try."""
         try:
-            channels = (notify.WORK_CHANNEL, notify.PROCESS_CHANNEL)
+            channels = (notify.WORK_CHANNEL, notify.OLD_CHANNEL, notify.PROCESS_CHANNEL)
             with contextlib.closing(notify.Subscription(*channels)) as subscription:
                 self._listen(subscription)
         except Error as error:
@@ -77,6 +77,8 @@ class Listener(Loop):
             if channel == notify.WORK_CHANNEL:
                 was_notified = True
                 self._state.pollers.wake(payload)
+            elif channel == notify.OLD_CHANNEL:
+                self._state.pollers.expect_old(payload)
             elif payload != self._state.id:
                 continue
             elif not self._state.pollers.is_notified:

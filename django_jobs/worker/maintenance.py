@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection, work_on
-from django_jobs.db.notify import cascade_in_process, turns_in_process
+from django_jobs.db.notify import cascade_in_process, notify_work, turns_in_process
 from django_jobs.due import look_ahead
 from django_jobs.lifecycle.active_limits import active_limits
 from django_jobs.lifecycle.cascade import cascade_all
@@ -35,6 +35,7 @@ from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
+LATE_SECONDS = PROMOTE_SECONDS  # a promotion that comes later tells of it; at RECENT_SECONDS none needs to
 CHORE_SECONDS = 2.0  # a chore may take longer than a look ahead before its server is taken for silent
 TICK_SECONDS = 60.0  # `promote` sees each second whether a tick or a step is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
@@ -150,8 +151,12 @@ class Maintenance(Loop):
                 # A little late rather than a little early, which would be a look in vain.
                 rest = PROMOTE_SECONDS if due is None else min(PROMOTE_SECONDS, due + 0.002)
                 return marks.promotion.rest_after(start, time.monotonic() - began, rest)
-            if not promote(marks=marks):
+            promoted = promote(marks=marks)
+            if not promoted:
                 return CONTENDED_SECONDS  # other processes are at it
+            if due < -LATE_SECONDS:
+                for queue in set(promoted):
+                    notify_work(queue, is_old=True)
             self._state.pollers.wake()
 
     def deliver(self) -> float:

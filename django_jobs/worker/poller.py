@@ -294,9 +294,17 @@ class Pollers:
 
     def __init__(self) -> None:
         self.marks = Marks()
-        self.is_notified = False  # whether notifications of new work reach this process; then they poll seldom
         self._lock = threading.Lock()
         self._by_kind: dict[Hashable, Poller] = {}
+
+    @property
+    def is_notified(self) -> bool:
+        """Whether notifications reach this process; then it polls seldom."""
+        return self.marks.is_told
+
+    @is_notified.setter
+    def is_notified(self, is_notified: bool) -> None:
+        self.marks.is_told = is_notified
 
     def of(self, kind: Hashable) -> Poller:
         """Return the poller that threads of a kind share."""
@@ -307,6 +315,11 @@ class Pollers:
         """Let one idle thread of each kind look at once, at a queue if it is known which."""
         for poller in self._all():
             poller.wake(queue)
+
+    def expect_old(self, queue: str) -> None:
+        """Look soon for jobs of a queue that have become ready though they are old."""
+        self.marks.expect_old(queue)
+        self.wake(queue)
 
     def queues(self) -> set[str] | None:
         """Return the queues that the threads look at; None: all."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import on_database
-from django_jobs.db.notify import listen_in_process
+from django_jobs.db.notify import listen_in_process, old_in_process
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.release import release_process
@@ -93,7 +93,7 @@ class Process:
         self._buffers: list[JobBuffer] = []
         self._held_by_hand: dict[str, ClaimedJob] = {}
         self._is_registered = self._has_started = False
-        self._stop_listening: Callable[[], None] = lambda: None
+        self._stop_listening: list[Callable[[], None]] = []
 
     @property
     def id(self) -> str:
@@ -180,7 +180,8 @@ class Process:
         self.state.connections.open()
         try:
             with self._on_its_database():
-                self._stop_listening = listen_in_process(self.state.pollers.wake)
+                pollers = self.state.pollers
+                self._stop_listening = [listen_in_process(pollers.wake), old_in_process(pollers.expect_old)]
                 self.log_writer.begin()
                 for loop in (self.lease, self.watchdog, self.maintenance, self.listener):
                     loop.start()
@@ -287,7 +288,8 @@ class Process:
 
     def _close(self, ended: bool) -> None:
         self.has_ended = True
-        self._stop_listening()
+        for stop_listening in self._stop_listening:
+            stop_listening()
         for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog, self.log_writer, self.alerter):
             loop.stop()
         deadline = time.monotonic() + END_SECONDS

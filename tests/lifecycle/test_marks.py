@@ -1,7 +1,7 @@
 """Claims and promotions begin at a mark beside an old snapshot, and miss nothing for longer than a second."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 
 from django_jobs import submit
 from django_jobs.db import marks as rule
-from django_jobs.db.dialects.base import ClaimLook, PromotionLook
+from django_jobs.db.dialects import dialect
+from django_jobs.db.dialects.base import ClaimLook, PromotionLook, Snapshot
 from django_jobs.db.dialects.postgresql import PostgreSQL
 from django_jobs.db.marks import Marks
+from django_jobs.db.notify import old_in_process
+from django_jobs.db.unfinished import Unfinished
 from django_jobs.due import look_ahead, queues_with_work
 from django_jobs.ids import new_id
 from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.release import release
@@ -29,6 +33,7 @@ from django_jobs.models import DeadLetterReason, Job, JobStatus
 from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.numbers import rank_of
 from tests.support.factories import JobFactory
+from tests.support.in_process import running_process
 from tests.support.snapshots import old_snapshot, uncommitted
 from tests.support.threads import run_in_threads
 from tests.support.waiting import wait_until
@@ -174,6 +179,26 @@ def test_looks_from_the_beginning_take_a_twentieth_of_the_time_or_are_a_second_a
         assert pace.seconds_left == pytest.approx(rest - 0.05 if rest > 0.05 else 0.0)
 
 
+def test_where_old_jobs_are_told_of_looks_from_the_beginning_take_a_twentieth_of_the_time(clock: Clock) -> None:
+    pace = rule.Pace()
+    pace.is_told = True
+    pace.judge(10_000, 1, 0.5)
+    assert pace.is_behind, "a second look, which would take as long, does not follow at once"
+    assert pace.seconds_left == pytest.approx(10 - 0.05)
+    pace.judge(10_000, 1, 5)
+    assert pace.seconds_left == pytest.approx(60 - 0.05)
+    pace.expect_old()
+    assert pace.seconds_left <= 0.85
+    pace.tell(is_told=False)
+    pace.judge(10_000, 1, 5)
+    assert pace.seconds_left <= 0.85
+    pace.tell(is_told=True)
+    pace.judge(10_000, 1, 5)
+    assert pace.seconds_left > 50
+    pace.tell(is_told=False)
+    assert pace.seconds_left <= 0.85, "something may have been told in vain"
+
+
 # What may not be missed.
 
 
@@ -248,6 +273,163 @@ def test_a_late_commit_below_the_mark_is_found_within_a_second(clock: Clock) -> 
         began = clock.now
         while late.pk not in work_off(marks):
             assert clock.now - began < 1.2
+
+
+# Where those who make old jobs ready say so, looks from the beginning are rare.
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Marks]:
+    monkeypatch.setattr(rule, "SHARE", 1_000_000)
+    marks = Marks()
+    marks.is_told = True
+    stop = old_in_process(marks.expect_old)
+    yield marks
+    stop()
+
+
+@pytest.fixture
+def nothing_is_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no claim begin two seconds ago, so that only a mark that goes back finds what commits late."""
+    look = PostgreSQL.claim_from
+
+    def without(self: PostgreSQL, *arguments: Any) -> ClaimLook:
+        found = look(self, *arguments)
+        return found._replace(recent=found.moment)
+
+    monkeypatch.setattr(PostgreSQL, "claim_from", without)
+
+
+def changed(marks: Marks) -> str:
+    job = JobFactory(priority=2, queue="other", **old(3600))
+    change([job.pk], priority=6, queue="default").raise_if_left()
+    return str(job.pk)
+
+
+def crashed(marks: Marks) -> str:
+    (job,) = claim("default", 1, "q")
+    pending(DEAD)
+    work_off(marks)
+    settle([Outcome.released(job, "its process died")], "q")
+    return job.id
+
+
+def promoted(marks: Marks) -> str:
+    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - timedelta(seconds=1))
+    pending(DEAD)
+    work_off(marks)
+    assert promote() == ["default"]
+    return str(job.pk)
+
+
+@pytest.mark.usefixtures("nothing_is_recent")
+@pytest.mark.parametrize("way", [released, changed, crashed, woken, replayed])
+def test_moves_that_make_an_old_job_ready_say_so(way: Callable[[Marks], str], told: Marks, clock: Clock) -> None:
+    _is_found_within_a_second(way, told, clock)
+
+
+def test_a_promotion_that_is_not_late_is_found_though_it_says_nothing(told: Marks, clock: Clock) -> None:
+    _is_found_within_a_second(promoted, told, clock)
+
+
+def _is_found_within_a_second(way: Callable[[Marks], str], told: Marks, clock: Clock) -> None:
+    with old_snapshot():
+        behind(told)
+        JobFactory()
+        wanted = way(told)
+        began = clock.now
+        found: list[str] = []
+        while wanted not in found:
+            found += work_off(told)
+            assert clock.now - began < 1.2
+            assert told.of("default").pace.is_behind
+
+
+def test_of_a_job_that_appears_in_no_way_of_ours_nobody_tells(told: Marks, clock: Clock) -> None:
+    with old_snapshot():
+        behind(told)
+        late = imported(told)
+        clock.now += 2
+        assert late not in work_off(told)
+        clock.now += 60
+        assert late in [*work_off(told), *work_off(told)]
+
+
+def test_what_a_limit_may_have_let_in_is_looked_for_each_second(told: Marks, clock: Clock) -> None:
+    mark = told.of("default")
+    with old_snapshot():
+        behind(told)
+        late = imported(told)
+        began = clock.now
+        found: list[str] = []
+        while late not in found:
+            found += [row[0] for row in mark.claim(dialect(), "default", BATCH, "p", is_limited=True)]
+            assert clock.now - began < 1.2
+
+
+@pytest.mark.usefixtures("nothing_is_recent")
+def test_a_late_commit_brings_the_mark_back_to_where_its_transaction_began(
+    told: Marks, clock: Clock, looks: list[ClaimLook]
+) -> None:
+    with old_snapshot():
+        behind(told)
+        pending(3 * DEAD)
+        work_off(told)
+        told.of("default").claim(dialect(), "default", 1, "p")
+        late = JobFactory.build(id="late")
+        with uncommitted(late):
+            begun = timezone.now()
+            wait_until(lambda: not work_off(told) and timezone.now() - begun > timedelta(seconds=0.5), 60, "a while")
+        assert late.pk not in work_off(told), "the look that learns of it began too late"
+        assert told.seconds_owed(None) == 0.0, "so that it is followed by another"
+        clock.now -= 10  # no time for a look from the beginning
+        assert late.pk in work_off(told)
+        assert looks[-1].read_in_vain < 3 * DEAD, "not from the beginning"
+
+
+def test_a_commit_of_a_transaction_that_began_before_the_first_look_is_found_from_the_beginning(
+    told: Marks, clock: Clock
+) -> None:
+    late = JobFactory.build(id="late", **old(3600))
+    with old_snapshot():
+        with uncommitted(late):
+            behind(told)
+        began = clock.now
+        while late.pk not in work_off(told):
+            assert clock.now - began < 1.2
+
+
+def test_which_transactions_have_ended() -> None:
+    unfinished = Unfinished()
+    assert unfinished.note(Snapshot(frozenset({"7"}), "10:00")) == []
+    assert unfinished.note(Snapshot(frozenset({"7", "8"}), "10:01")) == []
+    assert set(unfinished.note(Snapshot(frozenset({"9"}), "10:02"))) == {None, "10:00"}
+    assert unfinished.note(Snapshot(frozenset(), "10:03")) == ["10:01"]
+    assert unfinished.note(Snapshot(frozenset(), "10:04")) == []
+
+
+def test_a_promotion_that_comes_late_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    JobFactory(status="scheduled", queue="late", scheduled_at=timezone.now() - timedelta(minutes=1))
+    with running_process() as process:
+        stop = old_in_process(heard.append)
+        wait_until(lambda: not Job.objects.filter(status="scheduled").exists(), 60, "the promotion")
+        wait_until(lambda: heard == ["late"], 60, "the word of it")
+        stop()
+        assert not process.state.is_stopping
+
+
+def test_a_process_hears_of_old_jobs_from_others() -> None:
+    with running_process() as process:
+        marks = process.state.pollers.marks
+        assert not marks.is_told, "until notifications are seen to arrive"
+        wait_until(lambda: marks.is_told, 60, "notifications")
+        pace = marks.of("default").pace
+        pace.rest_after(100)
+        assert pace.seconds_left > 30
+        with connection.cursor() as cursor:
+            cursor.execute("NOTIFY django_jobs_old, 'default'")
+        wait_until(lambda: pace.seconds_left < 1, 60, "the notification")
 
 
 def test_a_higher_priority_comes_first_though_it_lies_below_the_mark(clock: Clock) -> None:

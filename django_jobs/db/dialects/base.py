@@ -37,6 +37,7 @@ TURN_LOCKS = 64  # numbered behind those of limits, and taken before them
 MOST_COUNTED = 10_000
 COUNTS_PER_STATEMENT = 100
 KEEPALIVES = 3
+RECENT_SECONDS = 2.5  # who promotes jobs does it within that time after they were due, or says so
 
 CLAIMED_COLUMNS = (
     "id",
@@ -245,6 +246,13 @@ class Stretch(NamedTuple):
     end: int
 
 
+class Snapshot(NamedTuple):
+    """What a look could not see: the writing transactions that went on, and from which moment on later ones may write."""
+
+    running: frozenset[str]
+    before: str
+
+
 class ClaimLook(NamedTuple):
     """What a claim found on its stretches of the index."""
 
@@ -253,6 +261,8 @@ class ClaimLook(NamedTuple):
     last: Place | None  # of the jobs taken
     read_in_vain: int  # entries of the index that led to no job
     moment: str  # a moment before it began: who commits within that long is not late
+    recent: str  # RECENT_SECONDS before it began
+    snapshot: Snapshot
 
 
 class PromotionLook(NamedTuple):

@@ -31,6 +31,7 @@ from .base import (
     QUEUES_OF_WAITERS,
     READY,
     READY_QUEUES,
+    RECENT_SECONDS,
     SLOT,
     UNKEYED,
     AttemptRow,
@@ -40,6 +41,7 @@ from .base import (
     LogRow,
     Place,
     PromotionLook,
+    Snapshot,
     StepRow,
     Stretch,
     connect_timeout,
@@ -91,6 +93,10 @@ _CLAIM_JOBS = _TAKE.format(
 _READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
 _READ_READY, _READ_DUE = _READ.format(index="ready"), _READ.format(index="due")
 _MOMENT = f"{NOW} - INTERVAL '0.25 seconds'"
+# The transactions that go on, and how far back those may have begun to write that have not been seen by this statement: a row
+# has the time of the statement that writes it, which begins a little before the transaction gets its number.
+_BEFORE = f"{NOW} - INTERVAL '0.05 seconds'"
+_RECENT = f"{NOW} - INTERVAL '{RECENT_SECONDS} seconds'"
 
 # The stretches in their order, one after the other and only as far as the limit goes.
 _READY_JOBS_ON_STRETCHES = f"""
@@ -106,7 +112,9 @@ _READY_JOBS_ON_STRETCHES = f"""
 _CLAIM_FROM = f"""
 WITH before AS MATERIALIZED (SELECT {_READ_READY} AS entries),
 claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
-SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text FROM before LEFT JOIN claimed ON TRUE"""
+SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text, ({_RECENT})::text, pg_current_snapshot()::text,
+    ({_BEFORE})::text
+FROM before LEFT JOIN claimed ON TRUE"""
 
 # From gap to gap between queues that are left out, and within a gap from one queue to the next.
 _OTHER_QUEUES_WITH_WORK = f"""
@@ -258,10 +266,12 @@ class PostgreSQL(Dialect):
         ends = [stretch.end for stretch in stretches]
         bounds = (array(ranks), array(times), array(ids), array(ends))
         found = self.read(_CLAIM_FROM, (process_id, *bounds, queue, limit, process_id, queue, limit))
-        entries, moment = found[0][-2:]
-        rows = sorted((row[:-2] for row in found if row[_ID] is not None), key=_place)
+        entries, moment, recent, running, before = found[0][-5:]
+        rows = sorted((row[:-5] for row in found if row[_ID] is not None), key=_place)
         ranks_taken = {row[_RANK] for row in rows}
-        return ClaimLook(rows, ranks_taken, _place(rows[-1]) if rows else None, (entries or 0) - len(rows), moment)
+        last = _place(rows[-1]) if rows else None
+        snapshot = _snapshot(running, before)
+        return ClaimLook(rows, ranks_taken, last, (entries or 0) - len(rows), moment, recent, snapshot)
 
     def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
         if not besides:
@@ -416,6 +426,11 @@ class PostgreSQL(Dialect):
 
 def _place(row: tuple[Any, ...]) -> Place:
     return Place(row[_RANK], row[_AVAILABLE], row[_ID])
+
+
+def _snapshot(text: str, before: str) -> Snapshot:
+    running = text.rpartition(":")[2]
+    return Snapshot(frozenset(running.split(",") if running else ()), before)
 
 
 def array(values: Sequence[Any]) -> Any:
