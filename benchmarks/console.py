@@ -138,7 +138,7 @@ def fill(filler: Filler) -> None:
 
 def pages() -> Iterator[tuple[str, str]]:
     """Yield (name, address) of every page."""
-    from django_jobs.models import DeadLetter, GoneProcess, Job, Operation, Schedule
+    from django_jobs.models import DeadLetter, GoneProcess, Job, Operation, Schedule, WorkerProcess
 
     lists = (
         "overview",
@@ -154,8 +154,9 @@ def pages() -> Iterator[tuple[str, str]]:
     )
     yield from ((name, f"{ROOT}{name}/") for name in lists)
     yield from ((f"job, {query}", f"{ROOT}job/?{query}") for query in (
-        "status=dead", "status=pending", "status=completed&queue=queue-1", "job_type=shop.type_3", "worker_id=host-1:1:abcdef",
-        "age=24h", "sort=oldest", "sort=run", "sort=wait&status=completed", "schedule=nightly", "q=account:7", "q=error:timeout",
+        "status=dead", "status=pending", "status=pending&queue=none", "status=completed&queue=queue-1", "job_type=shop.type_3",
+        "worker_id=host-1:1:abcdef", "age=24h", "sort=oldest", "sort=run", "sort=wait&status=completed", "schedule=nightly",
+        "q=account:7", "q=error:timeout",
         "q=tenant:t7+status:dead", "q=nothing+like+this", "q=after:2026-01-01+type:shop.type_3",
     ))  # fmt: skip
     yield from ((f"deadletter, {query}", f"{ROOT}deadletter/?{query}") for query in (
@@ -171,6 +172,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "a completed job": Job.objects.filter(status="completed").order_by("-pk").first(),
         "a dead job": Job.objects.filter(status="dead").order_by("-pk").first(),
         "a dead letter": DeadLetter.objects.first(),
+        "a worker process": WorkerProcess.objects.first(),
         "a worker that is gone": GoneProcess.objects.first(),
         "a schedule": Schedule.objects.first(),
         "an operation": Operation.objects.first(),

@@ -109,7 +109,7 @@ class Operation(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"#{self.pk} {self.kind}"
+        return f"#{self.pk} {self.get_kind_display()}"
 
     @property
     def is_ended(self) -> bool:

@@ -73,8 +73,8 @@ class Shift:
             field.focus()
         self.page.keyboard.type(text)
         self.page.keyboard.press("Enter")
+        expect(self.page).to_have_url(re.compile("q="))  # first: the page before it has long been loaded
         self.page.wait_for_load_state()
-        expect(self.page).to_have_url(re.compile("q="))
 
     def sees(self, *texts: str) -> None:
         """See that the content of the page says all of this."""
