@@ -3,12 +3,14 @@
 PSS counts a shared page once in all; RSS counts it in every process. Statements are counted by `pg_stat_statements` on
 PostgreSQL (of a private server, when the one that is there has not loaded it), by MariaDB itself, and on SQLite by the
 connections of the Django queues (`djangosite/counted.py`); Redis counts commands. With `--rest`, seconds pass between the
-first job and the count: for workers that look less often the longer nothing comes.
+first job and the count: for workers that look less often the longer nothing comes. With `--waiting`, django_jobs is measured
+once more beside so many jobs of which one half sleeps and the other waits for events.
 """
 
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,18 @@ from benchmarks.suite import Case
 from benchmarks.workers import Workers
 
 
-def measure(peer: Peer, seconds: int, rest: int) -> dict[str, Any]:
+def measure(peer: Peer, seconds: int, rest: int, waiting: int = 0) -> dict[str, Any]:
     """Return memory in MiB and statements a second of one worker process that has run a job and waits."""
     counts = _counter(peer)
     peer.prepare()
+    if waiting:
+        _let_wait(waiting)
+        stores.settle(peer.store)
     submit = peer.submitter("tick")
     with Workers(peer, 1) as workers:
         submit(0)
         deadline = time.monotonic() + 30
-        while peer.remaining():
+        while peer.remaining() > waiting:
             if time.monotonic() > deadline or workers.all_ended():
                 raise workers.complaint("the first job was not run")
             time.sleep(0.05)
@@ -54,6 +59,32 @@ def measure(peer: Peer, seconds: int, rest: int) -> dict[str, Any]:
     return result
 
 
+def _let_wait(number: int) -> None:
+    """Write jobs that have slept, or waited for an event, since their first run."""
+    from django.utils import timezone
+
+    from django_jobs import NewJob, submit_many
+    from django_jobs.lifecycle.steps import LONGEST_WAIT
+    from django_jobs.models import JobStep
+
+    now = timezone.now()
+    dues = (now + timedelta(days=14), now + timedelta(seconds=LONGEST_WAIT))
+    for start in range(0, number, 10_000):
+        places = range(start, min(start + 10_000, number))
+        jobs = submit_many([NewJob("bench.tick", {}, scheduled_at=dues[place % 2]) for place in places])
+        JobStep.objects.bulk_create(
+            (
+                JobStep(
+                    job=job, position=1, name="go", kind="event", event_name="go", event_key=str(place), started_at=now
+                )
+                if place % 2
+                else JobStep(job=job, position=1, name="nap", kind="sleep", due_at=dues[0], started_at=now)
+                for place, job in zip(places, jobs, strict=True)
+            ),
+            batch_size=500,
+        )
+
+
 def _counter(peer: Peer) -> Callable[[], int] | None:
     """Return what counts the statements of the workers, or None when nothing does."""
     if peer.store.kind != "sqlite":
@@ -74,9 +105,12 @@ def _memory(pid: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    options = suite.arguments(__doc__ or "", seconds=20, rest=3)
+    options = suite.arguments(__doc__ or "", seconds=20, rest=3, waiting=0)
     case = {"seconds": options.seconds, "rest": options.rest}
     cases = [Case(peer, store, case) for store, peers in ENTRIES.items() for peer in peers if peer != "bare"]
+    if options.waiting:
+        more = case | {"waiting": options.waiting}
+        cases += [Case("django_jobs", store, more) for store in ("postgresql", "sqlite", "mariadb")]
     with private.counting():
         suite.run("idle", cases, options)
 

@@ -257,22 +257,25 @@ def test_jobs_without_a_batch_settle_without_a_word_about_batches() -> None:
     jobs = claim("q1", 100, "p")
     with recorded() as statements:
         settle([Outcome.completed(job) for job in jobs], "p")
-    assert not [sql for sql, _ in statements if "django_jobs_batch" in sql]
+    assert not [sql for sql, _ in statements if "django_jobs_batch" in sql or "django_jobs_openmember" in sql]
 
 
 def test_members_settle_with_two_statements_more_however_many_there_are() -> None:
     numbers = {}
-    for members in (40, 1200):
+    for members, at_once in ((40, 30), (5000, 500)):
         with django_jobs.batch() as batch:
             batch.submit_many([NewJob("catalogue.changes", queue=f"b{members}")] * members)
-        jobs = claim(f"b{members}", 30, "p")
+        jobs = claim(f"b{members}", at_once, "p")
         with recorded() as statements:
             settle([Outcome.completed(job) for job in jobs], "p")
-        about = [(sql, params) for sql, params in statements if "django_jobs_batch" in sql]
+        about = [(sql, params) for sql, params in statements if "django_jobs_openmember" in sql]
         numbers[members] = len(about)
+        assert not [sql for sql, _ in statements if "django_jobs_batch" in sql]
     assert set(numbers.values()) == {2}
-    look = plan_of(*about[1])
-    assert "django_jobs_members" in look, look
+    end, look = (plan_of(*statement) for statement in about)
+    for whole in ("Seq Scan on django_jobs_openmember", "SCAN django_jobs_openmember", "member ALL"):
+        assert whole not in end, end
+    assert "django_jobs_open_members" in look, look
     for sort in ("Sort", "filesort", "TEMP B-TREE"):
         assert sort not in look, look
 

@@ -1,5 +1,6 @@
 """Loops with a cursor: a later run goes on behind what is done, over a QuerySet page by page or over any iterable."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -118,8 +119,13 @@ def test_a_killed_run_goes_on_behind_the_last_cursor_that_was_written(bench: Ben
     assert done == keys[3:]
 
 
-def test_rows_are_read_page_by_page(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("quick", "sizes"), [(0, [3, 3, 3, 3]), (60, [3, 6, 6])], ids=["slow rows", "quick rows"])
+def test_rows_are_read_page_by_page(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, quick: float, sizes: list[int]
+) -> None:
     monkeypatch.setattr(iterations, "PAGE", 3)
+    monkeypatch.setattr(iterations, "LARGEST_PAGE", 6)
+    monkeypatch.setattr(iterations, "QUICK_SECONDS", quick)
     keys = effects(8)
     seen: list[int] = []
 
@@ -128,7 +134,7 @@ def test_rows_are_read_page_by_page(bench: Bench, monkeypatch: pytest.MonkeyPatc
             for row in context.iterate("rows", Effect.objects.all()):
                 seen.append(row.pk)
                 row.delete()  # its key is None then
-        assert sum("LIMIT 3" in query["sql"] for query in queries) == 4
+        assert [int(size) for query in queries for size in re.findall(r"LIMIT ([36])\b", query["sql"])] == sizes
 
     assert bench.run(handle(bench, flow)) == ["completed"]
     assert seen == keys

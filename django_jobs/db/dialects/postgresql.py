@@ -322,7 +322,8 @@ class PostgreSQL(Dialect):
         return [(job_id, queue) for job_id, queue, is_ready in rows if is_ready]
 
     def end_members(self, ids: Sequence[str]) -> int:
-        return self._end_members("= ANY(%s::text[])", (array(ids),))
+        # Of a list the planner knows the length, and reads the whole table as long as it has no statistics of it.
+        return self._end_members("= ANY(ARRAY(SELECT unnest(%s::text[])))", (array(ids),))
 
     def promote(self, limit: int) -> list[str]:
         return [row[0] for row in self.read(_PROMOTE, (limit,))]
