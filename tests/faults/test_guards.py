@@ -411,7 +411,9 @@ GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...
     (without_beat_in_rescue, a_process_that_has_beaten_since_the_look_is_not_rescued, EVERYWHERE),
     (without_lock_in_claim, two_claims_share_nothing, SERVERS),
     (without_skip_locked, a_claim_passes_by_a_job_that_somebody_has_locked, SERVERS),
-    # On MariaDB this check holds without the lock as well.
+    # MariaDB's wake reads the count under the lock to see who is ready; PostgreSQL's has it from the UPDATE. The count itself
+    # is right on MariaDB without it: an UPDATE subtracts from the row as it is, and a recount locks the edges that it counts.
+    (without_lock_in_wake, the_last_of_two_dependencies_tells_that_the_dependent_is_ready, ("mariadb",)),
     (without_lock_in_wake, a_dependency_that_completes_beside_a_revival_wakes_its_dependent, ("postgresql",)),
     (without_share_lock_in_submit, a_submit_beside_the_settle_of_its_dependency_waits_for_it, SERVERS),
     (without_lock_on_the_open_member, the_later_of_two_settles_finishes_the_batch, SERVERS),

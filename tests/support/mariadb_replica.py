@@ -43,6 +43,8 @@ class ReplicatedMariaDB(PrivateMariaDB):
         """Apply what another server writes, from its beginning; return when it is connected."""
         with self.cursor() as cursor:
             cursor.execute("SET GLOBAL read_only = 1")
+            # Nobody follows this one: what it applies would wait for an answer for ever, and the first thing at that.
+            cursor.execute("SET GLOBAL rpl_semi_sync_master_enabled = 0")
             cursor.execute(
                 "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_USER='root', MASTER_PORT=%s,"
                 " MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
@@ -67,17 +69,13 @@ class ReplicatedMariaDB(PrivateMariaDB):
         """Apply all that it has received, and take writes."""
         with self.cursor() as cursor:
             cursor.execute("STOP SLAVE IO_THREAD")
-
-            def has_applied() -> Any:
-                status = self._status(cursor)
-                assert status["Slave_SQL_Running"] == "Yes", status
-                # Not by positions: of a transaction of which it has received a part, nothing is applied.
-                return status["Slave_SQL_Running_State"].startswith("Slave has read all relay log")
-
-            wait_until(has_applied, 30, "a replica that has applied all")
+            # The number of the last whole transaction that it has received; of one of which it has a part, nothing is applied.
+            # And not what its SQL thread says it does: that says that it has read all until it has woken up for the last ones.
+            received = self._status(cursor)["Gtid_IO_Pos"]
+            cursor.execute("SELECT MASTER_GTID_WAIT(%s, 30) AS timed_out", (received,))
+            assert cursor.fetchone()["timed_out"] == 0, self._status(cursor)
             cursor.execute("STOP SLAVE")
             cursor.execute("RESET SLAVE ALL")
-            cursor.execute("SET GLOBAL rpl_semi_sync_master_enabled = 0")  # nobody follows it yet
             cursor.execute("SET GLOBAL read_only = 0")
 
     @staticmethod
