@@ -2,7 +2,8 @@
 
 Stress: `idle_in_transaction` (a transaction that has written stays open), `active_readers` (four that read every table again and
 again: some snapshot is always old), `high_load` (four times the producer's rate), `burst` (jobs for half a phase at once).
-Chaos: `backends_killed` (all sessions of the database, every few seconds), `connections_taken` (all that are left),
+Chaos: `server_restarted` (one session's process is killed, so that the server ends all, recovers and starts again),
+`backends_killed` (all sessions of the database, every few seconds), `connections_taken` (all that are left),
 `worker_killed` (one of the two, started again), `workers_killed` (each in turn, every few seconds, and started again). A private
 server is used, whose autovacuum looks every 5 seconds.
 
@@ -132,6 +133,15 @@ def burst(site: Site, seconds: float) -> None:
     time.sleep(seconds)
 
 
+def server_restarted(site: Site, seconds: float) -> None:
+    import psycopg
+
+    with contextlib.suppress(psycopg.OperationalError), stores.postgresql(site.peer.store.url) as connection:
+        os.kill(connection.info.backend_pid, signal.SIGKILL)
+        connection.execute("SELECT 1")
+    time.sleep(seconds)
+
+
 def backends_killed(site: Site, seconds: float) -> None:
     def strike(number: int) -> None:
         with stores.postgresql(site.peer.store.url) as connection:
@@ -174,7 +184,7 @@ def _kill(commands: Commands) -> None:
 
 
 STRESS = (idle_in_transaction, active_readers, high_load, burst)
-CHAOS = (backends_killed, connections_taken, worker_killed, workers_killed)
+CHAOS = (server_restarted, backends_killed, connections_taken, worker_killed, workers_killed)
 
 
 class Samples:

@@ -31,12 +31,14 @@ from .claim import ClaimedJob, claim_freed, held_claim
 from .dependents import dependents_of, settle_dependents, wake_dependents
 from .members import Ended, held_by_others
 from .steps import put_to_wait
+from .told import tell_of_retries
 
 logger = logging.getLogger("django_jobs")
 
 REFUSED = (DataError, IntegrityError)
 LOCK_WAIT_SECONDS = 0.5
 MOST_TOGETHER = 1000  # jobs of a statement, of a list of a bulk handler that is settled in its own transaction
+_OF_ENDED = (signals.job_failed, signals.job_retried, signals.job_dead, signals.job_cancelled)
 FAILURES = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT, AttemptOutcome.CRASHED)
 
 
@@ -542,15 +544,28 @@ def _dead_letter(outcome: Outcome, release: str) -> DeadLetter:
 
 
 def _announce_ended(outcomes: Sequence[Outcome], process_id: str) -> None:
-    """Send the signals of runs that did not complete: failed, then what came of it. The jobs are read once for all."""
-    sent = [signals.job_failed, signals.job_retried, signals.job_dead, signals.job_cancelled]
-    if not any(signal.has_listeners(Job) for signal in sent):
+    """Send the signals of runs that did not complete: failed, then what came of it. The jobs are read once for all.
+
+    Those of jobs that are only tried again are read for listeners of the site alone.
+    """
+    failures = {outcome.job.id: outcome for outcome in outcomes if outcome.attempt in FAILURES}
+    tell_of_retries(
+        {
+            job_id: (outcome.job, outcome.job.retry_count + outcome.spends_retry, outcome.error)
+            for job_id, outcome in failures.items()
+            if outcome.status == JobStatus.SCHEDULED
+        }
+    )
+    told: Sequence[Outcome] = outcomes
+    if not (signals.job_failed.has_listeners(Job) or signals.job_retried.has_listeners(Job)):
+        told = [outcome for outcome in outcomes if outcome.reason is not None or outcome.status in ENDED_BADLY]
+    if not told or not any(signal.has_listeners(Job) for signal in _OF_ENDED):
         return
-    jobs = Job.objects.in_bulk([outcome.job.id for outcome in outcomes])
-    for outcome in outcomes:
+    jobs = Job.objects.in_bulk([outcome.job.id for outcome in told])
+    for outcome in told:
         job = jobs[outcome.job.id]
         why = {"error": outcome.error, "exception": outcome.exception}
-        if outcome.attempt in FAILURES:
+        if outcome.job.id in failures:
             signals.announce(signals.job_failed, job, **why, worker_id=process_id)
             if job.status == JobStatus.SCHEDULED:
                 signals.announce(signals.job_retried, job, **why, next_scheduled_at=job.available_at)

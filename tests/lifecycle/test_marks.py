@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -545,9 +545,16 @@ def test_whatever_comes_is_claimed_once_a_second_has_passed(clock: Clock, moves:
         assert not Job.objects.ready().exists()
 
 
-def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_late() -> None:
+@pytest.mark.parametrize("is_told", [False, True])
+def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_late(
+    monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
     marks = {name: Marks() for name in "pqr"}
-    producers = ((0.002, 5), (0.03, 7), (0.5, 5), (0.8, 1))
+    if is_told:
+        monkeypatch.setattr(rule, "SHARE", 1_000_000_000)  # no looks from the beginning
+        for each in marks.values():
+            each.is_told = True
+    producers = ((0.002, 5), (0.03, 7), (0.5, 5), (0.8, 1), (2.8, 6))  # the last one later than what is recent
     ended: list[bool] = []
     committed: dict[str, float] = {}
     claimed: dict[str, float] = {}
@@ -570,8 +577,9 @@ def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_l
         end = time.monotonic() + 3
         while time.monotonic() < end:
             job = JobFactory.build(id=new_id(), priority=priority)
-            time.sleep(lateness)
-            job.save(force_insert=True)
+            with transaction.atomic():
+                job.save(force_insert=True)
+                time.sleep(lateness)
             committed[job.pk] = time.monotonic()
         ended.append(True)
 

@@ -83,6 +83,12 @@ UPDATE JSON_TABLE(%s, '$[*]' COLUMNS(
 STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
     ON job.id = CONVERT(ended.id USING utf8mb4) COLLATE {{collation}} AND job.fence = ended.fence
 SET {ENDED.format(prefix="job.", job="job", now=NOW, due=_DUE)}"""
+# Pairs in a list are compared one by one with each row, which takes six times as long for 512 of them.
+_LOCK_WITH_FENCE = f"""
+SELECT job.id FROM JSON_TABLE(%s, '$[*]' COLUMNS(id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]')) AS given
+STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
+    ON job.id = CONVERT(given.id USING utf8mb4) COLLATE {{collation}} AND job.fence = given.fence
+FOR UPDATE"""
 
 # A list of ids would be looked for by a scan where it names much of the table, whatever index is asked for.
 _END_MEMBERS = f"""
@@ -242,7 +248,7 @@ class MariaDB(Dialect):
         """Lock those that are ours, then end them: a rescue may have left the next fence in the very same status."""
         ended: set[str] = set()
         for chunk in _packets(rows):
-            ours = self._with_fence([(row[0], row[1]) for row in chunk], "ORDER BY id FOR UPDATE")
+            ours = self._lock_with_fence([(row[0], row[1]) for row in chunk])
             if ours:
                 self._update(_END, [row for row in chunk if row[0] in ours])
             ended |= ours
@@ -263,6 +269,11 @@ class MariaDB(Dialect):
             [job_id for job_id, _ in fences] + [value for one in fences for value in one],
         )
         return {row[0] for row in found}
+
+    def _lock_with_fence(self, fences: Sequence[tuple[str, int]]) -> set[str]:
+        """Lock the jobs that have these fences, in the order of their ids, and return which they are."""
+        statement = _LOCK_WITH_FENCE.format(collation=self.collation)
+        return {row[0] for row in self.read(statement, (json.dumps(sorted(fences)),))}
 
     def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:
         with self.connection.cursor() as cursor:
