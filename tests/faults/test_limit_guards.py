@@ -14,7 +14,7 @@ from django_jobs.lifecycle import active_limits, leases, slots
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.models import Job, WorkerProcess
 from tests.support.guards import EVERYWHERE, SERVERS, each_guard
 
@@ -61,6 +61,16 @@ def a_settle_gives_its_slot_on_to_the_first_that_waits() -> None:
     assert [one.id for one in claim("default", 5, "two")] == ["b"]
 
 
+def who_settles_overtakes_no_ready_job() -> None:
+    begin("a", "b")
+    one = claimed()
+    submit(NAME, {}, job_id="urgent", priority=9)
+    handover = Handover(lambda queue: True)
+    settle_unlocked([Outcome.completed(one)], "one", handover)
+    assert [one.id for one in handover.jobs] == []
+    assert [one.id for one in claim("default", 5, "two")] == ["urgent"]
+
+
 def a_rescue_gives_slots_on() -> None:
     begin("a", "b")
     claimed()
@@ -99,6 +109,10 @@ def without_giving_on() -> AbstractContextManager[Any]:
     return mock.patch.object(slots, "give_on", return_value=None)
 
 
+def without_looking_ahead() -> AbstractContextManager[Any]:
+    return mock.patch.object(type(dialect()), "overtaken", return_value=set())
+
+
 def without_leaving() -> AbstractContextManager[Any]:
     return mock.patch.object(slots, "leave", return_value=None)
 
@@ -114,6 +128,7 @@ def without_sweep() -> AbstractContextManager[Any]:
 GUARDS: list[tuple[Callable[[], AbstractContextManager[Any]], Callable[[], None], tuple[str, ...]]] = [
     (without_lock_of_scopes, two_claims_take_one_slot, SERVERS),
     (without_giving_on, a_settle_gives_its_slot_on_to_the_first_that_waits, EVERYWHERE),
+    (without_looking_ahead, who_settles_overtakes_no_ready_job, EVERYWHERE),
     (without_giving_on, a_rescue_gives_slots_on, EVERYWHERE),
     (without_turns, a_job_that_arrives_late_does_not_overtake, EVERYWHERE),
     (without_leaving, a_cancelled_job_gives_its_turn_on, EVERYWHERE),
