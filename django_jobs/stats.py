@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Func, IntegerField, Min, Q
+from django.db.models import Count, Func, IntegerField, Min
 
 from django_jobs.db import lines
 from django_jobs.db.dialects import dialect
@@ -24,6 +24,8 @@ RUNS = 10_000
 MOST_KEYS = 1_000
 LARGE = 100  # jobs of a key; those that have more are counted on
 MOST_OF_KEY = 10_000
+MOST_HELD_BACK = 100_000  # jobs that are counted one by one
+MOST_SCOPES = 1_000
 ENOUGH = 20  # runs of a type, before its usual time is known
 
 
@@ -221,8 +223,9 @@ def usual_runs(runs: Iterable[Run]) -> dict[str, float]:
 class LimitStats:
     """A limit, or one value of its key.
 
-    A `concurrency` or `rate` of None: any number. `started` counts the starts in the time of the rate, `next_start_at` says when
-    the first that waits for it may start, and `set_at` when an operator set the limit.
+    A `concurrency` or `rate` of None: any number. `waiting` stops at 10,001 where more than 100,000 jobs are held back in all; of
+    so many, the values of a key that are told of stop at 1,000. `started` counts the starts in the time of the rate,
+    `next_start_at` says when the first that waits for it may start, and `set_at` when an operator set the limit.
     """
 
     name: str
@@ -248,13 +251,19 @@ def limit_stats() -> list[LimitStats]:
     keyed = {name for name, limit in code.items() if limit.key is not None}
     keyed |= {row.pk for row in rows.values() if row.key}
     scopes: dict[str, tuple[int, int]] = dict.fromkeys({*code, *rows} - keyed, (0, 0))
-    running = Count("pk", filter=Q(waits=False, job__status=JobStatus.RUNNING))
-    waiting = Count("pk", filter=Q(waits=True))
-    for scope, runs, waits in LimitSlot.objects.values_list("scope").annotate(running=running, waiting=waiting):
-        if runs or waits:
-            scopes[scope] = (runs, waits)
+    taken = LimitSlot.objects.filter(waits=False, job__status=JobStatus.RUNNING).order_by()
+    running, waiting = dict(taken.values_list("scope").annotate(Count("pk"))), _held_back()
+    scopes |= {scope: (running.get(scope, 0), waiting.get(scope, 0)) for scope in {*running, *waiting}}
     found = [_limit_of(scope, *numbers, code, rows) for scope, numbers in sorted(scopes.items())]
     return _with_rates(found) if any(one.rate for one in found) else found
+
+
+def _held_back() -> dict[str, int]:
+    """Count the jobs that are held back by scope, all of them unless they are many."""
+    found = dialect().count_held_back(MOST_HELD_BACK + 1)
+    if sum(found.values()) <= MOST_HELD_BACK:
+        return found
+    return dialect().count_held_back_in(dialect().waited_for(MOST_SCOPES), MOST_OF_KEY + 1)
 
 
 def _limit_of(scope: str, running: int, waiting: int, code: Mapping[str, Any], rows: Mapping[str, Limit]) -> LimitStats:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from django.core.management import call_command
 
 from django_jobs import NewJob, job, stats, submit, submit_many
+from django_jobs.db.dialects import dialect
 from django_jobs.db.transactions import database_now
 from django_jobs.due import queues_with_work
 from django_jobs.exceptions import InvalidJob
@@ -111,6 +113,18 @@ def test_stats_tell_the_keys_that_wait_and_the_largest(monkeypatch: pytest.Monke
     assert key_stats(largest=2)[0].largest == [("b", 6), ("d", 4)]
     monkeypatch.setattr(stats, "MOST_KEYS", 2)
     assert key_stats(largest=2)[0] == KeyStats(queue="default", keys=3, largest=[("b", 6), ("a", 2)])
+
+
+def test_stats_tell_how_long_the_first_of_all_keys_has_waited() -> None:
+    waiting(a=2, b=2)
+    submit(NAME, {"tenant": "c"}, priority=9)
+    submit(NAME, {"tenant": "z"}, queue="other")
+    hour = database_now().replace(microsecond=0) - timedelta(hours=1)
+    last = Job.objects.filter(fair_key="b").order_by("pk").values_list("pk", flat=True)[1]
+    Job.objects.filter(pk=last).update(available_at=hour)
+    oldest = dict(sorted(dialect().oldest_ready(), key=lambda row: row[1], reverse=True))
+    assert oldest["default"] == hour
+    assert oldest["other"] > hour
 
 
 def test_no_statement_more_for_queues_without_keys(django_assert_num_queries: Any) -> None:
