@@ -196,7 +196,7 @@ IS_OVERTAKEN = (
 )
 _NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE AND keyed = %s AND queue > %s"
 _COUNT_HELD_BACK = (
-    f"SELECT scope, COUNT(*) FROM (SELECT scope FROM {SLOT} WHERE waits = TRUE LIMIT %s) AS some GROUP BY scope"
+    f"SELECT scope, COUNT(*) FROM (SELECT scope FROM {SLOT} WHERE waits = TRUE LIMIT %s) AS capped GROUP BY scope"
 )
 _COUNT_HELD_BACK_IN = (
     "SELECT %s AS place, COUNT(*) FROM"
