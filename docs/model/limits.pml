@@ -148,7 +148,7 @@ next:
         own_is_next = false; ahead = 0; taken = 0; let_in = 0; room = 0;
         unlock_all(t) };
     if :: !admitted -> goto next :: else fi;
-run:
+handler:
     /* the handler runs */
     admitted = false; again = false; goes_on = JOBS;
     atomic {
@@ -189,7 +189,7 @@ run:
         u = 0; again = false;
         admit_next();
         unlock_all(t) };
-    if :: goes_on < JOBS -> j = goes_on; goto run :: else fi;
+    if :: goes_on < JOBS -> j = goes_on; goto handler :: else fi;
     goto next
 }
 

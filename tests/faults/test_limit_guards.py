@@ -1,7 +1,7 @@
 """Each lock and each look of limits is needed: a check holds with it, and fails once it is taken out."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -109,8 +109,17 @@ def without_giving_on() -> AbstractContextManager[Any]:
     return mock.patch.object(slots, "give_on", return_value=None)
 
 
-def without_looking_ahead() -> AbstractContextManager[Any]:
-    return mock.patch.object(type(dialect()), "overtaken", return_value=set())
+@contextmanager
+def without_looking_ahead() -> Iterator[None]:
+    kind = type(dialect())
+    look = kind.next_in_one_queue
+
+    def blind(self: Any, scopes: Any) -> Any:
+        rows = look(self, scopes)
+        return None if rows is None else [(*row[:-1], False) for row in rows]
+
+    with mock.patch.object(kind, "overtaken", return_value=set()), mock.patch.object(kind, "next_in_one_queue", blind):
+        yield
 
 
 def without_leaving() -> AbstractContextManager[Any]:
