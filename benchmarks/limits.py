@@ -1,14 +1,16 @@
 """Limits: the rate of jobs that have one, by key, and what 100,000 jobs that are held back cost the others of their queue.
 
-`keys`: all jobs have a limit with that many values of its key, of which eight jobs each may run at once. `held`: the drain of
+`keys`: all jobs have a limit with that many values of its key, of which `at_once` jobs each may run at once. `held`: the drain of
 no-op jobs without a limit, beside so many of another type that are held back, ÷ the mean of the drains before and after it, when
-there are none. All drains of a ratio are of one measurement. The process of the benchmark runs the one job that holds the others.
+there are none. `bulk`: the drain of jobs of a bulk handler, in lists of up to 500, ÷ the mean of the drains of single no-op jobs
+before and after it. All drains of a ratio are of one measurement. The process of the benchmark runs the one job that holds the
+others.
 """
 
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from benchmarks import stores, suite
@@ -22,15 +24,26 @@ CHUNK = 10_000
 STORES = ("postgresql", "sqlite", "mariadb")
 
 
-def measure(peer: Peer, jobs: int, limit: float, keys: int = 0, held: int = 0, processes: int = 1) -> dict[str, Any]:
-    """Return jobs a second; with `held`, also the rate without, and the one's part of the other."""
-    os.environ["BENCH_LIMITS"] = "1"  # for the workers, too
+def measure(
+    peer: Peer,
+    jobs: int,
+    limit: float,
+    keys: int = 0,
+    held: int = 0,
+    processes: int = 1,
+    at_once: int = 8,
+    bulk: bool = False,
+) -> dict[str, Any]:
+    """Return jobs a second; with `held` or `bulk`, also the rate without, and the one's part of the other."""
+    os.environ["BENCH_AT_ONCE"] = str(at_once)
+    if not bulk:
+        os.environ["BENCH_LIMITS"] = "1"  # for the workers, too
     peer.prepare()
-    if not held:
+    if keys:
         return _drained(peer, "bench.limited", jobs, processes, limit, keys)
     before = _drained(peer, "bench.tick", jobs, processes, limit)
-    with _held_back(held):
-        result = _drained(peer, "bench.tick", jobs, processes, limit)
+    with _held_back(held) if held else nullcontext():
+        result = _drained(peer, "bench.bulk" if bulk else "bench.tick", jobs, processes, limit)
     after = _drained(peer, "bench.tick", jobs, processes, limit)
     clean = (before["jobs_per_second"] + after["jobs_per_second"]) / 2
     return result | {"clean_jobs_per_second": clean, "of_clean": result["jobs_per_second"] / clean}
@@ -94,7 +107,13 @@ def main() -> None:
     common = {"jobs": options.jobs, "limit": options.limit, "processes": options.processes}
     cases = [
         Case("django_jobs", store, common | more)
-        for more in ({"keys": 1}, {"keys": 50}, {"keys": 1_000}, {"held": options.held})
+        for more in (
+            *({"keys": 1, "at_once": number} for number in (1, 5, 8, 16)),
+            {"keys": 50},
+            {"keys": 1_000},
+            {"held": options.held},
+            {"bulk": True},
+        )
         for store in STORES
     ]
     suite.run("limits", cases, options)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, FloatField, Func, IntegerField, Min, Q
+from django.db.models import Count, FloatField, Func, IntegerField, Min
 
 from django_jobs.db import lines
 from django_jobs.db.dialects import dialect
 from django_jobs.db.lines import NO_KEY, Line
 from django_jobs.db.transactions import database_now
-from django_jobs.lifecycle.active_limits import declared_limits
+from django_jobs.lifecycle.active_limits import NO_LIMITS, active_limits, declared_limits
 from django_jobs.lifecycle.starts import windows
 from django_jobs.limit import name_of_scope, parse_rate, scope_of, value_of_scope
 from django_jobs.models import GoneProcess, Job, JobStatus, Limit, LimitSlot, LimitTurn, Queue, WorkerProcess
@@ -25,6 +25,8 @@ RUNS = 10_000
 MOST_KEYS = 1_000
 LARGE = 100  # jobs of a key; those that have more are counted on
 MOST_OF_KEY = 10_000
+MOST_HELD_BACK = 100_000  # jobs that are counted one by one
+MOST_SCOPES = 1_000
 ENOUGH = 20  # runs of a type, before its usual time is known
 
 
@@ -243,8 +245,9 @@ def usual_runs(runs: Iterable[Run]) -> dict[str, float]:
 class LimitStats:
     """A limit, or one value of its key.
 
-    A `concurrency` or `rate` of None: any number. `started` counts the starts in the time of the rate, `next_start_at` says when
-    the first that waits for it may start, and `set_at` when an operator set the limit.
+    A `concurrency` or `rate` of None: any number. `waiting` stops at 10,001 where more than 100,000 jobs are held back in all; of
+    so many, the values of a key that are told of stop at 1,000. `started` counts the starts in the time of the rate,
+    `next_start_at` says when the first that waits for it may start, and `set_at` when an operator set the limit.
     """
 
     name: str
@@ -270,13 +273,19 @@ def limit_stats() -> list[LimitStats]:
     keyed = {name for name, limit in code.items() if limit.key is not None}
     keyed |= {row.pk for row in rows.values() if row.key}
     scopes: dict[str, tuple[int, int]] = dict.fromkeys({*code, *rows} - keyed, (0, 0))
-    running = Count("pk", filter=Q(waits=False, job__status=JobStatus.RUNNING))
-    waiting = Count("pk", filter=Q(waits=True))
-    for scope, runs, waits in LimitSlot.objects.values_list("scope").annotate(running=running, waiting=waiting):
-        if runs or waits:
-            scopes[scope] = (runs, waits)
+    taken = LimitSlot.objects.filter(waits=False, job__status=JobStatus.RUNNING).order_by()
+    running, waiting = dict(taken.values_list("scope").annotate(Count("pk"))), _held_back()
+    scopes |= {scope: (running.get(scope, 0), waiting.get(scope, 0)) for scope in {*running, *waiting}}
     found = [_limit_of(scope, *numbers, code, rows) for scope, numbers in sorted(scopes.items())]
     return _with_rates(found) if any(one.rate for one in found) else found
+
+
+def _held_back() -> dict[str, int]:
+    """Count the jobs that are held back by scope, all of them unless they are many."""
+    found = dialect().count_held_back(MOST_HELD_BACK + 1)
+    if sum(found.values()) <= MOST_HELD_BACK:
+        return found
+    return dialect().count_held_back_in(dialect().waited_for(MOST_SCOPES), MOST_OF_KEY + 1)
 
 
 def _limit_of(scope: str, running: int, waiting: int, code: Mapping[str, Any], rows: Mapping[str, Limit]) -> LimitStats:
@@ -306,9 +315,9 @@ def _with_rates(limits: Sequence[LimitStats]) -> list[LimitStats]:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyStats:
-    """The fair keys of a queue's ready jobs.
+    """The fair keys of a queue's jobs that are ready, or that a limit holds back.
 
-    `keys` stops at 1,001. `largest` are some keys with the most ready jobs, the largest first, each with their number, which
+    `keys` stops at 1,001. `largest` are some keys with the most such jobs, the largest first, each with their number, which
     stops at 10,001; of more than 1,000 keys only so many are looked at.
     """
 
@@ -318,24 +327,29 @@ class KeyStats:
 
 
 def key_stats(largest: int = 3) -> list[KeyStats]:
-    """Return, for each queue whose ready jobs have fair keys, how many keys they have, and the keys with the most of them."""
-    return [_keys_of(queue, largest) for queue in lines.keyed_queues()]
+    """Return, for each queue whose waiting jobs have fair keys, how many keys they have, and the keys with the most of them."""
+    found = {queue: [Line(queue)] for queue in lines.keyed_queues()}
+    if active_limits() is not NO_LIMITS:
+        for line in lines.keyed_lines_of_limits(MOST_OF_KEY):
+            found.setdefault(line.queue, []).append(line)
+    return [_keys_of(queue, found[queue], largest) for queue in sorted(found)]
 
 
-def _keys_of(queue: str, largest: int) -> KeyStats:
-    line = Line(queue)
-    by_rank = {rank: lines.keys(line, rank, NO_KEY, MOST_KEYS + 1) for rank in lines.ranks(line)}
-    known = {key for keys in by_rank.values() for key in keys}
+def _keys_of(queue: str, of_queue: Sequence[Line], largest: int) -> KeyStats:
+    keys_at = {
+        (line, rank): lines.keys(line, rank, NO_KEY, MOST_KEYS + 1) for line in of_queue for rank in lines.ranks(line)
+    }
+    known = {key for keys in keys_at.values() for key in keys}
     if largest == 0:
         return KeyStats(queue=queue, keys=min(len(known), MOST_KEYS + 1), largest=[])
     numbers = dict.fromkeys(known, 0)
-    for rank, keys in by_rank.items():
+    for (line, rank), keys in keys_at.items():
         for key, number in lines.numbers(line, rank, keys[:MOST_KEYS], LARGE + 1).items():
             numbers[key] += number
     first = sorted(known, key=lambda key: (-numbers[key], key))[: 3 * largest]
     if more := [key for key in first if numbers[key] > LARGE]:
-        of_ranks = [lines.numbers(line, rank, more, MOST_OF_KEY + 1) for rank in by_rank]
-        numbers |= {key: min(sum(some[key] for some in of_ranks), MOST_OF_KEY + 1) for key in more}
+        counted = [lines.numbers(line, rank, more, MOST_OF_KEY + 1) for line, rank in keys_at]
+        numbers |= {key: min(sum(some[key] for some in counted), MOST_OF_KEY + 1) for key in more}
     first.sort(key=lambda key: (-numbers[key], key))
     return KeyStats(
         queue=queue, keys=min(len(known), MOST_KEYS + 1), largest=[(key, numbers[key]) for key in first[:largest]]

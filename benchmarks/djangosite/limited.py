@@ -1,4 +1,4 @@
-"""Jobs with limits. They are declared where BENCH_LIMITS is set alone: without any limit, claims run other statements."""
+"""Jobs of a bulk handler, and with limits: those where BENCH_LIMITS is set alone, for without any limit claims do otherwise."""
 
 import os
 from typing import Any
@@ -6,7 +6,12 @@ from typing import Any
 from benchmarks import work
 from django_jobs import Limit, job
 
-AT_ONCE = 8  # jobs of a key
+AT_ONCE = int(os.environ.get("BENCH_AT_ONCE", "8"))  # jobs of a key
+
+
+@job("bench.bulk", bulk=500)
+def bulk(payloads: list[dict[str, Any]]) -> None:
+    work.tick(len(payloads))
 
 
 if os.environ.get("BENCH_LIMITS"):

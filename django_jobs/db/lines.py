@@ -95,6 +95,13 @@ def keyed_queues() -> list[str]:
     return sorted(queue for (queue,) in dialect().read(statement))
 
 
+def keyed_lines_of_limits(most: int) -> list[Line]:
+    """Return the lines in which jobs with a fair key wait for a slot, of `most` such jobs."""
+    part = f"SELECT scope, queue FROM {SLOT} WHERE waits = TRUE AND keyed = TRUE LIMIT %s"
+    rows = dialect().read(f"SELECT DISTINCT scope, queue FROM ({part}) AS capped", (most,))
+    return [Line(queue, scope) for scope, queue in sorted(rows)]
+
+
 def ranks(line: Line) -> list[int]:
     """Return the ranks of the jobs in a line, the first to be served first."""
     return sorted({rank for keyed in (False, True) for rank in _ranks(_part(line, keyed=keyed))})

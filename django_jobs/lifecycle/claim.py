@@ -60,6 +60,11 @@ class ClaimedJob(NamedTuple):
         return self.retry_count + 1
 
     @classmethod
+    def of_row(cls, row: tuple[Any, ...], *, is_limited: bool = False) -> ClaimedJob:
+        """Return the claim of a row as the dialects return it."""
+        return cls._make((*row, is_limited, (), 0.0, NO_KEY))
+
+    @classmethod
     def of(cls, job: Job) -> ClaimedJob:
         """Return a running job's row as a claim."""
         return cls(

@@ -24,7 +24,7 @@ from django_jobs.payloads import decode
 from django_jobs.retry import decide
 from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
-from . import logs, slots, starts
+from . import logs, slots, starts, turns
 from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob, claim_freed, held_claim
@@ -222,24 +222,34 @@ class Outcome(NamedTuple):
 
 
 class Handover:
-    """The job that a worker thread runs next, out of what its settle freed: claimed in the same transaction.
+    """The jobs that a worker thread runs next, out of what its settle freed: claimed in the same transaction.
 
-    So the next link of a chain needs neither a commit nor a notification nor a look of its own.
+    So the next link of a chain, and the next jobs that waited for a limit, need neither a commit nor a notification nor a look of
+    their own.
 
     Args:
         takes: says whether the thread runs jobs of a queue now.
+        most: how many jobs that waited for a limit.
     """
 
-    def __init__(self, takes: Callable[[str], bool]) -> None:
+    def __init__(self, takes: Callable[[str], bool], most: int = 1) -> None:
         self.takes = takes
-        self.job: ClaimedJob | None = None
+        self.most = most
+        self.jobs: list[ClaimedJob] = []
 
     def claim(self, freed: Mapping[str, Collection[str]], process_id: str) -> None:
-        """Claim one job of the first queue that the thread takes; forget one of a transaction that was rolled back."""
-        self.job = None
-        queue = next(filter(self.takes, freed), None)
-        if queue is not None:
-            self.job = claim_freed(queue, process_id)
+        """Claim one job of the first queue that the thread takes, unless it has some."""
+        queue = next(filter(self.takes, freed), None) if not self.jobs else None
+        if queue is not None and (job := claim_freed(queue, process_id)) is not None:
+            self.jobs = [job]
+
+    def give_on(self, ids: Collection[str], process_id: str) -> None:
+        """Give the slots of jobs on, and claim who is next in the queues that the thread takes."""
+        taker = slots.Taker(process_id, self._takes_from, self.most)
+        self.jobs = [ClaimedJob.of_row(row, is_limited=True) for row in slots.give_on(ids, taker)]
+
+    def _takes_from(self, queue: str) -> bool:
+        return self.takes(queue) and not turns.has_keys(queue)
 
 
 def settle(outcomes: Sequence[Outcome], process_id: str) -> set[str]:
@@ -269,7 +279,7 @@ def settle_unlocked(outcomes: Sequence[Outcome], process_id: str, handover: Hand
             lost = _settle(outcomes, process_id, handover)
         except DatabaseError as error:
             if handover is not None:
-                handover.job = None
+                handover.jobs = []
             locked, lost = _settle_some(outcomes, process_id, error)
     _after_settle([outcome for outcome in outcomes if outcome not in locked], lost)
     return locked
@@ -402,6 +412,8 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str, handover: Handove
     lost: set[str] = set()
     freed: dict[str, list[str]] = {}
     ended: list[Ended] = []
+    if handover is not None:
+        handover.jobs = []  # of a try that was rolled back
     completed = [outcome for outcome in outcomes if outcome.is_completed]
     if completed:
         settled = dialect().complete([(*outcome.run, outcome.result_text) for outcome in completed])
@@ -419,7 +431,10 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str, handover: Handove
     limited = [outcome.job.id for outcome in outcomes if outcome.job.is_limited]
     if limited:
         starts.began_by_now((*outcome.run, outcome.job.rated) for outcome in outcomes if outcome.job.rated)
-        slots.give_on(set(limited) - lost)
+        if handover is None:
+            slots.give_on(set(limited) - lost)
+        else:
+            handover.give_on(set(limited) - lost, process_id)
     if logs.open_logs:
         logs.write(outcome.run for outcome in outcomes if outcome.job.id not in lost)
     if freed:
@@ -432,7 +447,7 @@ def _hand_over(freed: Mapping[str, Sequence[str]], process_id: str, handover: Ha
     taken = None
     if handover is not None:
         handover.claim(freed, process_id)
-        taken = handover.job
+        taken = handover.jobs[0] if handover.jobs else None
     for queue, ids in freed.items():
         # What was claimed may be another one, which was there before.
         if taken is None or ids != [taken.id]:

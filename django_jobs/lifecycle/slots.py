@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.db.models import F, OuterRef, Subquery
@@ -70,6 +71,29 @@ class Slot(NamedTuple):
     scope: str
     waits: bool
     starts: bool
+
+
+class Waiter(NamedTuple):
+    """A job that waits for a slot; without a type where turns or ageing choose who is next."""
+
+    rank: int
+    since: Any
+    id: str
+    job_type: str = ""
+    limit_key: str | None = None
+    queue_limit_key: str | None = None
+    is_overtaken: bool | None = None  # by a ready job that was not let in; None: nobody has looked
+
+
+class Taker(NamedTuple):
+    """A worker thread that settles, has no other job to run, and takes who is next in the same transaction.
+
+    `takes` says whether it runs jobs of a queue, `most` how many it takes.
+    """
+
+    process_id: str
+    takes: Callable[[str], bool]
+    most: int
 
 
 SlotRow = tuple[
@@ -311,7 +335,7 @@ class _Scopes:
         if not contested:
             return
         self._ahead = {
-            scope: jobs
+            scope: [job[:3] for job in jobs]
             for (scope, _), jobs in _first_that_wait(
                 [(scope, last.queue, free) for scope, free in contested.items() if scope in self._waiters]
             ).items()
@@ -349,10 +373,13 @@ class _Scopes:
         ahead = sum(other < order for other in self._ahead.get(scope, ()))
         return ahead < self._rooms[scope].left
 
-    def let_in(self) -> None:
-        """Let those in who are first where there is room: as many in each queue as there is room for; set the turns of others."""
+    def let_in(self, taker: Taker | None = None) -> list[tuple[Any, ...]]:
+        """Let those in who are first where there is room: as many in each queue as there is room for; set the turns of others.
+
+        Those that a `taker` takes are claimed instead; returns their rows, as a claim does.
+        """
         wanted: list[tuple[str, str, int]] = []
-        found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        found: dict[tuple[str, str], list[Waiter]] = {}
         for scope in self._waiters:
             room = self._rooms[scope]
             if room.left <= 0:
@@ -363,16 +390,16 @@ class _Scopes:
                 ageing = registry.queue_settings(queue).ageing
                 if number > 0 and (queue in keyed or ageing is not None):
                     found[scope, queue] = [
-                        (job.rank, job.since, job.id) for job in turns.first_in_turn(Line(queue, scope), number, ageing)
+                        Waiter(job.rank, job.since, job.id)
+                        for job in turns.first_in_turn(Line(queue, scope), number, ageing)
                     ]
                 elif number > 0:
                     wanted.append((scope, queue, number))
         found |= _first_that_wait(wanted)
-        if ids := sorted({row[-1] for rows in found.values() for row in rows}):
-            dialect().let_in(ids)
-        for queue in {queue for (_, queue), rows in found.items() if rows}:
-            notify_work(queue)
+        left = {scope: room.slots if room.rate is None else 0 for scope, room in self._rooms.items()}
+        claimed = _go_on(found, taker, self._limits, left)
         self._set_turns()
+        return claimed
 
     def _set_turns(self) -> None:
         """Keep when the next may start in scopes where somebody waits, and the rate lets nobody start now."""
@@ -395,6 +422,76 @@ class _Scopes:
                     yield queue
                     is_last = queue >= queues.last
                     queue = None if is_last else dialect().next_queue_of_waiters(scope, queue, keyed=keyed)
+
+
+def _go_on(
+    found: Mapping[tuple[str, str], Sequence[Waiter]],
+    taker: Taker | None,
+    limits: ActiveLimits,
+    left: dict[str, int],
+) -> list[tuple[Any, ...]]:
+    """Let those in who are first, given by scope and queue; return the rows of those that were claimed for a `taker` instead.
+
+    `left` says how many may be claimed in a scope, over all queues.
+    """
+    claimed = [] if taker is None else _claim_for(taker, found, limits, left)
+    taken = {row[0] for row in claimed}
+    if ids := sorted({job.id for jobs in found.values() for job in jobs if job.id not in taken}):
+        dialect().let_in(ids)
+    for queue in {queue for (_, queue), jobs in found.items() if any(job.id not in taken for job in jobs)}:
+        notify_work(queue)
+    return claimed
+
+
+def _claim_for(
+    taker: Taker, found: Mapping[tuple[str, str], Sequence[Waiter]], limits: ActiveLimits, left: dict[str, int]
+) -> list[tuple[Any, ...]]:
+    """Claim those of the jobs who are next that come first in their queue as well, and that have this limit alone.
+
+    So a freed slot costs its next job neither a commit nor a look of its own. Where another job comes first, a claim decides.
+    """
+    chosen: dict[tuple[str, str], list[Waiter]] = {}
+    most = taker.most
+    for (scope, queue), jobs in found.items():
+
+        def is_plain(job: Waiter, scope: str = scope, queue: str = queue) -> bool:
+            scopes = limits.scopes(job.job_type, queue, job.limit_key, job.queue_limit_key)
+            return bool(job.job_type) and scopes == (scope,) and not job.is_overtaken
+
+        some = list(takewhile(is_plain, jobs[: min(most, left[scope])])) if taker.takes(queue) else []
+        if some:
+            chosen[scope, queue] = some
+            most -= len(some)
+            left[scope] -= len(some)
+    unknown = [(*where, *jobs[-1][:3]) for where, jobs in chosen.items() if jobs[-1].is_overtaken is None]
+    overtaken = {unknown[number][:2] for number in dialect().overtaken(unknown)} if unknown else set()
+    by_queue: dict[str, list[str]] = {}
+    for (scope, queue), jobs in chosen.items():
+        if (scope, queue) not in overtaken:
+            by_queue.setdefault(queue, []).extend(job.id for job in jobs)
+    return [row for queue, ids in by_queue.items() for row in dialect().claim_held(queue, ids, taker.process_id)]
+
+
+def _next_in_one_queue(limits: ActiveLimits, scopes: Sequence[str]) -> dict[tuple[str, str], list[Waiter]] | None:
+    """Lock scopes and return who is next by scope and queue, found in one look; None where that does not do.
+
+    It does where no rate, no fair key and no ageing counts, and where all jobs of a scope are in one queue.
+    """
+    if any(limits.rate(scope) is not None for scope in scopes):
+        return None
+    dialect().lock_scopes(scopes)
+    rows = dialect().next_in_one_queue([(scope, min(limits.concurrency(scope) or 0, STEP)) for scope in scopes])
+    if rows is None or any(
+        is_more or registry.queue_settings(queue).ageing is not None for _, queue, is_more, *_ in rows
+    ):
+        return None
+    found: dict[tuple[str, str], list[Waiter]] = {}
+    for number, queue, _, *job in rows:
+        if job[2] is not None:
+            found.setdefault((scopes[number], queue), []).append(Waiter(*job))
+    for jobs in found.values():
+        jobs.sort(key=lambda job: job[:3])
+    return found
 
 
 class _Queues(NamedTuple):
@@ -436,13 +533,15 @@ def _waiting(job: Claimed) -> InLine:
     return InLine(job.rank, dialect().to_datetime(job.available_at), job.id, job.fair_key)
 
 
-def _first_that_wait(wanted: Sequence[tuple[str, str, int]]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
-    """Return (rank, available_at, id) of the first waiting jobs by scope and queue; `wanted` also says how many of each."""
-    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+def _first_that_wait(wanted: Sequence[tuple[str, str, int]]) -> dict[tuple[str, str], list[Waiter]]:
+    """Return the first waiting jobs, in order, by scope and queue; `wanted` also says how many of each."""
+    found: dict[tuple[str, str], list[Waiter]] = {}
     for chunk in _chunks(wanted):
-        for number, *order in dialect().first_that_wait(chunk):
+        for number, *columns in dialect().first_that_wait(chunk):
             scope, queue, _ = chunk[number]
-            found.setdefault((scope, queue), []).append(tuple(order))
+            found.setdefault((scope, queue), []).append(Waiter(*columns))
+    for jobs in found.values():
+        jobs.sort(key=lambda job: job[:3])
     return found
 
 
@@ -488,16 +587,23 @@ def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str], str | None
 # --- who is next
 
 
-def give_on(ids: Collection[str]) -> None:
-    """Delete the slots of jobs that do not run any more, and let in who is next.
+def give_on(ids: Collection[str], taker: Taker | None = None) -> list[tuple[Any, ...]]:
+    """Delete the slots of jobs that do not run any more, and let in who is next, or claim that for a `taker`.
 
-    Call it last in the transaction that has locked and moved the jobs: it locks their scopes until the end.
+    Call it last in the transaction that has locked and moved the jobs: it locks their scopes until the end. Returns the rows of
+    the jobs that were claimed.
     """
     deleted = dialect().delete_slots([*ids]) if ids else set()
     limits = active_limits()
     # Where there is a rate alone, the end of a run that has started makes no room.
-    if scopes := {scope for scope, starts in deleted if starts or limits.concurrency(scope) != MOST_AT_ONCE}:
-        _let_in(scopes)
+    scopes = {scope for scope, starts in deleted if starts or limits.concurrency(scope) != MOST_AT_ONCE}
+    known = sorted(scope for scope in scopes if limits.concurrency(scope) is not None)
+    if not known:
+        return []
+    found = _next_in_one_queue(limits, known)
+    if found is None:
+        return _Scopes(limits, known).let_in(taker)
+    return _go_on(found, taker, limits, {scope: len(jobs) for (scope, _), jobs in found.items()})
 
 
 @transactional

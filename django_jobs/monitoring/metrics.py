@@ -172,8 +172,10 @@ def _limits() -> Iterator[Metric]:
 
 
 def _fair_keys() -> Metric:
-    """Return how many fair keys have ready jobs, in queues that have some; it stops at 1,001."""
-    keys = GaugeMetricFamily("django_jobs_fair_keys", "Fair keys of a queue's ready jobs.", labels=["queue"])
+    """Return how many fair keys have jobs that are ready or held back, in queues that have some; it stops at 1,001."""
+    keys = GaugeMetricFamily(
+        "django_jobs_fair_keys", "Fair keys of a queue's jobs that are ready or held back.", labels=["queue"]
+    )
     for one in key_stats(largest=0):
         keys.add_metric([one.queue], one.keys)
     return keys

@@ -183,6 +183,14 @@ class JobBuffer:
                 return 0
             return max(1, self._ahead, min(MAX_BATCH, sum(slot.run is None for slot in self._slots)))
 
+    def claims_in_settle(self) -> None:
+        """Take the claimer's role, which `load` ends: this thread is about to settle, and to claim what waits for a slot in that.
+
+        Others would look in vain at the same time.
+        """
+        with self._lock:
+            self._claimer.take(time.monotonic(), is_urgent=True)
+
     @property
     def ahead(self) -> int:
         """How many jobs the threads run in AHEAD_SECONDS, as of the last claim."""

@@ -45,7 +45,7 @@ class Settler:
         """Settle what has ended, if it is time to and no other thread does; return the time afterwards.
 
         Rows that somebody else has locked are postponed, so that they do not hold up the others. The first try is made right
-        here and not by `_insist`: this is the way of every job, and it is to be short. A job in `handover` ends it.
+        here and not by `_insist`: this is the way of every job, and it is to be short. Jobs in `handover` end it.
         """
         state = self._state
         while (outcomes := source.take_outcomes(now)) is not None:
@@ -57,12 +57,12 @@ class Settler:
                     self._answered(outcomes)
                 except Error as error:
                     if handover is not None:
-                        handover.job = None
+                        handover.jobs = []
                     self._rest_after(error)
                     postponed = self._insist(settle_unlocked, outcomes)
             source.settled(outcomes, postponed)
             now = time.monotonic()
-            if handover is not None and handover.job is not None:
+            if handover is not None and handover.jobs:
                 break
         return now
 

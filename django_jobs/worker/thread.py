@@ -295,12 +295,12 @@ class Worker(threading.Thread):
                 self.buffer.took_list(now - before, len(run.jobs))
             elif not is_gathered:
                 self.buffer.took(now - before)
-            handover = self._handover() if self.buffer.is_spent else None
+            handover = self._handover(run.job) if self.buffer.is_spent else None
             try:
                 before = self._settler.settle(self.buffer, now, handover)
             finally:
                 if handover is not None:
-                    self._take_over(handover)
+                    self._take_over(handover, run.job)
             if self.buffer.is_crowded or (
                 self.buffer.is_low and (self._places is None or not self._places.is_contended)
             ):
@@ -318,16 +318,18 @@ class Worker(threading.Thread):
             with suppress(RuntimeError):  # the system gives no further thread, and the process ends
                 Worker(self.selector.names, self.handlers, self.poll_interval, process=self.process).start()
 
-    def _handover(self) -> Handover | None:
-        """Say that the settle may claim what it frees: where this thread has no other job to run."""
+    def _handover(self, job: ClaimedJob) -> Handover | None:
+        """Say that the settle may claim what it frees: where this thread has no other job to run than the one that has ended."""
         if not self.is_alive():
             return None
         self._state.begin_claim(self)
-        return Handover(self._goes_on_with)
+        if job.is_limited:
+            self.buffer.claims_in_settle()
+        return Handover(self._goes_on_with, max(1, min(self.buffer.ahead, self._state.jobs_left())))
 
-    def _take_over(self, handover: Handover) -> None:
-        if handover.job is not None:
-            self.buffer.load([handover.job], is_dry=True)
+    def _take_over(self, handover: Handover, job: ClaimedJob) -> None:
+        if handover.jobs or job.is_limited:
+            self.buffer.load(handover.jobs, is_dry=True)
         self._state.end_claim(self, found=True)
 
     def _goes_on_with(self, queue: str) -> bool:

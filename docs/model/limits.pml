@@ -19,6 +19,7 @@ int without; /* the guards that are taken out; check.py gives their numbers in t
 #define LEAVING_IN_CANCEL (1 << 6)
 #define SCOPES_OF_READY (1 << 7)
 #define SWEEP (1 << 8)
+#define NOBODY_OVERTAKEN (1 << 9)
 
 #define JOBS 3
 #define LATE 2
@@ -100,10 +101,17 @@ inline admit_next() {
     u = 0; room = 0; taken = 0; let_in = 0
 }
 
-/* A claim of the first ready job that nobody has locked, with `admit`; then its run, and its end with `give_on`. */
+/* Who is ready and was not let in comes before `who`: `overtaken`. `ended` is ready again, which its settle sees. */
+#define is_asking(i) (status[i] == READY && slot[i] == NO_SLOT)
+#define comes_before(i, who, ended, again) (i < who && ((i != ended && is_asking(i)) || (i == ended && again)))
+#define is_overtaken(who, ended, again) \
+    (comes_before(0, who, ended, again) || comes_before(1, who, ended, again) || comes_before(2, who, ended, again))
+
+/* A claim of the first ready job that nobody has locked, with `admit`; then its run, and its end with `give_on`, which may claim
+   who is next in place of letting it in. */
 proctype Worker(byte w) {
-    byte u, j, t, taken, let_in, room, ahead;
-    bool admitted, own_is_next, next_in[JOBS];
+    byte u, j, t, taken, let_in, room, ahead, goes_on;
+    bool admitted, own_is_next, again, next_in[JOBS];
     t = WORKER + w;
 next:
     atomic {
@@ -140,22 +148,48 @@ next:
         own_is_next = false; ahead = 0; taken = 0; let_in = 0; room = 0;
         unlock_all(t) };
     if :: !admitted -> goto next :: else fi;
+handler:
     /* the handler runs */
-    admitted = false;
+    admitted = false; again = false; goes_on = JOBS;
     atomic {
         if
         :: owner[j] == t && status[j] == RUNNING && is_free(j) -> locked_by[j] = t
         :: owner[j] != t || status[j] != RUNNING -> goto next /* taken away: the outcome is dropped */
         fi };
+    atomic { if :: may_fail -> faults--; again = true :: true fi }; /* a release, a retry that is due again */
     if
-    :: kept(GIVING_ON) -> lock_scope(t); atomic { count_slots(j) }; atomic { choose_next(t, j, false, known[w]) }
+    :: kept(GIVING_ON) ->
+        lock_scope(t); atomic { count_slots(j) }; atomic { choose_next(t, j, false, known[w]) };
+        atomic {
+            if
+            :: next_in[0] && required(NOBODY_OVERTAKEN, !is_overtaken(0, j, again)) -> goes_on = 0
+            :: next_in[1] && required(NOBODY_OVERTAKEN, !is_overtaken(1, j, again)) -> goes_on = 1
+            :: next_in[2] && required(NOBODY_OVERTAKEN, !is_overtaken(2, j, again)) -> goes_on = 2
+            :: true /* it has other jobs to run */
+            fi }
     :: else
     fi;
     atomic {
         owner[j] = NOBODY; slot[j] = NO_SLOT; status[j] = ENDED;
-        if :: may_fail -> faults--; status[j] = READY :: true fi; /* a release, a retry that is due again */
+        if :: again -> status[j] = READY :: else fi;
+        if
+        :: goes_on < JOBS ->
+            next_in[goes_on] = false;
+            status[goes_on] = RUNNING; slot[goes_on] = TAKEN; owner[goes_on] = t;
+            count_slots(goes_on);
+            assert(taken + 1 <= highest_number);
+            for (u : 0 .. JOBS - 1) {
+                if
+                :: u < goes_on && ((waits(u) && !next_in[u] && is_free(u)) || (is_asking(u) && (is_free(u) || u == j))) -> taken++
+                :: else
+                fi };
+            assert(taken + 1 <= highest_number) /* nor here does one start that came later */
+        :: else
+        fi;
+        u = 0; again = false;
         admit_next();
         unlock_all(t) };
+    if :: goes_on < JOBS -> j = goes_on; goto handler :: else fi;
     goto next
 }
 

@@ -1,7 +1,7 @@
 """Each lock and each look of limits is needed: a check holds with it, and fails once it is taken out."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -14,7 +14,7 @@ from django_jobs.lifecycle import active_limits, leases, slots
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.models import Job, WorkerProcess
 from tests.support.guards import EVERYWHERE, SERVERS, each_guard
 
@@ -61,6 +61,16 @@ def a_settle_gives_its_slot_on_to_the_first_that_waits() -> None:
     assert [one.id for one in claim("default", 5, "two")] == ["b"]
 
 
+def who_settles_overtakes_no_ready_job() -> None:
+    begin("a", "b")
+    one = claimed()
+    submit(NAME, {}, job_id="urgent", priority=9)
+    handover = Handover(lambda queue: True)
+    settle_unlocked([Outcome.completed(one)], "one", handover)
+    assert [one.id for one in handover.jobs] == []
+    assert [one.id for one in claim("default", 5, "two")] == ["urgent"]
+
+
 def a_rescue_gives_slots_on() -> None:
     begin("a", "b")
     claimed()
@@ -99,6 +109,19 @@ def without_giving_on() -> AbstractContextManager[Any]:
     return mock.patch.object(slots, "give_on", return_value=None)
 
 
+@contextmanager
+def without_looking_ahead() -> Iterator[None]:
+    kind = type(dialect())
+    look = kind.next_in_one_queue
+
+    def blind(self: Any, scopes: Any) -> Any:
+        rows = look(self, scopes)
+        return None if rows is None else [(*row[:-1], False) for row in rows]
+
+    with mock.patch.object(kind, "overtaken", return_value=set()), mock.patch.object(kind, "next_in_one_queue", blind):
+        yield
+
+
 def without_leaving() -> AbstractContextManager[Any]:
     return mock.patch.object(slots, "leave", return_value=None)
 
@@ -114,6 +137,7 @@ def without_sweep() -> AbstractContextManager[Any]:
 GUARDS: list[tuple[Callable[[], AbstractContextManager[Any]], Callable[[], None], tuple[str, ...]]] = [
     (without_lock_of_scopes, two_claims_take_one_slot, SERVERS),
     (without_giving_on, a_settle_gives_its_slot_on_to_the_first_that_waits, EVERYWHERE),
+    (without_looking_ahead, who_settles_overtakes_no_ready_job, EVERYWHERE),
     (without_giving_on, a_rescue_gives_slots_on, EVERYWHERE),
     (without_turns, a_job_that_arrives_late_does_not_overtake, EVERYWHERE),
     (without_leaving, a_cancelled_job_gives_its_turn_on, EVERYWHERE),

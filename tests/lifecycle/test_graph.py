@@ -57,7 +57,7 @@ def test_a_chain_runs_in_its_order() -> None:
 def hand_over(job: ClaimedJob, *, takes: bool = True) -> ClaimedJob | None:
     handover = Handover(lambda queue: takes)
     assert settle_unlocked([Outcome.completed(job)], "p", handover) == []
-    return handover.job
+    return handover.jobs[0] if handover.jobs else None
 
 
 def test_who_settles_a_link_of_a_chain_claims_the_next_one_with_it() -> None:

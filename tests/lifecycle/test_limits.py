@@ -15,10 +15,11 @@ from django_jobs.lifecycle import active_limits, leases, limits, slots, steps
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim, claim_job
+from django_jobs.lifecycle.queues import pause, resume
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from django_jobs.models import Limit as LimitRow
 
@@ -135,6 +136,58 @@ def test_a_queue_has_a_limit_of_its_own_and_both_hold(settings: Any) -> None:
     done(*second, first[1])
     running = Job.objects.filter(status="running").count()
     assert running + len(claim("default", 10, "p")) == 2
+
+
+def handed_over(*jobs: ClaimedJob, most: int = 9) -> list[ClaimedJob]:
+    """Settle, and return what was claimed with it."""
+    handover = Handover(lambda queue: True, most)
+    assert settle_unlocked([Outcome.completed(one) for one in jobs], "p", handover) == []
+    return handover.jobs
+
+
+def test_who_settles_claims_those_that_were_held_back_with_it() -> None:
+    name = limited(concurrency=2, key="account")
+    submit_many([NewJob(name, {"account": number % 2}, job_id=f"j{number:02}") for number in range(12)])
+    first = claim("default", 10, "p")
+    second = handed_over(*first)
+    assert ids(second) == ["j04", "j05", "j06", "j07"]
+    assert [(one.fence, one.is_limited) for one in second] == [(1, True)] * 4
+    assert slots_taken() == ["type:limited.job 0"] * 2 + ["type:limited.job 1"] * 2
+    assert set(Job.objects.filter(pk__in=ids(second)).values_list("status", "worker_id")) == {("running", "p")}
+    third = handed_over(*second, most=3)
+    assert len(third) == 3
+    assert sorted([*ids(third), *ids(claim("default", 10, "p"))]) == ["j08", "j09", "j10", "j11"], "one was let in"
+
+
+def test_who_settles_overtakes_nobody(settings: Any) -> None:
+    name, other = limited(concurrency=1), limited("limited.other", concurrency=9)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    (first,) = claim("default", 1, "p")
+    assert claim("default", 9, "p") == []
+    submit(other, {}, job_id="urgent", priority=9)
+    assert handed_over(first) == []
+    assert ids(claim("default", 9, "p")) == ["urgent", "j1"]
+    submit(other, {}, job_id="later")
+    assert ids(handed_over(ClaimedJob.of(Job.objects.get(pk="j1")))) == ["j2"], "what comes after it does not matter"
+
+
+@pytest.mark.parametrize("why", ["it is paused", "a rate decides", "two limits hold", "it ages"])
+def test_who_settles_leaves_to_a_claim_what_is_not_that_simple(why: str, settings: Any) -> None:
+    of_queue = {"it ages": {"ageing": "10m"}, "two limits hold": {"limit": {"concurrency": 5}}}.get(why, {})
+    settings.DJANGO_JOBS = {"QUEUES": {"default": of_queue}}
+    name = limited(concurrency=1, rate="100/s" if why == "a rate decides" else None)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    ageing = 600.0 if why == "it ages" else None
+    (first,) = claim("default", 1, "p", ageing=ageing)
+    assert claim("default", 9, "p", ageing=ageing) == []
+    if why == "it is paused":
+        pause("default")
+    assert handed_over(first) == []
+    if why == "it is paused":
+        resume("default")
+    assert ids(claim("default", 9, "p", ageing=ageing)) == ["j1"], "it was let in"
 
 
 def test_whatever_ends_a_run_gives_its_slot_on() -> None:

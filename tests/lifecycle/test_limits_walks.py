@@ -1,7 +1,7 @@
 """Random walks over moves of limited jobs, each claim compared with a small model of who may run, on each database."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from django.db import connection
@@ -19,7 +19,7 @@ from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.lifecycle.slots import sweep
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from tests.support.waiting import dump_rows
@@ -59,11 +59,13 @@ class Moves(RuleBasedStateMachine):
     def _running(self) -> Counter[str]:
         return Counter(scope for one in Job.objects.filter(status="running") for scope in self._scopes(one))
 
-    def _may_run(self, queue: str) -> list[str]:
-        """Return the jobs of a queue that may run now, in claim order."""
+    def _may_run(self, queue: str, besides: Iterable[str] = ()) -> list[str]:
+        """Return the jobs of a queue that may run now, in claim order; or might, had those `besides` not been claimed."""
         running, found = self._running(), []
-        waiting = Job.objects.filter(queue=queue, status="pending", pending_dependencies=0)
-        for one in waiting.order_by("rank", "available_at", "id"):
+        for one in Job.objects.filter(pk__in=besides):
+            running.subtract(self._scopes(one).keys())
+        waiting = Job.objects.filter(status="pending", pending_dependencies=0) | Job.objects.filter(pk__in=besides)
+        for one in waiting.filter(queue=queue).order_by("rank", "available_at", "id"):
             scopes = self._scopes(one)
             if all(running[scope] < most for scope, most in scopes.items()):
                 running.update(scopes.keys())
@@ -110,6 +112,22 @@ class Moves(RuleBasedStateMachine):
             "cancelled": Outcome.cancelled(one, "asked"),
         }
         settle([outcomes[kind]], self.process)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), queues=st.sampled_from([QUEUES, QUEUES[1:]]), most=st.integers(1, 3))
+    def settle_and_go_on(self, data: st.DataObject, queues: tuple[str, ...], most: int) -> None:
+        handover = Handover(lambda queue: queue in queues, most)
+        settle_unlocked([Outcome.completed(data.draw(st.sampled_from(self.claims)))], self.process, handover)
+        taken = [one.id for one in handover.jobs]
+        for queue in QUEUES:
+            ids = [one.id for one in handover.jobs if one.queue == queue]
+            assert ids == self._may_run(queue, taken)[: len(ids)], dump_rows()
+            assert queue in queues or not ids
+        assert len(taken) <= most
+        running = self._running()
+        for one in Job.objects.filter(pk__in=taken):
+            assert all(running[scope] <= number for scope, number in self._scopes(one).items()), dump_rows()
+        self.claims += handover.jobs
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())

@@ -1,6 +1,7 @@
 """Limits under moves at the same moment on real connections: never one too many, and nobody waits beside a free slot."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from tests.support.invariants import check_invariants
 from tests.support.threads import run_in_threads
@@ -67,6 +68,32 @@ def test_claims_of_many_processes_share_one_slot() -> None:
         assert [one.id for one in taken] == [f"{number}-0"], "one, and the first"
         check_limit()
         Job.objects.all().delete()
+
+
+def test_settles_that_go_on_with_who_is_next_and_claims_share_the_slots() -> None:
+    names = [f"p{number}" for number in range(4)]
+    register(*names)
+    for job_number in range(40):
+        submit(NAME, {"account": job_number % 3}, job_id=f"{job_number:02}")
+
+    def work(process_id: str) -> list[str]:
+        """Claim, and settle as long as that claims more; look again in vain a few times."""
+        found: list[str] = []
+        for _ in range(ROUNDS):
+            jobs = claimed(process_id, 3)
+            while jobs:
+                found += [one.id for one in jobs]
+                running = Counter(Job.objects.filter(status="running").values_list("limit_key", flat=True))
+                assert max(running.values()) == 1, dump_rows()
+                handover = Handover(lambda queue: True, 3)
+                assert settle_unlocked([Outcome.completed(one) for one in jobs], process_id, handover) == []
+                jobs = handover.jobs
+        return found
+
+    done = [job_id for found in run_in_threads([lambda n=n: work(n) for n in names]) for job_id in found]
+    done += work("p0")
+    assert sorted(done) == [f"{number:02}" for number in range(40)], dump_rows()
+    check_invariants()
 
 
 def test_claims_and_settles_of_many_processes_share_the_last_start_of_a_window() -> None:

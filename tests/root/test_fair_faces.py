@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 
-from django_jobs import NewJob, job, stats, submit, submit_many
+from django_jobs import Limit, NewJob, job, stats, submit, submit_many
+from django_jobs.db.dialects import dialect
 from django_jobs.db.transactions import database_now
 from django_jobs.due import queues_with_work
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
+from django_jobs.lifecycle import active_limits, leases
+from django_jobs.lifecycle.claim import claim
 from django_jobs.limit import fair_key_of
 from django_jobs.models import Job
 from django_jobs.monitoring.metrics import expose
@@ -111,6 +115,31 @@ def test_stats_tell_the_keys_that_wait_and_the_largest(monkeypatch: pytest.Monke
     assert key_stats(largest=2)[0].largest == [("b", 6), ("d", 4)]
     monkeypatch.setattr(stats, "MOST_KEYS", 2)
     assert key_stats(largest=2)[0] == KeyStats(queue="default", keys=3, largest=[("b", 6), ("a", 2)])
+
+
+def test_stats_tell_the_keys_of_jobs_that_a_limit_holds_back() -> None:
+    job("fair.held", fair_key="tenant", limit=Limit(concurrency=1))(lambda payload: None)
+    try:
+        leases.register("p", queues=[], threads=1)
+        submit_many([NewJob("fair.held", {"tenant": key}) for key in "aab"])
+        assert len(claim("default", 5, "p")) == 1
+        waiting(a=1, c=2)
+        assert key_stats() == [KeyStats(queue="default", keys=3, largest=[("a", 2), ("c", 2), ("b", 1)])]
+    finally:
+        registry.forget("fair.held")
+        active_limits.forget_queues()
+
+
+def test_stats_tell_how_long_the_first_of_all_keys_has_waited() -> None:
+    waiting(a=2, b=2)
+    submit(NAME, {"tenant": "c"}, priority=9)
+    submit(NAME, {"tenant": "z"}, queue="other")
+    hour = database_now().replace(microsecond=0) - timedelta(hours=1)
+    last = Job.objects.filter(fair_key="b").order_by("pk").values_list("pk", flat=True)[1]
+    Job.objects.filter(pk=last).update(available_at=hour)
+    oldest = dict(sorted(dialect().oldest_ready(), key=lambda row: row[1], reverse=True))
+    assert oldest["default"] == hour
+    assert oldest["other"] > hour
 
 
 def test_no_statement_more_for_queues_without_keys(django_assert_num_queries: Any) -> None:

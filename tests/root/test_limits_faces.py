@@ -9,7 +9,7 @@ import pytest
 from django.core import checks
 from django.core.management import CommandError, call_command
 
-from django_jobs import Limit, job, submit
+from django_jobs import Limit, NewJob, job, stats, submit, submit_many
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, slots
@@ -60,6 +60,25 @@ def test_jobs_limits_lists_who_holds_and_who_waits() -> None:
     }  # fmt: skip
     assert f"type:{NAME}" in command("limits")
     assert json.loads(command("show", "j1", "--json"))["held_back_by"] == f"type:{NAME} 7"
+
+
+def test_of_very_many_jobs_that_are_held_back_so_many_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    job("limited.counted", limit=Limit(concurrency=1, key="account"))(lambda payload: None)
+    try:
+        submit_many([NewJob("limited.counted", {"account": key}) for key in "abc" for _ in range(5)])
+        claim("default", 10, "p")
+
+        def counted() -> list[tuple[str | None, int, int]]:
+            found = [one for one in stats.limit_stats() if one.name == "type:limited.counted"]
+            return [(one.key, one.running, one.waiting) for one in found]
+
+        assert counted() == [("a", 1, 4), ("b", 1, 4), ("c", 1, 4)]
+        monkeypatch.setattr(stats, "MOST_HELD_BACK", 11)
+        monkeypatch.setattr(stats, "MOST_OF_KEY", 2)
+        monkeypatch.setattr(stats, "MOST_SCOPES", 2)
+        assert counted() == [("a", 1, 3), ("b", 1, 3), ("c", 1, 0)]
+    finally:
+        registry.forget("limited.counted")
 
 
 def test_an_operator_sets_and_resets_a_limit_on_the_command_line() -> None:

@@ -27,6 +27,7 @@ LOG = "django_jobs_joblog"
 SLOT = "django_jobs_limitslot"
 START = "django_jobs_limitstart"
 READY = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 0"
+HELD = "status = 'pending' AND pending_dependencies = 0 AND pending_limits = 1"
 # A claim that minds no turns takes of these alone: those with a key have an index of their own, or a part of it.
 UNKEYED = f"{READY} AND fair_key IS NULL"
 KEYED = f"{READY} AND fair_key IS NOT NULL"
@@ -107,7 +108,8 @@ _QUEUES_WITH_WORK = (
     " UNION SELECT queue FROM keyed WHERE queue IS NOT NULL"
 )
 
-# On to each rank within a queue: of each pair of queue and rank only the first entry is read, which is its oldest job.
+# On to each rank within a queue: of each pair of queue and rank only the first entry is read, which is its oldest job. Jobs with
+# fair keys are sorted by those within a rank, and the first entry of each key is read.
 _OLDEST_READY = f"""{READY_QUEUES},
 level(queue, place) AS (
     SELECT found.queue, (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {UNKEYED} AND job.queue = found.queue)
@@ -115,11 +117,32 @@ level(queue, place) AS (
     UNION ALL
     SELECT level.queue, (SELECT MIN(job.rank) FROM {JOB} AS job
                          WHERE {UNKEYED} AND job.queue = level.queue AND job.rank > level.place)
-    FROM level WHERE level.place IS NOT NULL)
+    FROM level WHERE level.place IS NOT NULL),
+{KEYED_QUEUES},
+keyed_level(queue, place) AS (
+    SELECT keyed.queue, (SELECT MIN(job.rank) FROM {JOB} AS job WHERE {KEYED} AND job.queue = keyed.queue)
+    FROM keyed WHERE keyed.queue IS NOT NULL
+    UNION ALL
+    SELECT keyed_level.queue, (SELECT MIN(job.rank) FROM {JOB} AS job
+                               WHERE {KEYED} AND job.queue = keyed_level.queue AND job.rank > keyed_level.place)
+    FROM keyed_level WHERE keyed_level.place IS NOT NULL),
+turn(queue, place, fair_key) AS (
+    SELECT keyed_level.queue, keyed_level.place, (SELECT MIN(job.fair_key) FROM {JOB} AS job
+        WHERE {KEYED} AND job.queue = keyed_level.queue AND job.rank = keyed_level.place)
+    FROM keyed_level WHERE keyed_level.place IS NOT NULL
+    UNION ALL
+    SELECT turn.queue, turn.place, (SELECT MIN(job.fair_key) FROM {JOB} AS job
+        WHERE {KEYED} AND job.queue = turn.queue AND job.rank = turn.place AND job.fair_key > turn.fair_key)
+    FROM turn WHERE turn.fair_key IS NOT NULL)
 SELECT level.queue, (SELECT MIN(job.available_at) FROM {JOB} AS job
                      WHERE {UNKEYED} AND job.queue = level.queue AND job.rank = level.place)
 FROM level WHERE level.place IS NOT NULL
-UNION ALL SELECT queue, MIN(available_at) FROM {JOB} WHERE {KEYED} GROUP BY queue"""
+UNION ALL
+SELECT first.queue, MIN(first.since) FROM (
+    SELECT turn.queue, (SELECT MIN(job.available_at) FROM {JOB} AS job WHERE {KEYED} AND job.queue = turn.queue
+                            AND job.rank = turn.place AND job.fair_key = turn.fair_key) AS since
+    FROM turn WHERE turn.fair_key IS NOT NULL) AS first
+GROUP BY first.queue"""
 
 _READY_RANKS = f"""
 WITH RECURSIVE found(place) AS (
@@ -158,7 +181,8 @@ QUEUES_OF_WAITERS = (
     f" (SELECT MAX(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = TRUE)"
 )
 FIRST_THAT_WAIT = (
-    f"SELECT {{number}}slot.rank AS in_order, slot.{{moment}} AS since, slot.job_id"
+    f"SELECT {{number}}slot.rank AS in_order, slot.{{moment}} AS since, slot.job_id, job.job_type, job.limit_key,"
+    " job.queue_limit_key"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id"
     " WHERE slot.scope = {scope} AND slot.waits = TRUE AND slot.keyed = FALSE AND slot.queue = {queue}"
     " AND slot.fair_key = '' AND job.pending_limits = 1 ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT {most}"
@@ -167,7 +191,26 @@ _READY_AHEAD = (
     f"SELECT job.id, job.job_type, job.limit_key, job.queue_limit_key, job.rank AS in_order, job.{{moment}} AS since"
     f" FROM {JOB} AS job WHERE job.queue = %s AND {UNKEYED} AND {{ahead}} ORDER BY job.rank, job.available_at, job.id LIMIT %s"
 )
+# Jobs that were let in have their slots, and those that come after them do not take these.
+IS_OVERTAKEN = (
+    f"EXISTS (SELECT 1 FROM {{jobs}} WHERE job.queue = {{queue}} AND {UNKEYED} AND {{ahead}}"
+    f" AND NOT EXISTS (SELECT 1 FROM {SLOT} AS slot WHERE slot.job_id = job.id AND slot.scope = {{scope}}))"
+)
 _NEXT_QUEUE = f"SELECT MIN(queue) FROM {SLOT} WHERE scope = %s AND waits = TRUE AND keyed = %s AND queue > %s"
+_COUNT_HELD_BACK = (
+    f"SELECT scope, COUNT(*) FROM (SELECT scope FROM {SLOT} WHERE waits = TRUE LIMIT %s) AS capped GROUP BY scope"
+)
+_COUNT_HELD_BACK_IN = (
+    "SELECT %s AS place, COUNT(*) FROM"
+    f" (SELECT 1 AS one FROM {SLOT} WHERE scope = %s AND waits = TRUE LIMIT %s) AS part"
+)
+_WAITED_FOR = f"""
+WITH RECURSIVE found(scope, number) AS (
+    SELECT (SELECT MIN(slot.scope) FROM {SLOT} AS slot WHERE slot.waits = TRUE), 1
+    UNION ALL
+    SELECT (SELECT MIN(slot.scope) FROM {SLOT} AS slot WHERE slot.waits = TRUE AND slot.scope > found.scope), found.number + 1
+    FROM found WHERE found.scope IS NOT NULL AND found.number < %s)
+SELECT scope FROM found WHERE scope IS NOT NULL"""
 _NEXT_WAITED_FOR = f"SELECT MIN(scope) FROM {SLOT} WHERE waits = TRUE AND scope > %s"
 
 EndedRow = tuple[str, int, str, float, int, int, str | None]
@@ -366,6 +409,10 @@ class Dialect(ABC):
     def claim_jobs(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
         """Claim, as `claim` does, those of these jobs of a queue that are ready and that nobody else has locked; in no order."""
 
+    @abstractmethod
+    def claim_held(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        """Claim, as `claim_jobs` does, those of these jobs of a queue that wait for a slot, and let their slots be taken."""
+
     def ready_ranks(self, queue: str) -> list[int]:
         """Return the ranks of a queue's ready jobs."""
         return [rank for (rank,) in self.read(_READY_RANKS, (queue, queue))]
@@ -495,8 +542,30 @@ class Dialect(ABC):
         next_scope: str | None = self.read(_NEXT_WAITED_FOR, (scope,))[0][0]
         return next_scope
 
+    def count_held_back(self, most: int) -> dict[str, int]:
+        """Count the jobs that wait for a slot by scope, as far as the first `most` of them."""
+        return {scope: int(number) for scope, number in self.read(_COUNT_HELD_BACK, (most,))}
+
+    def count_held_back_in(self, scopes: Sequence[str], most: int) -> dict[str, int]:
+        """Count the jobs that wait for a slot of scopes, up to `most` of each."""
+        found: dict[str, int] = {}
+        for start in range(0, len(scopes), COUNTS_PER_STATEMENT):
+            chunk = scopes[start : start + COUNTS_PER_STATEMENT]
+            values = [value for place, scope in enumerate(chunk) for value in (place, scope, most)]
+            rows = self.read(" UNION ALL ".join([_COUNT_HELD_BACK_IN] * len(chunk)), values)
+            found |= {chunk[int(place)]: int(number) for place, number in rows}
+        return found
+
+    def waited_for(self, most: int) -> list[str]:
+        """Return the first `most` scopes in which jobs wait for a slot."""
+        if self.groups:
+            statement = f"SELECT DISTINCT scope FROM {SLOT} {self.slot_hint} WHERE waits = TRUE LIMIT %s"
+            return [scope for (scope,) in self.read(statement, (most,))]
+        return [scope for (scope,) in self.read(_WAITED_FOR, (most,))]
+
     def first_that_wait(self, wanted: Sequence[tuple[str, str, int]]) -> list[tuple[Any, ...]]:
-        """Return (number in `wanted`, rank, available_at, id) of the first jobs that wait for slots, in no order.
+        """Return (number in `wanted`, rank, available_at, id, job_type, limit_key, queue_limit_key) of the first jobs that wait
+        for slots, in no order.
 
         Args:
             wanted: scope, queue and how many of them.
@@ -506,6 +575,31 @@ class Dialect(ABC):
         statement = " UNION ALL ".join(self.union_part.format(part=part) for part in parts)
         return self.read(statement, [value for one in wanted for value in one])
 
+    def next_in_one_queue(self, scopes: Sequence[tuple[str, int]]) -> list[tuple[Any, ...]] | None:
+        """Return who is next in scopes, each given with how many may run at once; None where that takes several looks.
+
+        A row is (number of the scope, queue, whether there is another queue, or a fair key, rank, available_at, id, job_type,
+        limit_key, queue_limit_key, whether a ready job comes before that was not let in). Scopes where nobody waits have none,
+        and of those where nobody is next the columns of the job are None.
+        """
+        return None
+
+    def overtaken(self, places: Sequence[tuple[str, str, int, Any, str]]) -> set[int]:
+        """Return the numbers of those places, each a scope and a place in a queue's order, before which a ready job comes that
+        was not let in to the scope.
+
+        Args:
+            places: scope, queue, rank, available_at, id.
+        """
+        parts: list[str] = []
+        values: list[Any] = []
+        for number, (scope, queue, rank, available_at, job_id) in enumerate(places):
+            before = _before(rank, available_at, job_id)
+            looks = (IS_OVERTAKEN.format(jobs=self.ready_job, queue="%s", ahead=ahead, scope="%s") for ahead in before)
+            parts.append(f"SELECT {number} AS number, {' OR '.join(looks)} AS is_overtaken")
+            values += [value for some in before.values() for value in (queue, *some, scope)]
+        return {int(number) for number, is_overtaken in self.read(" UNION ALL ".join(parts), values) if is_overtaken}
+
     def ready_ahead(self, queue: str, order: tuple[int, Any, str], limit: int) -> list[tuple[Any, ...]]:
         """Return (id, job_type, limit_key, queue_limit_key, rank, available_at) of ready jobs before a place in a queue's order.
 
@@ -513,12 +607,7 @@ class Dialect(ABC):
         """
         if not self.write_lock:
             return []
-        rank, available_at, job_id = order
-        before: dict[str, tuple[Any, ...]] = {
-            "job.rank < %s": (rank,),
-            "job.rank = %s AND job.available_at < %s": (rank, available_at),
-            "job.rank = %s AND job.available_at = %s AND job.id < %s": (rank, available_at, job_id),
-        }
+        before = _before(*order)
         parts = (f"({_READY_AHEAD.format(ahead=ahead, moment=self.moment)})" for ahead in before)
         return self.read(
             " UNION ALL ".join(parts), [value for values in before.values() for value in (queue, *values, limit)]
@@ -536,6 +625,14 @@ class Dialect(ABC):
                 number = int(cursor.rowcount)
                 cursor.execute(f"UPDATE {SLOT} SET waits = FALSE WHERE job_id IN ({_marks(free)})", free)
         return number
+
+    def take_slots(self, claimed: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Let the slots be taken for which claimed jobs, given as CLAIMED_COLUMNS and returned, have waited."""
+        if claimed:
+            ids = [row[0] for row in claimed]
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"UPDATE {SLOT} SET waits = FALSE, starts = FALSE WHERE job_id IN ({_marks(ids)})", ids)
+        return claimed
 
     def undo_claim(self, ids: Sequence[str], pending_limits: int) -> None:
         """Make claimed jobs, which nobody has seen yet, pending again, as ready ones (0) or held back (1)."""
@@ -720,6 +817,15 @@ def aged_place(rank: int, since: datetime, job_id: str, ageing: float) -> tuple[
 def lock_numbers(scopes: Iterable[str]) -> list[int]:
     """Return the numbers of the locks of scopes, in the order in which they are taken."""
     return sorted({zlib.crc32(scope.encode()) % LIMIT_LOCKS for scope in scopes})
+
+
+def _before(rank: int, available_at: Any, job_id: str) -> dict[str, tuple[Any, ...]]:
+    """Return the conditions, with their parameters, of which a job meets one that comes before a place in its queue's order."""
+    return {
+        "job.rank < %s": (rank,),
+        "job.rank = %s AND job.available_at < %s": (rank, available_at),
+        "job.rank = %s AND job.available_at = %s AND job.id < %s": (rank, available_at, job_id),
+    }
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -25,6 +25,7 @@ from .base import (
     COMPLETED,
     ENDED,
     FIXED_COLUMNS,
+    HELD,
     INSERT_COLUMNS,
     INSERT_DONE_STEP,
     INSERT_STEP,
@@ -121,6 +122,7 @@ _PICK_JOBS = (
     f"SELECT {_quoted(CLAIMED_COLUMNS)} FROM {JOB} FORCE INDEX (PRIMARY) WHERE id IN ({{ids}}) AND {READY}"
     f" AND {LIVE_PROCESS.format(now=NOW)} ORDER BY id FOR UPDATE SKIP LOCKED"
 )
+_PICK_HELD = _PICK_JOBS.replace(READY, HELD)
 _PICK = _READY_JOBS.format(of_rank="")
 _PICK_OF_RANK = _READY_JOBS.format(of_rank="AND `rank` = %s")
 # One entry a rank ("Using index for group-by"), which takes all columns up to it; of `rank` alone it reads every ready job.
@@ -209,10 +211,16 @@ class MariaDB(Dialect):
         pick = _PICK_JOBS.format(ids=", ".join(["%s"] * len(ids)))
         return self._claim(pick, (*ids, process_id, queue), process_id)
 
+    def claim_held(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        pick = _PICK_HELD.format(ids=", ".join(["%s"] * len(ids)))
+        return self.take_slots(self._claim(pick, (*ids, process_id, queue), process_id, ", pending_limits = 0"))
+
     def ready_ranks(self, queue: str) -> list[int]:
         return [row[-1] for row in self.read(_READY_RANKS, (queue,))]
 
-    def _claim(self, pick: str, parameters: tuple[Any, ...], process_id: str) -> list[tuple[Any, ...]]:
+    def _claim(
+        self, pick: str, parameters: tuple[Any, ...], process_id: str, besides: str = ""
+    ) -> list[tuple[Any, ...]]:
         with (
             transaction.atomic(using=self.connection.alias, savepoint=False),
             self.connection.cursor() as cursor,
@@ -223,7 +231,7 @@ class MariaDB(Dialect):
                 return []
             cursor.execute(
                 f"UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW},"
-                f" updated_at = {NOW} WHERE id IN ({', '.join(['%s'] * len(rows))})",
+                f" updated_at = {NOW}{besides} WHERE id IN ({', '.join(['%s'] * len(rows))})",
                 (process_id, *(row[0] for row in rows)),
             )
         return [(*row[:_FENCE], row[_FENCE] + 1, *row[_FENCE + 1 :]) for row in rows]

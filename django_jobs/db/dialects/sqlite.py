@@ -13,6 +13,7 @@ from .base import (
     COMPLETED,
     ENDED,
     FIXED_COLUMNS,
+    HELD,
     INSERT_COLUMNS,
     INSERT_DONE_STEP,
     INSERT_STEP,
@@ -40,6 +41,7 @@ _CLAIM_JOBS = f"""
 UPDATE {JOB} SET status = 'running', fence = fence + 1, worker_id = %s, started_at = {NOW}, updated_at = {NOW}
 WHERE id IN ({{ids}}) AND {READY} AND {LIVE_PROCESS.format(now=NOW)}
 RETURNING {", ".join(CLAIMED_COLUMNS)}"""
+_CLAIM_HELD = _CLAIM_JOBS.replace(READY, HELD).replace("fence = fence + 1", "fence = fence + 1, pending_limits = 0")
 _CLAIM = _CLAIM_READY.format(of_rank="")
 _CLAIM_OF_RANK = _CLAIM_READY.format(of_rank="AND rank = %s")
 
@@ -113,6 +115,10 @@ class SQLite(Dialect):
     def claim_jobs(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
         statement = _CLAIM_JOBS.format(ids=", ".join(["%s"] * len(ids)))
         return self._claim(statement, (process_id, *ids, process_id, queue))
+
+    def claim_held(self, queue: str, ids: Sequence[str], process_id: str) -> list[tuple[Any, ...]]:
+        statement = _CLAIM_HELD.format(ids=", ".join(["%s"] * len(ids)))
+        return self.take_slots(self._claim(statement, (process_id, *ids, process_id, queue)))
 
     def _claim(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
