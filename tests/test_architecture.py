@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+@cache
 def floor_of(module: str) -> int | None:
     """Return the floor of a module, or None when it belongs to no room."""
     names = {name: floor for floor, rooms in enumerate(FLOORS) for name in rooms}
@@ -51,14 +53,24 @@ def floor_of(module: str) -> int | None:
     return next((names[prefix] for prefix in prefixes if prefix in names), None)
 
 
+@cache  # each of the checkers reads each file
+def tree_of(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
+def nodes_of(text: str) -> list[ast.AST]:
+    return list(ast.walk(tree_of(text)))
+
+
 def imports(module: str, text: str, *, inside_functions: bool = True) -> Iterator[tuple[int, str]]:
     """Yield (line, dotted name below django_jobs) of what is imported; nothing that only type checkers see."""
-    tree = ast.parse(text)
-    passed_over = {inner for node in ast.walk(tree) if _is_type_checking(node) for inner in _body(node)}
+    nodes = nodes_of(text)
+    passed_over = {inner for node in nodes if _is_type_checking(node) for inner in _body(node)}
     if not inside_functions:
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         passed_over |= {inner for node in functions for inner in ast.walk(node)}
-    for node in ast.walk(tree):
+    for node in nodes:
         if node not in passed_over:
             yield from ((node.lineno, name) for name in _imported(module, node))  # type: ignore[attr-defined]
 
@@ -111,7 +123,7 @@ def words_with_a_database(module: str, text: str) -> Iterator[str]:
     """Complain about a module of words that reaches for Django's database layer."""
     if floor_of(module) != WORDS:
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         source = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if any(f"{source}.{name}.".lstrip(".").startswith("django.db.") for name in names):
@@ -122,7 +134,7 @@ def status_writes(module: str, text: str) -> Iterator[str]:
     """Complain about a status that is assigned or updated outside of lifecycle/."""
     if module.startswith("lifecycle"):
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         flat = [part for target in targets for part in getattr(target, "elts", [target])]
         if any(isinstance(target, ast.Attribute) and target.attr == "status" for target in flat):
@@ -149,7 +161,7 @@ def raw_sql(module: str, text: str) -> Iterator[str]:
     """Complain about raw SQL and cursors outside of db/; an import's index is a file of its own, no database of the site."""
     if module.startswith("db.") or module == "transfer.import_index":
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SQL_CALLS:
             yield f"line {node.lineno}: .{node.func.attr}() outside of db/"
         if isinstance(node, ast.Name) and node.id == "RawSQL":
@@ -160,7 +172,7 @@ def row_locks(module: str, text: str) -> Iterator[str]:
     """Complain about locked rows outside of the moves: of jobs in lifecycle/, of schedules in scheduling/, of another queue's."""
     if module.startswith(("lifecycle.", "scheduling.", "db.")) or module == "transfer.peers.found":
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if isinstance(node, ast.Call) and _called(node) == "select_for_update":
             yield f"line {node.lineno}: .select_for_update() outside of lifecycle/ and scheduling/"
 
@@ -173,7 +185,7 @@ def alias_parameters(module: str, text: str) -> Iterator[str]:
     """
     if module.startswith(("task_backend.", "backends")):
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             given = {argument.arg for argument in arguments} & {"alias", "using"}
@@ -194,13 +206,13 @@ GIVEN_AN_ALIAS = {
 
 def missing_docstrings(module: str, text: str) -> Iterator[str]:
     """Complain about a file that does not begin by saying what it is for; an empty one is for nothing."""
-    if text.strip() and ast.get_docstring(ast.parse(text)) is None:
+    if text.strip() and ast.get_docstring(tree_of(text)) is None:
         yield f"{module} does not begin with a docstring"
 
 
 def prints(module: str, text: str) -> Iterator[str]:
     """Complain about print(): a library logs, a command writes to its own stdout."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             yield f"line {node.lineno}: print()"
 

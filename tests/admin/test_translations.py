@@ -4,6 +4,7 @@ import ast
 import gettext
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def strings(source: str) -> Iterator[str]:
             yield text.value
 
 
+@cache  # as each language asks
 def used() -> set[str]:
     """Return all strings that the code and the templates ask for."""
     found: set[str] = set()
@@ -48,6 +50,7 @@ def catalogue(language: str) -> Path:
     return LOCALE / language / "LC_MESSAGES/django.po"
 
 
+@cache
 def read_po(path: Path) -> dict[str, list[str]]:
     """Return the translations of each string of a .po file: one, or one for each plural form."""
     entries: dict[str, list[str]] = {}
@@ -109,6 +112,7 @@ def test_plural_forms_hold(language: str) -> None:
     assert {text for text, forms in translations.items() if len(forms) > 1} <= plurals.keys()
 
 
+@cache
 def counted() -> set[str]:
     """Return the strings that have a plural."""
     return set(re.findall(r'^msgid "(.*)"\nmsgid_plural ', catalogue("en").read_text(), re.MULTILINE))

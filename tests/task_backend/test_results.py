@@ -5,12 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.test import override_settings
 
 from django_jobs.backends import JobsTask, TaskRefused
 from django_jobs.compat import TaskResultDoesNotExist, TaskResultStatus, task_backends
 from django_jobs.db.transactions import database_now
-from django_jobs.exceptions import Cancelled, JobsError, LeaseLost, TimedOut
+from django_jobs.encryption import as_stored
+from django_jobs.exceptions import Cancelled, EncryptionError, JobsError, LeaseLost, TimedOut
 from django_jobs.models import Job
+from django_jobs.testing import make_job
 from tests.support.effects import tasks
 from tests.support.factories import AttemptFactory, JobFactory
 
@@ -186,3 +189,15 @@ def test_a_result_of_a_first_run_costs_one_query(django_assert_num_queries: Any)
     with django_assert_num_queries(len(first)):
         for job in first:
             tasks.add.get_result(job.id)
+
+
+def test_a_task_of_an_encrypted_type_has_its_arguments_and_its_value_until_the_key_is_gone() -> None:
+    with override_settings(DJANGO_JOBS={"ENCRYPT": True}):
+        id_ = tasks.add.enqueue(1, two="rosebud").id
+        with as_stored():
+            assert set(Job.objects.get().payload) == {"$encrypted"}
+        assert tasks.add.get_result(id_).kwargs == {"two": "rosebud"}
+        done = make_job(ADD, {"args": [], "kwargs": {}}, status="completed", result="rosebud")
+        assert tasks.add.get_result(done.pk).return_value == "rosebud"
+        with override_settings(SECRET_KEY="another"), pytest.raises(EncryptionError):
+            tasks.add.get_result(done.pk)
