@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from .base import (
@@ -237,6 +238,7 @@ promoted AS ({_TAKE_DUE.format(start="AND available_at >= %s::timestamptz")}, av
 SELECT promoted.*, {_READ_DUE} - before.entries, {_MOMENT} FROM before LEFT JOIN promoted ON TRUE"""
 
 _RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
+_in_order = itemgetter(_RANK, _AVAILABLE, _ID)  # a row of a claim, as a key that makes no named tuple of each
 
 
 class PostgreSQL(Dialect):
@@ -295,7 +297,7 @@ class PostgreSQL(Dialect):
             cursor.execute(statement, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:  # an UPDATE returns its rows in no order
-            rows.sort(key=_place)
+            rows.sort(key=_in_order)
         return rows
 
     def claim_from(self, stretches: Sequence[Stretch], queue: str, limit: int, process_id: str) -> ClaimLook:
@@ -304,7 +306,7 @@ class PostgreSQL(Dialect):
         bounds = (array(ranks), array(times), array(ids), array(ends))
         found = self.read(_CLAIM_FROM, (process_id, *bounds, queue, limit, process_id, queue, limit))
         entries, moment, recent, running, before = found[0][-5:]
-        rows = sorted((row[:-5] for row in found if row[_ID] is not None), key=_place)
+        rows = sorted((row[:-5] for row in found if row[_ID] is not None), key=_in_order)
         ranks_taken = {row[_RANK] for row in rows}
         last = _place(rows[-1]) if rows else None
         snapshot = _snapshot(running, before)
@@ -469,7 +471,7 @@ class PostgreSQL(Dialect):
 
 
 def _place(row: tuple[Any, ...]) -> Place:
-    return Place(row[_RANK], row[_AVAILABLE], row[_ID])
+    return Place._make(_in_order(row))
 
 
 def _snapshot(text: str, before: str) -> Snapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from .base import (
@@ -79,7 +80,7 @@ UPDATE {JOB} SET status = 'pending', updated_at = {NOW}
 WHERE id IN (SELECT id FROM {JOB} WHERE status = 'scheduled' AND available_at <= {NOW} ORDER BY available_at LIMIT %s)
 RETURNING queue"""
 
-_RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
+_in_order = itemgetter(*(CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id")))
 
 
 class SQLite(Dialect):
@@ -125,7 +126,7 @@ class SQLite(Dialect):
             cursor.execute(statement, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         if len(rows) > 1:
-            rows.sort(key=lambda row: (row[_RANK], row[_AVAILABLE], row[_ID]))
+            rows.sort(key=_in_order)
         return rows
 
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
