@@ -320,7 +320,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
         """Return searches, each with its address, for the jobs that share a value of the payload or the metadata."""
         found = []
         for root, values in (("", masked(job.payload)), ("metadata.", masked(job.metadata))):
-            for name, value in values.items():
+            for name, value in values.items() if isinstance(values, dict) else ():
                 if term := term_of(f"{root}{name}", value):
                     found.append((cut(term, 80), f"{self.list_url('job')}?{urlencode({'q': term})}"))
         return found[:MOST_LINKS]
