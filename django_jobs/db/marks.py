@@ -24,6 +24,7 @@ COUNT_SECONDS = 0.25  # how often what is read is counted, where nothing is dead
 NEGLIGIBLE = 1000  # entries read in vain that are not worth a mark, and so many more for each job wanted
 NEGLIGIBLE_PER_JOB = 8
 LONGEST_SECONDS = 0.85  # between two looks from the beginning
+MOST_QUEUES = 1_000  # of which a process keeps in mind that their claims need no mark
 SHARE = 20  # looks from the beginning take one part in so many of the time, unless that sets them further apart
 
 _FIRST_RANK, _END = RANK_LIMITS
@@ -192,6 +193,9 @@ class Marks:
 
     def of(self, queue: str) -> ClaimMark:
         """Return the mark of a queue."""
+        if queue not in self._claims and len(self._claims) >= MOST_QUEUES:
+            # A site may name a queue after each of its customers, and anybody may notify of any name.
+            self._claims = {name: mark for name, mark in list(self._claims.items()) if mark.pace.is_behind}
         return self._claims.setdefault(queue, ClaimMark())
 
     def queues_behind(self) -> list[str]:
