@@ -48,6 +48,7 @@ from .widgets import (
     code,
     cut,
     dead_letter_badge,
+    dict_of,
     duration,
     link,
     moment,
@@ -320,7 +321,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
         """Return searches, each with its address, for the jobs that share a value of the payload or the metadata."""
         found = []
         for root, values in (("", masked(job.payload)), ("metadata.", masked(job.metadata))):
-            for name, value in values.items() if isinstance(values, dict) else ():
+            for name, value in dict_of(values).items():
                 if term := term_of(f"{root}{name}", value):
                     found.append((cut(term, 80), f"{self.list_url('job')}?{urlencode({'q': term})}"))
         return found[:MOST_LINKS]

@@ -529,7 +529,7 @@ class Migration(migrations.Migration):
                 'default_permissions': (),
                 'base_manager_name': 'objects',
                 'indexes': [django_jobs.models.indexes.HotIndex(fields=['next_at'], full_fields=['next_at'], name='django_jobs_operation_next', where=models.Q(('next_at__isnull', False)))],
-                'constraints': [models.CheckConstraint(condition=models.Q(('kind__in', ['replay', 'run now', 'cancel', 'change', 'delete', 'discard', 'replay dead letters', 'acknowledge'])), name='django_jobs_operation_kind'), models.CheckConstraint(condition=models.Q(models.Q(('next_at__isnull', False), ('state', 'running')), models.Q(('next_at', None), ('state__in', ['paused', 'finished', 'stopped', 'failed'])), _connector='OR'), name='django_jobs_operation_state')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('kind__in', ['replay', 'run now', 'cancel', 'change', 'delete', 'discard', 'replay dead letters', 'acknowledge'])), name='django_jobs_operation_kind'), models.CheckConstraint(condition=models.Q(models.Q(('next_at__isnull', False), ('state', 'running')), models.Q(('next_at', None), ('state__in', ['paused', 'finished', 'stopped', 'failed'])), _connector='OR'), name='django_jobs_operation_state'), models.CheckConstraint(condition=models.Q(('done__lte', 4611686018427387904), ('skipped__lte', 4611686018427387904), ('total__lte', 4611686018427387904)), name='django_jobs_operation_numbers')],
             },
         ),
     ]

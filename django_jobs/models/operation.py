@@ -98,6 +98,10 @@ class Operation(models.Model):
                 condition=Q(state="running", next_at__isnull=False)
                 | Q(state__in=["paused", "finished", "stopped", "failed"], next_at=None),
             ),
+            # Each step adds to them.
+            models.CheckConstraint(
+                name="django_jobs_operation_numbers", condition=Q(done__lte=2**62, skipped__lte=2**62, total__lte=2**62)
+            ),
         )
         indexes = (
             HotIndex(

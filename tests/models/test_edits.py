@@ -3,7 +3,7 @@
 import pytest
 from django.db import Error, connection, transaction
 
-from django_jobs.models import Batch, Job, WorkerProcess
+from django_jobs.models import Batch, Job, Operation, WorkerProcess
 from django_jobs.models.fields import MomentField
 from tests.support.edits import TIMES, columns, edit, fill
 
@@ -58,7 +58,7 @@ def test_a_number_to_which_one_cannot_be_added_is_refused(name: str) -> None:
     [
         (Job, "timeout_seconds", "-1"), (Job, "timeout_seconds", "0"), (Job, "timeout_seconds", "1e308"),
         (Job, "progress", "1.5"), (Job, "id", "''"), (Job, "job_type", "''"), (Batch, "id", "''"),
-        (WorkerProcess, "beat", "-1"),
+        (WorkerProcess, "beat", "-1"), (Operation, "skipped", str(2**63 - 1)), (Operation, "done", str(2**63 - 1)),
     ],
 )  # fmt: skip
 def test_a_value_that_no_code_of_ours_writes_is_refused(model: type[Job], name: str, value: str) -> None:

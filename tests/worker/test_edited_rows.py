@@ -7,9 +7,10 @@ import pytest
 from django.db import connection
 
 from django_jobs import NewJob, batch
+from django_jobs.lifecycle.operations import begin
 from django_jobs.lifecycle.rescue import rescue_nameless
 from django_jobs.lifecycle.submit import submit
-from django_jobs.models import Batch, DeadLetter, Job
+from django_jobs.models import Batch, DeadLetter, Job, Operation, OperationKind, Schedule
 from tests.support.console import ROOT
 from tests.support.edits import DEEP, edit
 from tests.support.factories import JobFactory
@@ -100,3 +101,16 @@ def test_the_page_of_a_job_shows_any_payload(text: str) -> None:
     for column in ("payload", "metadata", "result"):
         _write(job, text, column)
     assert operator().get(f"{ROOT}job/{job.pk}/change/").status_code == 200
+
+
+def test_the_page_of_an_operation_shows_any_options() -> None:
+    operation = begin(OperationKind.ACKNOWLEDGE, filters={}, options={"note": "seen"}, address="")
+    edit(Operation._meta.get_field("options"), "'\"text\"'")
+    assert operator().get(f"{ROOT}operation/{operation.pk}/change/").status_code == 200
+
+
+@pytest.mark.databases("postgresql", "sqlite")
+def test_the_page_of_a_schedule_shows_a_jitter_without_end() -> None:
+    schedule = Schedule.objects.create(name="a", job_type="t", kind="interval", interval_seconds=60)
+    edit(Schedule._meta.get_field("jitter_seconds"), {"postgresql": "'Infinity'"}.get(connection.vendor, "9e999"))
+    assert operator().get(f"{ROOT}schedule/{schedule.pk}/change/").status_code == 200
