@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 VERBS = (
     ("list",), ("list", "--json"), ("show", "ready"), ("show", "waiting", "--json"), ("stats",), ("dlq", "list"),
-    ("dlq", "show", "dead"), ("queues",), ("schedules",), ("graph", "ready"), ("check",), ("health",), ("export", "/dev/null"),
+    ("dlq", "show", "dead"), ("queues",), ("schedules",), ("graph", "ready"), ("check",), ("health",), ("export", "-"),
     ("operations",), ("limits",),
 )  # fmt: skip
 # Said of what is wrong in a row, once; a chore or a thread that broke says something else.

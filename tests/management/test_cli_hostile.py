@@ -34,7 +34,7 @@ VERBS: tuple[tuple[str, ...], ...] = (
     ("dlq", "show", "?"), ("dlq", "replay", "?"), ("dlq", "ack", "?"), ("dlq", "ack", "dead", "--note", "?"),
     ("dlq", "list", "--type", "?"), ("dlq", "list", "--error", "?"), ("dlq", "replay", "--error", "?"), ("pause", "?"),
     ("resume", "?"),
-    ("schedules", "disable", "?"), ("schedules", "run", "?"), ("import", "?"), ("export", "?/x"), ("stats", "--queue", "?"),
+    ("schedules", "disable", "?"), ("schedules", "run", "?"), ("import", "?"), ("export", "/nowhere/?/x"), ("stats", "--queue", "?"),
     ("emit", "?"), ("emit", "order.approved", "--key", "?"), ("emit", "order.approved", "--payload", "?"), ("batches",
     "show", "?"),
     ("limits", "set", "?", "--concurrency", "1"), ("limits", "set", "queue:x", "--rate", "?"), ("operations", "show", "?"),
