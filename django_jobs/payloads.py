@@ -145,11 +145,16 @@ class JobsJSONDecoder(json.JSONDecoder):
         pass
 
     def decode(self, s: str, *args: Any) -> Any:
-        """Return the value of JSON text; raise json.JSONDecodeError for other text."""
+        """Return the value of JSON text; for other text, as only a hand can write it, a text that says so.
+
+        One row that cannot be read would be the end of each list that it is in, and of each chore that reads it.
+        """
         try:
             return decode(s)
         except EncryptionError:
             return Unreadable(_decoder.decode(s))
+        except (ValueError, RecursionError) as error:
+            return f"(unreadable: {describe_exception(error, 200)})"
 
 
 def _to_integer_or_float(digits: str) -> int | float:

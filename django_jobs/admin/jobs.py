@@ -49,6 +49,7 @@ from .widgets import (
     code,
     cut,
     dead_letter_badge,
+    dict_of,
     duration,
     link,
     moment,
@@ -322,9 +323,9 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
         """Return searches, each with its address, for the jobs that share a value of the payload or the metadata."""
         found = []
         for root, values in (("", masked(job.payload)), ("metadata.", masked(job.metadata))):
-            if not isinstance(values, dict) or (not root and encrypts_type(job.job_type)):
+            if not root and encrypts_type(job.job_type):
                 continue  # no search finds what is encrypted
-            for name, value in values.items():
+            for name, value in dict_of(values).items():
                 if term := term_of(f"{root}{name}", value):
                     found.append((cut(term, 80), f"{self.list_url('job')}?{urlencode({'q': term})}"))
         return found[:MOST_LINKS]

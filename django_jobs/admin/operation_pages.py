@@ -24,7 +24,7 @@ from django_jobs.models.fields import DbNow
 
 from .base import RowAdmin
 from .operations import OperatingAdmin
-from .widgets import badge, code, cut, duration, link, moment, progress_bar, two_lines
+from .widgets import badge, code, cut, dict_of, duration, link, moment, progress_bar, two_lines
 
 REFRESH_SECONDS = 2
 BADGES = {
@@ -141,7 +141,7 @@ class OperationAdmin(RowAdmin, OperatingAdmin):
             (_("Done"), number_format(row.done, force_grouping=True)),
             (_("Left as they were"), number_format(row.skipped, force_grouping=True) if row.skipped else None),
             (_("At most per second"), number_format(row.per_second) if row.per_second else None),
-            *((str(name), str(value)) for name, value in row.options.items()),
+            *((str(name), str(value)) for name, value in dict_of(row.options).items()),
             (_("Begun by"), row.created_by.get_username() if row.created_by else None),
             (_("Begun"), moment(row.created_at, now)),
             (_("First step"), moment(row.started_at, now) if row.started_at else None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 from django.utils.formats import date_format, number_format
@@ -53,10 +54,17 @@ def link(url: str, text: Any) -> SafeString:
     return format_html('<a href="{}">{}</a>', url, text)
 
 
+def dict_of(value: Any) -> dict[str, Any]:
+    """Return a JSON object of a column; an empty one for another value, which only a hand can have written."""
+    return value if isinstance(value, dict) else {}
+
+
 def duration(seconds: float | None) -> str:
     """Return a span of time as text in two units at most: `340 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `6 d 3 h`."""
     if seconds is None:
         return NOTHING
+    if not isfinite(seconds):  # PostgreSQL and SQLite take such a number from a hand
+        return str(seconds)
     seconds = max(0.0, seconds)
     if seconds < 1:
         return _("%(number)s ms") % {"number": round(seconds * 1000)}

@@ -34,6 +34,7 @@ COUNT_SECONDS = 0.25  # how often what is read is counted, where nothing is dead
 NEGLIGIBLE = 1000  # entries read in vain that are not worth a mark, and so many more for each job wanted
 NEGLIGIBLE_PER_JOB = 8
 LONGEST_SECONDS = 0.85  # between two looks that find what nobody tells of
+MOST_QUEUES = 1_000  # of which a process keeps in mind that their claims need no mark
 SHARE = 20  # looks from the beginning take one part in so many of the time
 RAREST_SECONDS = 60.0  # between two of them, whatever they cost
 LONG_SECONDS = 0.02  # a second look that takes longer does not follow at once
@@ -259,6 +260,9 @@ class Marks:
 
     def of(self, queue: str) -> ClaimMark:
         """Return the mark of a queue."""
+        if queue not in self._claims and len(self._claims) >= MOST_QUEUES:
+            # A site may name a queue after each of its customers, and anybody may notify of any name.
+            self._claims = {name: mark for name, mark in list(self._claims.items()) if mark.pace.is_behind}
         mark = self._claims.setdefault(queue, ClaimMark())
         mark.pace.is_told = self._is_told
         return mark

@@ -26,6 +26,7 @@ logger = logging.getLogger("django_jobs")
 # A notification in the committing transaction takes a cluster-wide lock until the log is flushed, hence after it; a burst of
 # submits needs only the first one, because an awake worker looks again by itself.
 QUIET_SECONDS = 0.02
+MOST_REMEMBERED = 1_000  # queues of which a process remembers when it has notified
 # Two channels have the queue as payload: a worker of all queues listens once, and no queue's name has to be an identifier.
 WORK_CHANNEL = "django_jobs_work"
 OLD_CHANNEL = "django_jobs_old"
@@ -182,6 +183,8 @@ def _notify_now_and_then(
     key = (connection.alias, channel, payload)
     if now - _last.get(key, float("-inf")) < QUIET_SECONDS:
         return
+    if len(_last) >= MOST_REMEMBERED:
+        _last.clear()
     _last[key] = now
     _notify_or_not(connection, channel, payload, tell)
 

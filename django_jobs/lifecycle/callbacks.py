@@ -71,8 +71,11 @@ def _checked(new: Any) -> dict[str, Any]:
     return {"job_type": new.job_type, "payload": payload, "rank": template.rank, "options": options}
 
 
-def submit_callbacks(batch_id: str, callbacks: Mapping[str, Any], *, ended_well: bool) -> None:
+def submit_callbacks(batch_id: str, callbacks: Any, *, ended_well: bool) -> None:
     """Submit the callbacks of a batch that has just ended, in the transaction that is open."""
+    if not isinstance(callbacks, Mapping):
+        logger.error("batch %s ended, and its callbacks are no JSON object: %s", batch_id, shown(callbacks))
+        return
     for name in ("on_success" if ended_well else "on_failure", "on_finish"):
         if name in callbacks:
             _submit(batch_id, name, callbacks[name])
@@ -97,8 +100,9 @@ def _options(callback: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _submit(batch_id: str, name: str, callback: Mapping[str, Any]) -> None:
+def _submit(batch_id: str, name: str, callback: Any) -> None:
     try:
+        check_callback(name, callback)
         submit(
             callback["job_type"],
             opened(callback["payload"]),
@@ -108,5 +112,6 @@ def _submit(batch_id: str, name: str, callback: Mapping[str, Any]) -> None:
             callback_of=batch_id,
         )
     except (InvalidJob, EncryptionError):
-        # The rules have changed since it was checked. The members have ended all the same, and must be settled.
+        # The rules have changed since it was checked, or it was written by hand. The members have ended all the same, and
+        # must be settled.
         logger.exception("batch %s ended, and its callback %s is refused", batch_id, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,16 +13,21 @@ from django_jobs.db.dialects import dialect
 from django_jobs.db.lines import NO_KEY, Line
 from django_jobs.db.marks import Marks
 from django_jobs.db.transactions import retried, transactional
-from django_jobs.exceptions import InvalidJob, JobNotFound
+from django_jobs.exceptions import Fail, InvalidJob, JobNotFound
 from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.payloads import decode, encode_result
+from django_jobs.text import describe_exception, shown
 
 from . import slots, turns
 from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_watched, watch
 
 MOST_ROUNDS = 20  # of claims that find nothing but jobs to be held back; a worker looks again soon
 ROUND = 500  # jobs that each of them but the first looks at
+
+
+class BadPayload(Fail):
+    """A payload with which the handler cannot be called: written for another version of it, or by hand into the row."""
 
 
 class ClaimedJob(NamedTuple):
@@ -51,8 +57,17 @@ class ClaimedJob(NamedTuple):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The payload, decoded anew at each call, so that no handler sees another one's changes."""
-        return decode(self.payload_text)  # type: ignore[no-any-return]
+        """The payload, decoded anew at each call, so that no handler sees another one's changes.
+
+        Raises BadPayload for what only a hand in the row can have left: no JSON, or no object.
+        """
+        try:
+            value = decode(self.payload_text)
+        except (ValueError, RecursionError) as error:
+            raise BadPayload(f"the payload cannot be read: {describe_exception(error, 200)}") from None
+        if type(value) is not dict:
+            raise BadPayload(f"the payload is no JSON object, but {shown(value)}")
+        return value
 
     @property
     def attempt(self) -> int:
@@ -71,13 +86,13 @@ class ClaimedJob(NamedTuple):
             job.id,
             job.job_type,
             job.queue,
-            encode_result(job.payload),
+            _text_of(job.payload),
             job.fence,
             job.retry_count,
             job.max_retries,
             job.timeout_seconds,
             job.crash_count,
-            encode_result(job.metadata),
+            _text_of(job.metadata),
             job.rank,
             job.available_at,
             job.created_at,
@@ -85,6 +100,14 @@ class ClaimedJob(NamedTuple):
             (limits := active_limits()) is not NO_LIMITS,
             limits.rated(job.job_type, job.queue, job.limit_key, job.queue_limit_key),
         )
+
+
+def _text_of(value: Any) -> str:
+    """Return a column's value as JSON text again; what no database should hold, as readers of JSON accept it."""
+    try:
+        return encode_result(value)
+    except InvalidJob:  # written by hand: its job is to be rescued, and to fail, all the same
+        return json.dumps(value)
 
 
 _NO_LIMIT = (False, (), 0.0, NO_KEY)  # the columns of a claim that its row does not have

@@ -26,6 +26,7 @@ from django_jobs.db.transactions import database_now
 from django_jobs.models import FairTurn
 
 LOOK_SECONDS = 1.0  # how often a process looks whether a queue has jobs with keys, while it knows of none
+MOST_KNOWN = 1_000
 GROWTH = 4
 KEPT_DAYS = 7
 PRUNE_ROWS = 500
@@ -49,6 +50,8 @@ class _Known:
         return until - LOOK_SECONDS >= moment
 
     def keep(self, queue: str, keyed: bool) -> None:
+        if len(self._of) >= MOST_KNOWN:  # a site may name a queue after each of its customers
+            self._of.clear()
         self._of[jobs_alias(), queue] = time.monotonic() + LOOK_SECONDS, keyed
 
     def forget(self) -> None:

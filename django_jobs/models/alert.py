@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ExactCharField, ExactTextField
+from .fields import ExactCharField, ExactTextField, MomentField
 from .managers import JobsManager
 
 
@@ -14,8 +14,8 @@ class Alert(models.Model):
 
     key = ExactCharField(_("key"), max_length=255, unique=True)  # such as `queue:mail`
     text = ExactTextField(_("text"), default="")
-    claimed_at = models.DateTimeField(_("claimed at"), null=True)  # by the process that sends it now
-    told_at = models.DateTimeField(_("told at"), null=True)
+    claimed_at = MomentField(_("claimed at"), null=True)  # by the process that sends it now
+    told_at = MomentField(_("told at"), null=True)
 
     objects = JobsManager()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ExactCharField, ExactTextField
+from .fields import ExactCharField, ExactTextField, MomentField
 from .job import Job
 from .managers import JobsManager
 
@@ -34,8 +34,8 @@ class Attempt(models.Model):
     number = models.PositiveIntegerField(_("number"))
     worker_id = ExactCharField(_("worker process"), max_length=128, default="")
     release = ExactCharField(_("release"), max_length=64, default="", blank=True)
-    started_at = models.DateTimeField(_("started at"), null=True)
-    ended_at = models.DateTimeField(_("ended at"))
+    started_at = MomentField(_("started at"), null=True)
+    ended_at = MomentField(_("ended at"))
     outcome = ExactCharField(_("outcome"), max_length=10, choices=AttemptOutcome)
     exception_class = ExactCharField(_("exception class"), max_length=255, default="", blank=True)
     error = ExactTextField(_("error"), default="", blank=True)

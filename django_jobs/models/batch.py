@@ -15,8 +15,8 @@ from django_jobs.db.connections import database_of, jobs_alias
 from django_jobs.ids import new_id
 from django_jobs.submission import NewJob, SubmitOptions
 
-from .fields import ExactCharField, StrictJSONField
-from .job import ENDED_BADLY, Job, JobQuerySet
+from .fields import ExactCharField, MomentField, StrictJSONField
+from .job import ENDED_BADLY, MOST, Job, JobQuerySet
 from .managers import JobsManager
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class Batch(models.Model):
     status = ExactCharField(_("status"), max_length=9, choices=BatchStatus, default=BatchStatus.RUNNING)
     # What is submitted at the end, by the names on_success, on_failure and on_finish.
     callbacks = StrictJSONField(_("callbacks"), default=dict)
-    created_at = models.DateTimeField(_("created at"))
-    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
-    cancel_requested_at = models.DateTimeField(_("cancel requested at"), null=True, blank=True)
+    created_at = MomentField(_("created at"))
+    finished_at = MomentField(_("finished at"), null=True, blank=True)
+    cancel_requested_at = MomentField(_("cancel requested at"), null=True, blank=True)
     parent = models.ForeignKey(
         "self",
         on_delete=models.CASCADE,
@@ -87,6 +87,7 @@ class Batch(models.Model):
         ordering = ("-id",)
         constraints = (
             models.CheckConstraint(name="django_jobs_batch_status", condition=Q(status__in=BatchStatus.values)),
+            models.CheckConstraint(name="django_jobs_batch_named", condition=~Q(id="") & Q(depth__lte=MOST)),
             models.CheckConstraint(
                 name="django_jobs_batch_finished",
                 condition=Q(status="running", finished_at__isnull=True)

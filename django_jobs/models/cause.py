@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import DbNow, ExactCharField, ExactTextField
+from .fields import DbNow, ExactCharField, ExactTextField, MomentField
 from .managers import JobsManager
 
 
@@ -30,8 +30,8 @@ class Cause(models.Model):
 
     fingerprint = ExactCharField(_("fingerprint"), primary_key=True, max_length=64)
     note = ExactTextField(_("note"), default="", blank=True)
-    muted_until = models.DateTimeField(_("muted until"), null=True, blank=True)
-    changed_at = models.DateTimeField(_("changed at"))
+    muted_until = MomentField(_("muted until"), null=True, blank=True)
+    changed_at = MomentField(_("changed at"))
     changed_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,

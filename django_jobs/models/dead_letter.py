@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_jobs.db.connections import database_of, jobs_alias
 
-from .fields import ExactCharField, ExactTextField
+from .fields import ExactCharField, ExactTextField, MomentField
 from .indexes import HotIndex
 from .job import Job
 from .managers import JobsManager
@@ -58,8 +58,8 @@ class DeadLetter(models.Model):
     traceback = ExactTextField(_("traceback"), default="", blank=True)
     fingerprint = ExactCharField(_("fingerprint"), max_length=64, default="", db_index=True)
     release = ExactCharField(_("release"), max_length=64, default="", blank=True)  # of the code that ran last
-    died_at = models.DateTimeField(_("died at"), db_index=True)
-    acknowledged_at = models.DateTimeField(_("acknowledged at"), null=True, blank=True)
+    died_at = MomentField(_("died at"), db_index=True)
+    acknowledged_at = MomentField(_("acknowledged at"), null=True, blank=True)
     acknowledged_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
@@ -69,7 +69,7 @@ class DeadLetter(models.Model):
         verbose_name=_("acknowledged by"),
     )
     note = ExactTextField(_("note"), default="", blank=True)
-    replayed_at = models.DateTimeField(_("replayed at"), null=True, blank=True)
+    replayed_at = MomentField(_("replayed at"), null=True, blank=True)
     replayed_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,

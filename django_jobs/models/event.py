@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from .fields import DbNow, ExactCharField, StrictJSONField
+from .fields import DbNow, ExactCharField, MomentField, StrictJSONField
 from .indexes import HotIndex
 from .managers import JobsManager
 
@@ -33,9 +33,9 @@ class Event(models.Model):
     name = ExactCharField(_("name"), max_length=200)
     key = ExactCharField(_("key"), max_length=200, null=True, blank=True)
     payload = StrictJSONField(_("payload"), default=dict)
-    created_at = models.DateTimeField(_("created at"))
-    expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)  # None: kept for ever
-    delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
+    created_at = MomentField(_("created at"))
+    expires_at = MomentField(_("expires at"), null=True, blank=True)  # None: kept for ever
+    delivered_at = MomentField(_("delivered at"), null=True, blank=True)
 
     objects = JobsManager.from_queryset(EventQuerySet)()
 

@@ -24,6 +24,11 @@ def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
     return None  # SQLite compares bytes by default
 
 
+def _text_only(column: str, connection: BaseDatabaseWrapper) -> str | None:
+    """Return a condition that keeps what is no text out of a column of text; the other databases do that by its type."""
+    return f"typeof({connection.ops.quote_name(column)}) IN ('text', 'null')" if connection.vendor == "sqlite" else None
+
+
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
     """Hold a name or key that is compared byte by byte: `Mail` and `mail` are two names on every database."""
 
@@ -39,6 +44,9 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
         given = super().db_type(connection)
         return given.replace("varchar", "character varying") if given and connection.vendor == "postgresql" else given
 
+    def db_check(self, connection: BaseDatabaseWrapper) -> str | None:
+        return _text_only(self.column or "", connection)
+
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
         parameters = super().db_parameters(connection)
         parameters["collation"] = exact_collation(connection)
@@ -48,11 +56,34 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
 class ExactTextField(models.TextField):  # type: ignore[type-arg]
     """Hold any storable text, four-byte characters included, whatever the character set of the database."""
 
+    def db_check(self, connection: BaseDatabaseWrapper) -> str | None:
+        return _text_only(self.column or "", connection)
+
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
         parameters = super().db_parameters(connection)
         if connection.vendor == "mysql":
             parameters["collation"] = exact_collation(connection)
         return parameters
+
+
+class MomentField(models.DateTimeField):  # type: ignore[type-arg]
+    """Hold a time that Python can read, from 1970 to 9998, as our rules allow it.
+
+    Databases take more: PostgreSQL `infinity` and years before 1 or beyond 9999, SQLite any text. One such row, written by hand,
+    cannot be read, nor can any list that it is in: a queue would stand still, and nobody be rescued.
+    """
+
+    def db_check(self, connection: BaseDatabaseWrapper) -> str | None:
+        name = connection.ops.quote_name(self.column or "")
+        zone = "+00" if connection.vendor == "postgresql" else ""
+        check = f"{name} >= '1970-01-01 00:00:00{zone}' AND {name} < '9999-01-01 00:00:00{zone}'"
+        if connection.vendor == "sqlite":
+            # To the second: SQLite rounds to milliseconds, and so a moment before midnight up to the next day. And with a
+            # modifier: without one the 31st of February is a date.
+            check += f" AND date(substr({name}, 1, 19), '+0 days') IS substr({name}, 1, 10)"
+        elif connection.vendor == "mysql":  # where 2024-00-00 is a date, which drivers read as none
+            check += f" AND MONTH({name}) > 0 AND DAYOFMONTH({name}) > 0"
+        return check
 
 
 class StrictJSONField(models.JSONField):

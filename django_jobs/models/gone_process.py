@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ExactCharField
+from .fields import ExactCharField, MomentField
 from .managers import JobsManager
 from .worker_process import ProcessFacts
 
@@ -23,7 +23,7 @@ class Ending(models.TextChoices):
 class GoneProcess(ProcessFacts):
     """What is left of a `WorkerProcess`. Nothing is claimed or rescued by these rows."""
 
-    ended_at = models.DateTimeField(_("ended at"))
+    ended_at = MomentField(_("ended at"))
     ending = ExactCharField(_("ending"), max_length=11, choices=Ending)
     held = models.PositiveIntegerField(_("jobs taken back"), default=0)
 
@@ -37,4 +37,5 @@ class GoneProcess(ProcessFacts):
         ordering = ("-ended_at",)
         constraints = (
             models.CheckConstraint(name="django_jobs_gone_ending", condition=models.Q(ending__in=Ending.values)),
+            models.CheckConstraint(name="django_jobs_gone_named", condition=~models.Q(id="")),
         )

@@ -16,11 +16,11 @@ from django_jobs.db.connections import database_of, jobs_alias, use_database
 from django_jobs.encryption import compared
 from django_jobs.handlers import registry
 from django_jobs.ids import new_id
-from django_jobs.numbers import priority_of, to_unix
+from django_jobs.numbers import LONGEST_SECONDS, priority_of, to_unix
 from django_jobs.payloads import decode
 from django_jobs.submission import check_submission, resolve, with_moments
 
-from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
+from .fields import DbNow, ExactCharField, ExactTextField, MomentField, StrictJSONField
 from .graph import JobGraph, graph_of
 from .indexes import HotIndex, HotUnique, PartialIndex
 from .managers import JobsManager
@@ -45,6 +45,7 @@ TERMINAL = frozenset({"completed", "failed", "dead", "cancelled"})
 ENDED_BADLY = frozenset({"failed", "dead", "cancelled"})
 LIVE = frozenset({"pending", "scheduled", "running"})
 WAITING = frozenset({"pending", "scheduled"})
+MOST, MOST_CRASHES, LAST_FENCE = 2_000_000_000, 32_000, 2**62  # with room for one more in their columns
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -154,12 +155,12 @@ class Job(models.Model):
     # A step of priority is 20, which leaves room for all priorities of Django's tasks, -100 to 100, in one order.
     rank = models.SmallIntegerField(_("rank"), default=0)
     status = ExactCharField(_("status"), max_length=10, choices=JobStatus, default=JobStatus.PENDING)
-    scheduled_at = models.DateTimeField(_("scheduled at"), null=True, blank=True)
-    available_at = models.DateTimeField(_("available at"))
-    created_at = models.DateTimeField(_("created at"))
-    updated_at = models.DateTimeField(_("updated at"))
-    started_at = models.DateTimeField(_("started at"), null=True, blank=True)
-    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
+    scheduled_at = MomentField(_("scheduled at"), null=True, blank=True)
+    available_at = MomentField(_("available at"))
+    created_at = MomentField(_("created at"))
+    updated_at = MomentField(_("updated at"))
+    started_at = MomentField(_("started at"), null=True, blank=True)
+    finished_at = MomentField(_("finished at"), null=True, blank=True)
     max_retries = models.PositiveIntegerField(_("retries allowed"), default=3)
     retry_count = models.PositiveIntegerField(_("retries"), default=0)
     timeout_seconds = models.FloatField(_("timeout in seconds"), null=True, blank=True)
@@ -173,7 +174,7 @@ class Job(models.Model):
     fence = models.BigIntegerField(_("fence"), default=0)
     worker_id = ExactCharField(_("worker process"), max_length=128, null=True, blank=True)
     crash_count = models.PositiveSmallIntegerField(_("crashes"), default=0)
-    cancel_requested_at = models.DateTimeField(_("cancel requested at"), null=True, blank=True)
+    cancel_requested_at = MomentField(_("cancel requested at"), null=True, blank=True)
     progress = models.FloatField(_("progress"), null=True, blank=True)
     progress_message = ExactCharField(_("progress message"), max_length=200, default="", blank=True)
     # The batch of a member, or the one that a callback tells of. Not to be searched: an index would cost every job, and
@@ -226,6 +227,24 @@ class Job(models.Model):
                 name="django_jobs_job_unique_lock",
                 condition=Q(unique_lock__isnull=True) | Q(status__in=sorted(LIVE)),
             ),
+            # A hand with SQL is refused what no code of ours writes: one could not be added to it, PostgreSQL's floats may be no
+            # numbers, and SQLite takes anything as a number; text and bytes are greater than all of them.
+            models.CheckConstraint(
+                name="django_jobs_job_numbers",
+                condition=Q(
+                    retry_count__lte=MOST,
+                    max_retries__lte=MOST,
+                    pending_dependencies__lte=MOST,
+                    crash_count__lte=MOST_CRASHES,
+                    fence__gte=0,
+                    fence__lte=LAST_FENCE,
+                    timeout_seconds__gt=0,
+                    timeout_seconds__lte=LONGEST_SECONDS,
+                    progress__gte=0,
+                    progress__lte=1,
+                ),
+            ),
+            models.CheckConstraint(name="django_jobs_job_named", condition=~Q(id="") & ~Q(job_type="")),
             models.CheckConstraint(
                 name="django_jobs_job_held_back",
                 condition=Q(pending_limits=0) | Q(pending_limits=1, status="pending", pending_dependencies=0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ExactCharField
+from .fields import ExactCharField, MomentField
 from .job import Job
 from .managers import JobsManager
 
@@ -33,7 +33,7 @@ class Limit(models.Model):
     rate = ExactCharField(_("rate"), max_length=24, null=True, blank=True)
     declared = models.BooleanField(_("declared in code"), default=True, editable=False)
     site = ExactCharField(_("declared by the site"), max_length=64, default="", blank=True, editable=False)
-    set_at = models.DateTimeField(_("set by an operator at"), null=True, blank=True, editable=False)
+    set_at = MomentField(_("set by an operator at"), null=True, blank=True, editable=False)
     set_concurrency = models.PositiveIntegerField(_("at once, as an operator says"), null=True, blank=True)
 
     set_rate = ExactCharField(_("rate, as an operator says"), max_length=24, null=True, blank=True)
@@ -80,7 +80,7 @@ class LimitSlot(models.Model):
     # As in the job's row, for the order in which those that wait are let in.
     queue = ExactCharField(max_length=64)
     rank = models.SmallIntegerField()
-    available_at = models.DateTimeField()
+    available_at = MomentField()
     # Its fair key; apart from that whether it has one, so that one look tells who waits without.
     keyed = models.BooleanField(default=False)
     fair_key = ExactCharField(max_length=200, default="")
@@ -107,8 +107,8 @@ class LimitStart(models.Model):
 
     scope = ExactCharField(max_length=MAX_SCOPE)
     run = ExactCharField(max_length=90)  # the job's id and its fence
-    started_at = models.DateTimeField()  # the latest moment at which the handler can have begun
-    expires_at = models.DateTimeField()
+    started_at = MomentField()  # the latest moment at which the handler can have begun
+    expires_at = MomentField()
 
     objects = JobsManager()
 
@@ -128,7 +128,7 @@ class LimitTurn(models.Model):
     """When the first job that waits in a scope for its rate may start, at the earliest."""
 
     scope = ExactCharField(max_length=MAX_SCOPE, primary_key=True)
-    due_at = models.DateTimeField()
+    due_at = MomentField()
 
     objects = JobsManager()
 

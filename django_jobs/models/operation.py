@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from .fields import DbNow, ExactCharField, ExactTextField, StrictJSONField
+from .fields import DbNow, ExactCharField, ExactTextField, MomentField, StrictJSONField
 from .indexes import HotIndex
 from .managers import JobsManager
 
@@ -70,10 +70,10 @@ class Operation(models.Model):
     skipped = models.PositiveBigIntegerField(_("left as they were"), default=0)
     cursor = ExactCharField(_("cursor"), max_length=64, default="", blank=True)
     error = ExactTextField(_("error"), default="", blank=True)
-    created_at = models.DateTimeField(_("created at"))
-    started_at = models.DateTimeField(_("started at"), null=True, blank=True)
-    ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
-    next_at = models.DateTimeField(_("next step at"), null=True, blank=True)
+    created_at = MomentField(_("created at"))
+    started_at = MomentField(_("started at"), null=True, blank=True)
+    ended_at = MomentField(_("ended at"), null=True, blank=True)
+    next_at = MomentField(_("next step at"), null=True, blank=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
@@ -97,6 +97,10 @@ class Operation(models.Model):
                 name="django_jobs_operation_state",
                 condition=Q(state="running", next_at__isnull=False)
                 | Q(state__in=["paused", "finished", "stopped", "failed"], next_at=None),
+            ),
+            # Each step adds to them.
+            models.CheckConstraint(
+                name="django_jobs_operation_numbers", condition=Q(done__lte=2**62, skipped__lte=2**62, total__lte=2**62)
             ),
         )
         indexes = (

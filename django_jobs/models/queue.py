@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ExactCharField
+from .fields import ExactCharField, MomentField
 from .managers import JobsManager
 
 
@@ -25,7 +25,7 @@ class Queue(models.Model):
     """A queue that somebody paused or described. Queues without a row work like any other."""
 
     name = ExactCharField(_("name"), max_length=64, primary_key=True)
-    paused_at = models.DateTimeField(_("paused at"), null=True, blank=True)
+    paused_at = MomentField(_("paused at"), null=True, blank=True)
 
     objects = JobsManager.from_queryset(QueueQuerySet)()
 

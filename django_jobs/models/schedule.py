@@ -18,7 +18,7 @@ from django_jobs.rules import check, one_of
 from django_jobs.scheduling.cron import UTC_NAMES, has_zone_data, zone_of
 from django_jobs.scheduling.spec import OWN_OPTIONS, SUBMIT_OPTIONS, Spec, Timing, check_schedule
 
-from .fields import DbNow, ExactCharField, ExactTextField, PayloadField, StrictJSONField
+from .fields import DbNow, ExactCharField, ExactTextField, MomentField, PayloadField, StrictJSONField
 from .indexes import HotIndex
 from .job import Job
 from .managers import JobsManager
@@ -78,7 +78,7 @@ class Schedule(models.Model):
     job_type = ExactCharField(_("job type"), max_length=200)
     payload = PayloadField(_("payload"), default=dict, blank=True)
     kind = ExactCharField(_("kind"), max_length=8, choices=ScheduleKind)
-    run_at = models.DateTimeField(_("run at"), null=True, blank=True)
+    run_at = MomentField(_("run at"), null=True, blank=True)
     interval_seconds = models.FloatField(_("interval in seconds"), null=True, blank=True)
     cron = ExactCharField(_("cron expression"), max_length=100, default="", blank=True)
     timezone = models.CharField(_("time zone"), max_length=64, default="UTC")
@@ -96,11 +96,11 @@ class Schedule(models.Model):
     enabled = models.BooleanField(_("enabled"), default=True)
     declared = models.BooleanField(_("declared in code"), default=False, editable=False)
     site = ExactCharField(_("declared by the site"), max_length=64, default="", blank=True, editable=False)
-    next_run_at = models.DateTimeField(_("next tick"), null=True, blank=True)
-    last_run_at = models.DateTimeField(_("last tick"), null=True, blank=True, editable=False)
+    next_run_at = MomentField(_("next tick"), null=True, blank=True)
+    last_run_at = MomentField(_("last tick"), null=True, blank=True, editable=False)
     last_error = ExactTextField(_("last error"), default="", blank=True, editable=False)
-    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
-    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+    created_at = MomentField(_("created at"), auto_now_add=True)
+    updated_at = MomentField(_("updated at"), auto_now=True)
 
     objects = JobsManager.from_queryset(ScheduleQuerySet)()
 
@@ -208,7 +208,7 @@ class ScheduleTick(models.Model):
     """A tick that was made; the unique pair lets it be made only once."""
 
     schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="ticks", verbose_name=_("schedule"))
-    due_at = models.DateTimeField(_("due at"))
+    due_at = MomentField(_("due at"))
     job = models.ForeignKey(Job, on_delete=models.SET_NULL, null=True, related_name="+", verbose_name=_("job"))
 
     objects = JobsManager()

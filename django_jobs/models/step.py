@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ExactCharField, StrictJSONField
+from .fields import ExactCharField, MomentField, StrictJSONField
 from .indexes import HotIndex
 from .job import Job
 from .managers import JobsManager
@@ -43,10 +43,10 @@ class JobStep(models.Model):
     # Of a loop the cursor, of an event its payload; None when the wait for it timed out. Of children a list of their results,
     # or an object that says how their batch has ended, until these are read.
     result = StrictJSONField(_("result"), null=True, blank=True)
-    started_at = models.DateTimeField(_("started at"))
-    ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
+    started_at = MomentField(_("started at"))
+    ended_at = MomentField(_("ended at"), null=True, blank=True)
     # When a sleep or the wait for an event is over.
-    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    due_at = MomentField(_("due at"), null=True, blank=True)
     event_name = ExactCharField(_("event"), max_length=200, null=True, blank=True)
     event_key = ExactCharField(_("key"), max_length=200, null=True, blank=True)
     # No foreign key: events are pruned before the jobs that they have woken.

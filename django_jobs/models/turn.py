@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 
-from .fields import ExactCharField
+from .fields import ExactCharField, MomentField
 from .limit import MAX_SCOPE
 from .managers import JobsManager
 
@@ -19,7 +19,7 @@ class FairTurn(models.Model):
     queue = ExactCharField(max_length=64)
     rank = models.SmallIntegerField()
     key = ExactCharField(max_length=200)  # empty: those without a key
-    used_at = models.DateTimeField()
+    used_at = MomentField()
 
     objects = JobsManager()
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_jobs.conf import this_site
 
-from .fields import DbNow, ExactCharField, StrictJSONField
+from .fields import DbNow, ExactCharField, MomentField, StrictJSONField
 from .managers import JobsManager
 
 
@@ -72,8 +72,8 @@ class ProcessFacts(models.Model):
     queues = StrictJSONField(_("queues"), default=list)
     threads = models.PositiveIntegerField(_("threads"), default=1)
     jobs_done = models.BigIntegerField(_("jobs done"), default=0)
-    started_at = models.DateTimeField(_("started at"))
-    heartbeat_at = models.DateTimeField(_("last heartbeat"))
+    started_at = MomentField(_("started at"))
+    heartbeat_at = MomentField(_("last heartbeat"))
 
     class Meta:
         abstract = True
@@ -93,8 +93,8 @@ class WorkerProcess(ProcessFacts):
     jobs_per_second = models.FloatField(_("jobs a second"), default=0.0)
     memory_mb = models.PositiveIntegerField(_("memory in MB"), null=True)
     beat = models.BigIntegerField(_("beat"), default=0)
-    lease_expires_at = models.DateTimeField(_("lease expires at"), null=True)
-    stopping_at = models.DateTimeField(_("asked to stop at"), null=True, blank=True)
+    lease_expires_at = MomentField(_("lease expires at"), null=True)
+    stopping_at = MomentField(_("asked to stop at"), null=True, blank=True)
 
     objects = JobsManager.from_queryset(WorkerProcessQuerySet)()
 
@@ -104,3 +104,10 @@ class WorkerProcess(ProcessFacts):
         verbose_name_plural = _("worker processes")
         ordering = ("started_at", "id")
         permissions = (("stop_workerprocess", _("Can ask worker processes to stop")),)
+        constraints = (
+            models.CheckConstraint(
+                name="django_jobs_process_numbers",
+                condition=~models.Q(id="")
+                & models.Q(beat__gte=0, beat__lte=2**62, threads__lte=10**6, silent_threads__lte=10**6),
+            ),
+        )

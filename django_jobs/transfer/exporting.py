@@ -14,6 +14,7 @@ from django.db.models import DateTimeField
 from django_jobs.db.connections import use_database
 from django_jobs.db.transactions import snapshot
 from django_jobs.encryption import as_stored
+from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Attempt, DeadLetter, Job, JobDependency, JobLog, JobStep
 from django_jobs.models.fields import UtcText
 from django_jobs.models.job import JobQuerySet
@@ -77,7 +78,11 @@ def export_file(
 
 
 def _write_line(file: BinaryIO, value: Mapping[str, Any]) -> None:
-    file.write(canonical(value).encode() + b"\n")
+    try:
+        text = canonical(value)
+    except ValueError:  # PostgreSQL and SQLite take 1e400 from a hand
+        raise InvalidJob(f"job {value.get('job_id')!r}: a number in its row is too large for JSON") from None
+    file.write(text.encode() + b"\n")
 
 
 def all_jobs(queue: str | None = None) -> JobQuerySet:

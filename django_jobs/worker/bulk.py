@@ -10,12 +10,12 @@ from django_jobs.db.connections import jobs_connection, refuses_all
 from django_jobs.encryption import MARK
 from django_jobs.exceptions import BulkFailure, Cancelled, EncryptionError, Fail, JobsError, LeaseLost
 from django_jobs.handlers import Handler, Registry
-from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.lifecycle.claim import BadPayload, ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, still_held
 from django_jobs.models import Job
 
 from .cleanup import release_locals
-from .executor import as_completed, call, execute, judge, let_go_of_log, not_started, run_atomic
+from .executor import as_completed, call, execute, judge, let_go_of_log, not_started, readable, run_atomic
 from .run import BulkRun, Run
 
 
@@ -129,11 +129,14 @@ def _completed(run: BulkRun, number: int, handler: Handler, handlers: Registry, 
 
 def failures(run: BulkRun, handler: Handler, handlers: Registry, error: BaseException) -> list[Outcome]:
     """Return the outcomes of a call that raised: of the jobs that it names, or of all."""
+    error = readable(error)
     if run.lost or run.abandoned:
         let_go_of_log(run)
         return [Outcome.lost(job) for job in run.jobs]
     if isinstance(error, LeaseLost):
         return without_lost(run, still_held(run.jobs))
+    if isinstance(error, BadPayload):
+        return [_unreadable(member, handler, handlers) for member in run.spread()]
     if isinstance(error, BulkFailure):
         try:
             return _partial(run, handler, handlers, error)
@@ -165,6 +168,15 @@ def _partial(run: BulkRun, handler: Handler, handlers: Registry, failure: BulkFa
         outcomes[number] = Outcome.lost(member.job) if is_lost else judge(member, handler, handlers, error)
         release_locals(error)
     return outcomes
+
+
+def _unreadable(member: Run, handler: Handler, handlers: Registry) -> Outcome:
+    """Return the outcome of a job of a list that ended because the payload of one of its jobs cannot be read."""
+    try:
+        _ = member.job.payload
+    except BadPayload as error:
+        return judge(member, handler, handlers, error)
+    return Outcome.released(member.job, "its list stopped, because the payload of another job of it cannot be read")
 
 
 def _stopped(member: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:

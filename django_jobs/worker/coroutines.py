@@ -25,7 +25,7 @@ from django_jobs.propagation import traced, traced_list
 
 from . import capture
 from .bulk import announce_list, failures, returned, turn_away, without_lost
-from .executor import arguments_of, as_completed, failure, not_started
+from .executor import arguments_of, as_completed, failure, not_started, readable
 from .loop import Loop
 from .run import BulkRun, Run
 from .settler import Settler
@@ -219,17 +219,17 @@ class Coroutines(Loop):
                 else [as_completed(run.job, handler, result)]
             )
         except BaseException as error:
-            cause = error
+            cause = readable(error)
             if run.steps is not None:
                 await _flush(run.steps)
-                cause = run.steps.error_after(error)
+                cause = run.steps.error_after(cause)
             if isinstance(run, BulkRun) and isinstance(cause, LeaseLost) and not (run.lost or run.abandoned):
                 outcomes = without_lost(run, await sync_to_async(still_held)(run.jobs))
             elif isinstance(run, BulkRun):  # in this thread: who clears the frame of a coroutine that waits ends it
                 outcomes = failures(run, handler, handlers, cause)
             else:
                 outcomes = [failure(run, handler, handlers, cause)]
-            if isinstance(error, Error):
+            if issubclass(type(error), Error):
                 await sync_to_async(_drop_broken_connections)()
         finally:
             if outcomes is None:

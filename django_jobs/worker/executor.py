@@ -18,10 +18,10 @@ from django_jobs.db.connections import jobs_connection
 from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sqlstate
 from django_jobs.db.transactions import immediate
 from django_jobs.encryption import encrypted
-from django_jobs.exceptions import Cancelled, Fail, InvalidJob, LeaseLost, Snooze, TimedOut, Waiting
+from django_jobs.exceptions import Cancelled, Fail, InvalidJob, JobsError, LeaseLost, Snooze, TimedOut, Waiting
 from django_jobs.handlers import Handler, Registry, encrypts, payload_problems
 from django_jobs.lifecycle import logs
-from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.lifecycle.claim import BadPayload, ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, record_undone
 from django_jobs.lifecycle.starts import record_start
 from django_jobs.models import DeadLetterReason, Job
@@ -44,10 +44,6 @@ class BadResult(Fail):
     """A result that is not JSON; a retry would repeat the handler's effects."""
 
 
-class BadPayload(Fail):
-    """A payload with which the handler cannot be called: it was written for another version of it."""
-
-
 class BrokenTransaction(Fail):
     """An atomic handler committed or rolled back the transaction that was to make its effects happen once."""
 
@@ -67,10 +63,10 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
             run.steps.end()
         return as_completed(run.job, handler, result)
     except BaseException as error:  # a handler may raise anything: SystemExit and KeyboardInterrupt fail a job too
-        cause = error
+        cause = readable(error)
         if run.steps is not None:
             run.steps.flush()
-            cause = run.steps.error_after(error)
+            cause = run.steps.error_after(cause)
         return failure(run, handler, handlers, cause)
 
 
@@ -204,6 +200,15 @@ def _outcome_in_transaction(run: Run, handler: Handler, handlers: Registry, proc
     return [as_completed(run.job, handler, call(run, handler, process_id))]
 
 
+def readable(error: BaseException) -> BaseException:
+    """Return what a handler raised, or one of ours in the place of an exception whose attributes cannot be read."""
+    try:
+        _ = isinstance(error, JobsError), error.__traceback__, error.__cause__, error.__context__
+    except Exception:
+        return JobsError(f"{type(error).__name__}: <it cannot be read>")
+    return error
+
+
 def failure(run: Run, handler: Handler, handlers: Registry, error: BaseException) -> Outcome:
     """Return the outcome of a handler that raised; there is nothing to settle when the job is not ours any more."""
     if isinstance(error, LeaseLost) or run.lost or run.abandoned:
@@ -233,6 +238,8 @@ def judge(run: Run, handler: Handler, handlers: Registry, error: BaseException) 
     options = handlers.job_options(handler, job.queue)
     if steps is not None and error is steps.fatal:
         return Outcome.given_up(job, error, steps.reason, options, seconds)
+    if isinstance(error, BadPayload):
+        return Outcome.given_up(job, error, DeadLetterReason.BAD_PAYLOAD, options, seconds)
     if isinstance(error, TypeError) and (problems := payload_problems(handler, job.payload)):
         return Outcome.given_up(job, BadPayload("; ".join(problems)), DeadLetterReason.BAD_PAYLOAD, options, seconds)
     if isinstance(error, BadResult):

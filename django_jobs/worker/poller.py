@@ -23,6 +23,7 @@ from django_jobs.text import shown
 FIRST_REST = 0.005
 TAKE_OVER_SECONDS = 2.0  # until a resting thread polls when the polling one has left, and is perhaps stuck in its claim
 DISCOVERY_SECONDS = 0.5
+MOST_NAMED = 20  # queues that notifications name at once; each is a claim
 NOTIFIED_POLL_SECONDS = 5.0
 LONG_IDLE_SECONDS = 60.0
 LONG_IDLE_POLLS = 5  # times the poll interval, where no notification arrives
@@ -96,6 +97,8 @@ class QueueSelector:
         """Start over with short rests, because somebody woke us; look at the queues that were named, or at all anew."""
         self.poller.found_work()
         named = self.poller.take_named()
+        if len(named) > MOST_NAMED:
+            named.clear()  # to ask which queues have work is one question
         for queue in named:
             if queue not in self._waiting:
                 self._waiting.appendleft(queue)
@@ -219,7 +222,8 @@ class Poller:
             if queue is not None:
                 if self.names is not None and queue not in self.names:
                     return
-                self._named.add(queue)
+                if len(self._named) <= MOST_NAMED:
+                    self._named.add(queue)
             self._is_woken = True
             self._condition.notify()
 

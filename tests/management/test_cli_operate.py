@@ -1,6 +1,7 @@
 """`manage.py jobs`: the verbs that change things, move files and watch over the whole."""
 
 import io
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
@@ -257,3 +258,18 @@ def test_show_tells_the_logs_when_asked_and_nothing_reaches_the_terminal_raw() -
     assert "log of attempt 1:\n    first ?[2J 1\n    second\nlog of attempt 2:\n" in text
     assert "logs" not in json_lines("show", "log")[0]
     assert [log["number"] for log in json_lines("show", "log", "--logs")[0]["logs"]] == [1, 2]
+
+
+def test_an_export_to_a_pipe_is_written_into_it(tmp_path: Path) -> None:
+    """Root's export to `/dev/null` once put a file in its place."""
+    JobFactory(id="a")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        jobs("export", str(pipe))
+        assert b'"job_id":"a"' in os.read(reader, 65_536)
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -66,7 +66,11 @@ def _listed(numbers: dict[str, int]) -> str:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file that takes the place of `path` when the block ends well."""
+    """Give a file that takes the place of `path` when the block ends well; a device or a pipe is written to as it is."""
+    if path.exists() and not path.is_file():  # root would put a file in the place of /dev/null
+        with _opened_for_writing(path) as file:
+            yield file
+        return
     try:
         descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -81,6 +85,15 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _opened_for_writing(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
 
 
 def import_jobs(options: dict[str, Any], out: Output) -> None:
