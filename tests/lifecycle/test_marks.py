@@ -21,6 +21,7 @@ from django_jobs.db.marks import Marks
 from django_jobs.db.notify import old_in_process
 from django_jobs.db.unfinished import Unfinished
 from django_jobs.due import look_ahead, queues_with_work
+from django_jobs.handlers import Registry, make_handler
 from django_jobs.ids import new_id
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.change import change
@@ -32,6 +33,8 @@ from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import DeadLetterReason, Job, JobStatus
 from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.numbers import rank_of
+from django_jobs.worker import poller
+from django_jobs.worker.poller import Pollers, QueueSelector
 from tests.support.factories import JobFactory
 from tests.support.in_process import running_process
 from tests.support.snapshots import old_snapshot, uncommitted
@@ -607,6 +610,31 @@ def test_a_queue_that_is_behind_is_left_out_of_the_search_for_work() -> None:
     assert queues_with_work(["default", "m"]) == ["a", "z"]
     assert sorted(queues_with_work(["b", "y"])) == ["a", "default", "m", "z"]
     assert queues_with_work(["a", "default", "m", "z"]) == []
+
+
+def test_a_search_among_named_queues_reads_only_these() -> None:
+    for queue in ("a", "default", "m"):
+        pending(2, queue=queue)
+    JobFactory(queue="keyed", fair_key="k")
+    assert sorted(queues_with_work([], ["a", "m", "none", "keyed"])) == ["a", "keyed", "m"]
+    assert queues_with_work(["a"], ["a", "m"]) == ["m"]
+    assert queues_with_work(["a"], ["a"]) == []
+
+
+def test_a_slow_search_is_followed_by_a_claim_from_each_queue_that_may_be_dead_all_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers = Registry()
+    for queue in ("busy", "idle"):
+        handlers.register(make_handler(lambda payload: None, f"test.{queue}", {"queue": queue}))
+    pending(1, queue="busy")
+    selector = QueueSelector(None, handlers, Pollers())
+    assert [selector.next_queue(), selector.queue_after("busy")] == ["busy", None]
+    monkeypatch.setattr(poller, "SLOW_SEARCH_SECONDS", -1.0)
+    selector = QueueSelector(None, handlers, Pollers())
+    assert {selector.next_queue() for _ in range(3)} == {"busy", "default", "idle"}
+    selector = QueueSelector(["idle", "other"], handlers, Pollers())
+    assert {selector.next_queue() for _ in range(2)} == {"idle", "other"}
 
 
 def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, looks: list[PromotionLook]) -> None:

@@ -641,8 +641,8 @@ class Dialect(ABC):
         )
         return " UNION ALL ".join(f"SELECT batch_id FROM ({one}) AS open{index}" for index in range(number))
 
-    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
-        """Return the queues that have a ready job, perhaps without those of `besides`."""
+    def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
+        """Return the queues that have a ready job, perhaps without those of `besides`, and those that are not of `among`."""
         return [row[0] for row in self.read(_QUEUES_WITH_WORK)]
 
     def oldest_ready(self) -> list[tuple[str, datetime]]:

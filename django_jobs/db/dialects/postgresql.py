@@ -128,6 +128,12 @@ WITH RECURSIVE found(queue, until) AS (
     FROM found WHERE found.queue IS NOT NULL),
 {KEYED_QUEUES}
 SELECT queue FROM found WHERE queue IS NOT NULL UNION ALL SELECT queue FROM keyed WHERE queue IS NOT NULL"""
+# Of queues that are named only these are read, and not what an old snapshot keeps of others.
+_NAMED_QUEUES_WITH_WORK = f"""
+SELECT given.queue FROM unnest(%s::text[]) AS given(queue) CROSS JOIN LATERAL (
+    (SELECT 1 FROM {JOB} AS job WHERE {UNKEYED} AND job.queue = given.queue LIMIT 1)
+    UNION ALL (SELECT 1 FROM {JOB} AS job WHERE {KEYED} AND job.queue = given.queue LIMIT 1)
+    LIMIT 1) AS first"""
 _AFTER_ALL = "\U0010ffff"
 
 # Of jobs with a fair key the first of the first key stands for all of the queue: the cost is the number of queues here too.
@@ -273,7 +279,10 @@ class PostgreSQL(Dialect):
         snapshot = _snapshot(running, before)
         return ClaimLook(rows, ranks_taken, last, (entries or 0) - len(rows), moment, recent, snapshot)
 
-    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
+    def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
+        if among is not None:
+            wanted = [queue for queue in among if queue not in besides]
+            return [queue for (queue,) in self.read(_NAMED_QUEUES_WITH_WORK, (array(wanted),))] if wanted else []
         if not besides:
             return super().queues_with_work()
         names = sorted(besides)
