@@ -137,6 +137,8 @@ class Maintenance(Loop):
     def promote(self) -> float:
         """Make due jobs ready, and wake a thread for them; see when the next tick is."""
         marks = self._state.pollers.marks
+        if marks.promotion.owes_look and promote(marks=marks):
+            self._state.pollers.wake()
         while True:
             began, start = time.monotonic(), marks.promotion.start
             self._state.asked_at = began

@@ -248,8 +248,8 @@ class Stretch(NamedTuple):
 class Snapshot(NamedTuple):
     """What a look could not see: the writing transactions that went on, and from which moment on later ones may write."""
 
-    running: frozenset[str]
-    before: str
+    running: frozenset[int]
+    before: Any  # as the look has its other moments
 
 
 class ClaimLook(NamedTuple):
@@ -271,6 +271,7 @@ class PromotionLook(NamedTuple):
     last: datetime | None
     read_in_vain: int
     moment: datetime
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from .base import (
 )
 
 NOW = "STATEMENT_TIMESTAMP()"
+MOST_UNLISTED = 10_000  # numbers, most of them of savepoints: a transaction has the first of its own
 LOCK_SPACE = 1_785_688_691  # the first key of our advisory locks, "jobs" in ASCII
 
 _TYPES = {
@@ -93,8 +94,10 @@ _CLAIM_JOBS = _TAKE.format(
 _READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
 _READ_READY, _READ_DUE = _READ.format(index="ready"), _READ.format(index="due")
 _MOMENT = f"{NOW} - INTERVAL '0.25 seconds'"
-# The transactions that go on, and how far back those may have begun to write that have not been seen by this statement: a row
-# has the time of the statement that writes it, which begins a little before the transaction gets its number.
+# The transactions that go on: a snapshot lists those below the last one that has ended, and the others have the numbers from
+# there up to the next one to be given, which is how old number 3 is. Of later ones a row has the time of the statement that
+# writes it, which begins a little before the transaction gets its number.
+_NEXT = "age('3'::xid)"
 _BEFORE = f"{NOW} - INTERVAL '0.05 seconds'"
 _RECENT = f"{NOW} - INTERVAL '{RECENT_SECONDS} seconds'"
 
@@ -110,10 +113,10 @@ _READY_JOBS_ON_STRETCHES = f"""
     WHERE {LIVE_PROCESS.format(now=NOW)}
     LIMIT %s"""
 _CLAIM_FROM = f"""
-WITH before AS MATERIALIZED (SELECT {_READ_READY} AS entries),
+WITH before AS MATERIALIZED (SELECT {_READ_READY} AS entries, {_NEXT} AS next),
 claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
 SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text, ({_RECENT})::text, pg_current_snapshot()::text,
-    ({_BEFORE})::text
+    before.next, ({_BEFORE})::text
 FROM before LEFT JOIN claimed ON TRUE"""
 
 # From gap to gap between queues that are left out, and within a gap from one queue to the next.
@@ -204,9 +207,10 @@ RETURNING queue"""
 _PROMOTE = _TAKE_DUE.format(start="")
 
 _PROMOTE_FROM = f"""
-WITH before AS MATERIALIZED (SELECT {_READ_DUE} AS entries),
+WITH before AS MATERIALIZED (SELECT {_READ_DUE} AS entries, {_NEXT} AS next),
 promoted AS ({_TAKE_DUE.format(start="AND available_at >= %s::timestamptz")}, available_at)
-SELECT promoted.*, {_READ_DUE} - before.entries, {_MOMENT} FROM before LEFT JOIN promoted ON TRUE"""
+SELECT promoted.*, {_READ_DUE} - before.entries, {_MOMENT}, pg_current_snapshot()::text, before.next, {_BEFORE}
+FROM before LEFT JOIN promoted ON TRUE"""
 
 _RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
 
@@ -272,11 +276,11 @@ class PostgreSQL(Dialect):
         ends = [stretch.end for stretch in stretches]
         bounds = (array(ranks), array(times), array(ids), array(ends))
         found = self.read(_CLAIM_FROM, (process_id, *bounds, queue, limit, process_id, queue, limit))
-        entries, moment, recent, running, before = found[0][-5:]
-        rows = sorted((row[:-5] for row in found if row[_ID] is not None), key=_place)
+        entries, moment, recent, *seen = found[0][-6:]
+        rows = sorted((row[:-6] for row in found if row[_ID] is not None), key=_place)
         ranks_taken = {row[_RANK] for row in rows}
         last = _place(rows[-1]) if rows else None
-        snapshot = _snapshot(running, before)
+        snapshot = _snapshot(*seen)
         return ClaimLook(rows, ranks_taken, last, (entries or 0) - len(rows), moment, recent, snapshot)
 
     def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
@@ -338,10 +342,10 @@ class PostgreSQL(Dialect):
 
     def promote_from(self, start: datetime | None, limit: int) -> PromotionLook:
         found = self.read(_PROMOTE_FROM, (start or "-infinity", limit))
-        entries, moment = found[0][-2:]
+        entries, moment, *seen = found[0][-5:]
         due = [row for row in found if row[0] is not None]
-        last = max((row[1] for row in due), default=None)
-        return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment)
+        last, snapshot = max((row[1] for row in due), default=None), _snapshot(*seen)
+        return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment, snapshot)
 
     def lock_numbers(self, numbers: Sequence[int]) -> None:
         # The function locks one after the other, in the order of the array.
@@ -429,9 +433,11 @@ def _place(row: tuple[Any, ...]) -> Place:
     return Place(row[_RANK], row[_AVAILABLE], row[_ID])
 
 
-def _snapshot(text: str, before: str) -> Snapshot:
-    running = text.rpartition(":")[2]
-    return Snapshot(frozenset(running.split(",") if running else ()), before)
+def _snapshot(text: str, age_of_3: int, before: Any) -> Snapshot:
+    _, end, listed = text.split(":")
+    number_of = (age_of_3 + 3 - int(end)) % 2**32  # the age is counted in 32 bits
+    unlisted = range(int(end), int(end) + min(number_of, MOST_UNLISTED))
+    return Snapshot(frozenset([*map(int, filter(None, listed.split(","))), *unlisted]), before)
 
 
 def array(values: Sequence[Any]) -> Any:
