@@ -112,12 +112,14 @@ _READY_JOBS_ON_STRETCHES = f"""
         ORDER BY job.rank, job.available_at, job.id LIMIT %s FOR UPDATE SKIP LOCKED) AS ready
     WHERE {LIVE_PROCESS.format(now=NOW)}
     LIMIT %s"""
+# What is told once stands in rows of its own, the first and the last one, in the last column: in each row it took a tenth of the
+# claim's time. The parts of a UNION ALL are run in their order.
+_NOTHING = ", ".join(["NULL"] * len(CLAIMED_COLUMNS))
 _CLAIM_FROM = f"""
-WITH before AS MATERIALIZED (SELECT {_READ_READY} AS entries, {_NEXT} AS next),
-claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
-SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text, ({_RECENT})::text, pg_current_snapshot()::text,
-    before.next, ({_BEFORE})::text
-FROM before LEFT JOIN claimed ON TRUE"""
+WITH claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
+SELECT {_NOTHING}, concat_ws('|', COALESCE({_READ_READY}, 0), {_MOMENT}, {_RECENT}, pg_current_snapshot(), {_NEXT}, {_BEFORE})
+UNION ALL SELECT claimed.*, NULL FROM claimed
+UNION ALL SELECT {_NOTHING}, COALESCE({_READ_READY}, 0)::text"""
 
 # From gap to gap between queues that are left out, and within a gap from one queue to the next.
 _OTHER_QUEUES_WITH_WORK = f"""
@@ -276,12 +278,11 @@ class PostgreSQL(Dialect):
         ends = [stretch.end for stretch in stretches]
         bounds = (array(ranks), array(times), array(ids), array(ends))
         found = self.read(_CLAIM_FROM, (process_id, *bounds, queue, limit, process_id, queue, limit))
-        entries, moment, recent, *seen = found[0][-6:]
-        rows = sorted((row[:-6] for row in found if row[_ID] is not None), key=_place)
+        before, moment, recent, *seen = found[0][-1].split("|")
+        rows = sorted((row[:-1] for row in found[1:-1]), key=_place)
         ranks_taken = {row[_RANK] for row in rows}
-        last = _place(rows[-1]) if rows else None
-        snapshot = _snapshot(*seen)
-        return ClaimLook(rows, ranks_taken, last, (entries or 0) - len(rows), moment, recent, snapshot)
+        last, in_vain = _place(rows[-1]) if rows else None, int(found[-1][-1]) - int(before) - len(rows)
+        return ClaimLook(rows, ranks_taken, last, in_vain, moment, recent, _snapshot(*seen))
 
     def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
         if among is not None:
@@ -433,9 +434,9 @@ def _place(row: tuple[Any, ...]) -> Place:
     return Place(row[_RANK], row[_AVAILABLE], row[_ID])
 
 
-def _snapshot(text: str, age_of_3: int, before: Any) -> Snapshot:
+def _snapshot(text: str, age_of_3: int | str, before: Any) -> Snapshot:
     _, end, listed = text.split(":")
-    number_of = (age_of_3 + 3 - int(end)) % 2**32  # the age is counted in 32 bits
+    number_of = (int(age_of_3) + 3 - int(end)) % 2**32  # the age is counted in 32 bits
     unlisted = range(int(end), int(end) + min(number_of, MOST_UNLISTED))
     return Snapshot(frozenset([*map(int, filter(None, listed.split(","))), *unlisted]), before)
 
