@@ -57,9 +57,9 @@ def look_ahead(process_id: str, since: datetime | None = None) -> Ahead:
     return Ahead(_between(now, due), _between(now, tick), event is not None, _between(now, step))
 
 
-def queues_with_work(besides: Sequence[str] = ()) -> list[str]:
-    """Return the queues that have a ready job, perhaps without those of `besides`."""
-    return dialect().queues_with_work(besides)
+def queues_with_work(besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
+    """Return the queues that have a ready job, perhaps without those of `besides`, and those that are not of `among`."""
+    return dialect().queues_with_work(besides, among)
 
 
 def known_queues() -> set[str]:

@@ -224,6 +224,8 @@ class PromotionMark:
     def __init__(self) -> None:
         self.pace = Pace()
         self._place: datetime | None = None
+        self._unfinished = Unfinished()
+        self._promoted_at = 0.0
 
     def promote(self, dialect: Dialect, limit: int) -> list[str]:
         """Promote as `Dialect.promote` does, from the mark or from the beginning."""
@@ -231,10 +233,20 @@ class PromotionMark:
         if not is_look and not self.pace.is_behind:
             return dialect.promote(limit)
         look = dialect.promote_from(None if is_look else self._place, limit)
-        self._place = look.moment if look.last is None or len(look.queues) < limit else min(look.last, look.moment)
+        ended = self._unfinished.note(look.snapshot)
+        self._promoted_at = time.monotonic()
+        place = look.moment if look.last is None or len(look.queues) < limit else min(look.last, look.moment)
         if is_look:
             self.pace.judge(look.read_in_vain, limit, time.monotonic() - began)
+        elif UNKNOWN in ended:
+            self.pace.expect_old()
+        self._place = place if is_look else min([place, *(since for since in ended if since is not UNKNOWN)])
         return look.queues
+
+    @property
+    def owes_look(self) -> bool:
+        """Whether to promote though nothing is known to be due: to see which transactions have ended."""
+        return self.pace.is_behind and time.monotonic() >= self._promoted_at + LONGEST_SECONDS
 
     @property
     def start(self) -> datetime | None:
@@ -247,7 +259,8 @@ class PromotionMark:
             return rest
         if start is None:
             self.pace.rest_after(seconds)
-        return min(rest, self.pace.seconds_left)
+        look_in = max(0.0, self._promoted_at + LONGEST_SECONDS - time.monotonic())
+        return min(rest, self.pace.seconds_left, look_in)
 
 
 class Marks:
@@ -275,11 +288,12 @@ class Marks:
     @is_told.setter
     def is_told(self, is_told: bool) -> None:
         self._is_told = is_told
-        for mark in list(self._claims.values()):
-            mark.pace.tell(is_told)
+        for pace in (self.promotion.pace, *(mark.pace for mark in list(self._claims.values()))):
+            pace.tell(is_told)
 
     def expect_old(self, queue: str) -> None:
-        """Look soon for jobs of a queue that have become ready though they are old."""
+        """Look soon for jobs of a queue that have become ready, or scheduled, though they are old."""
+        self.promotion.pace.expect_old()
         if queue in self._claims:
             self._claims[queue].pace.expect_old()
 

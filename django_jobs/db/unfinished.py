@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .dialects.base import Snapshot
 
 UNKNOWN = None  # a transaction that went on at the first look may have begun at any time
@@ -11,10 +13,10 @@ class Unfinished:
     """When the transactions that had not ended at the last look may have begun to write."""
 
     def __init__(self) -> None:
-        self._since: dict[str, str | None] = {}
-        self._before: str | None = UNKNOWN
+        self._since: dict[int, Any] = {}
+        self._before: Any = UNKNOWN
 
-    def note(self, snapshot: Snapshot) -> list[str | None]:
+    def note(self, snapshot: Snapshot) -> list[Any]:
         """Note what a look could not see; return for each transaction that has ended since the last one a moment before its
         first row, or UNKNOWN.
 

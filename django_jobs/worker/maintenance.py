@@ -43,6 +43,7 @@ LIMITS_SECONDS = 4.0  # a changed limit holds within five
 TURN_SECONDS = 0.5  # how often to look for turns that a process has set which died since
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
+PRUNE_SHARE = 500  # looks in vain for what to prune take one part in so many of the time
 
 
 class Maintenance(Loop):
@@ -136,6 +137,8 @@ class Maintenance(Loop):
     def promote(self) -> float:
         """Make due jobs ready, and wake a thread for them; see when the next tick is."""
         marks = self._state.pollers.marks
+        if marks.promotion.owes_look and promote(marks=marks):
+            self._state.pollers.wake()
         while True:
             began, start = time.monotonic(), marks.promotion.start
             self._state.asked_at = began
@@ -217,6 +220,13 @@ class Maintenance(Loop):
 
     def prune(self) -> float:
         """Delete a little of what is past its retention."""
+        began = time.monotonic()
         forget_gone()
-        deleted = sum(prune_batch() + prune_events() + prune_starts() + prune_turns() for _ in range(PRUNE_BATCHES))
-        return 1.0 if deleted else PRUNE_SECONDS
+        deleted = 0
+        for _ in range(PRUNE_BATCHES):
+            some = prune_batch() + prune_events() + prune_starts() + prune_turns()
+            deleted += some
+            if not some:
+                break
+        # A look in vain reads all finished jobs, and every process makes one.
+        return 1.0 if deleted else max(PRUNE_SECONDS, PRUNE_SHARE * (time.monotonic() - began))

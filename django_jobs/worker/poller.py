@@ -12,18 +12,21 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 from django_jobs.conf import get_settings
+from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import Dialect
 from django_jobs.db.marks import Marks
 from django_jobs.due import queues_with_work
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Registry
 from django_jobs.names import queue_problem
+from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
 FIRST_REST = 0.005
 TAKE_OVER_SECONDS = 2.0  # until a resting thread polls when the polling one has left, and is perhaps stuck in its claim
 DISCOVERY_SECONDS = 0.5
 MOST_NAMED = 20  # queues that notifications name at once; each is a claim
+SLOW_SEARCH_SECONDS = 0.02  # for the queues with work
 NOTIFIED_POLL_SECONDS = 5.0
 LONG_IDLE_SECONDS = 60.0
 LONG_IDLE_POLLS = 5  # times the poll interval, where no notification arrives
@@ -74,7 +77,12 @@ class QueueSelector:
 
     def _discover(self) -> None:
         behind = self._pollers.marks.queues_behind()  # a claim from its mark costs less than to look what is behind it
-        found = [*behind, *queues_with_work(behind)]
+        began = time.monotonic()
+        found = [*behind, *queues_with_work(behind, self.names)]
+        if dialect().counts_reads and time.monotonic() - began > SLOW_SEARCH_SECONDS:
+            # It has read what is dead of queues without work, where nothing was claimed here: a claim gives each its mark.
+            named_here = {DEFAULT_QUEUE, *self._handlers.queues(), *get_settings().QUEUES}
+            found += sorted(named_here.union(self.names or ()) - {*found})
         if self.names is not None:
             found = [name for name in found if name in self.names]
         fresh = [name for name in found if name not in self._waiting]

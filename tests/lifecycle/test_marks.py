@@ -21,6 +21,7 @@ from django_jobs.db.marks import Marks
 from django_jobs.db.notify import old_in_process
 from django_jobs.db.unfinished import Unfinished
 from django_jobs.due import look_ahead, queues_with_work
+from django_jobs.handlers import Registry, make_handler
 from django_jobs.ids import new_id
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.change import change
@@ -32,6 +33,8 @@ from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import DeadLetterReason, Job, JobStatus
 from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.numbers import rank_of
+from django_jobs.worker import poller
+from django_jobs.worker.poller import Pollers, QueueSelector
 from tests.support.factories import JobFactory
 from tests.support.in_process import running_process
 from tests.support.snapshots import old_snapshot, uncommitted
@@ -376,7 +379,7 @@ def test_a_late_commit_brings_the_mark_back_to_where_its_transaction_began(
         pending(3 * DEAD)
         work_off(told)
         told.of("default").claim(dialect(), "default", 1, "p")
-        late = JobFactory.build(id="late")
+        late = JobFactory.build(id="late")  # after the last look, as a submit's row
         with uncommitted(late):
             begun = timezone.now()
             wait_until(lambda: not work_off(told) and timezone.now() - begun > timedelta(seconds=0.5), 60, "a while")
@@ -401,9 +404,9 @@ def test_a_commit_of_a_transaction_that_began_before_the_first_look_is_found_fro
 
 def test_which_transactions_have_ended() -> None:
     unfinished = Unfinished()
-    assert unfinished.note(Snapshot(frozenset({"7"}), "10:00")) == []
-    assert unfinished.note(Snapshot(frozenset({"7", "8"}), "10:01")) == []
-    assert set(unfinished.note(Snapshot(frozenset({"9"}), "10:02"))) == {None, "10:00"}
+    assert unfinished.note(Snapshot(frozenset({7}), "10:00")) == []
+    assert unfinished.note(Snapshot(frozenset({7, 8}), "10:01")) == []
+    assert set(unfinished.note(Snapshot(frozenset({9}), "10:02"))) == {None, "10:00"}
     assert unfinished.note(Snapshot(frozenset(), "10:03")) == ["10:01"]
     assert unfinished.note(Snapshot(frozenset(), "10:04")) == []
 
@@ -609,6 +612,31 @@ def test_a_queue_that_is_behind_is_left_out_of_the_search_for_work() -> None:
     assert queues_with_work(["a", "default", "m", "z"]) == []
 
 
+def test_a_search_among_named_queues_reads_only_these() -> None:
+    for queue in ("a", "default", "m"):
+        pending(2, queue=queue)
+    JobFactory(queue="keyed", fair_key="k")
+    assert sorted(queues_with_work([], ["a", "m", "none", "keyed"])) == ["a", "keyed", "m"]
+    assert queues_with_work(["a"], ["a", "m"]) == ["m"]
+    assert queues_with_work(["a"], ["a"]) == []
+
+
+def test_a_slow_search_is_followed_by_a_claim_from_each_queue_that_may_be_dead_all_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers = Registry()
+    for queue in ("busy", "idle"):
+        handlers.register(make_handler(lambda payload: None, f"test.{queue}", {"queue": queue}))
+    pending(1, queue="busy")
+    selector = QueueSelector(None, handlers, Pollers())
+    assert [selector.next_queue(), selector.queue_after("busy")] == ["busy", None]
+    monkeypatch.setattr(poller, "SLOW_SEARCH_SECONDS", -1.0)
+    selector = QueueSelector(None, handlers, Pollers())
+    assert {selector.next_queue() for _ in range(3)} == {"busy", "default", "idle"}
+    selector = QueueSelector(["idle", "other"], handlers, Pollers())
+    assert {selector.next_queue() for _ in range(2)} == {"idle", "other"}
+
+
 def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, looks: list[PromotionLook]) -> None:
     marks = Marks()
     with old_snapshot():
@@ -633,3 +661,29 @@ def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clo
         assert marks.promotion.start is None
         assert len(promote(100, marks)) == 1
         assert looks[-1].read_in_vain >= 2 * DEAD, "a look from the beginning reads all"
+
+
+def test_a_scheduled_job_that_is_committed_late_is_promoted_though_looks_from_the_beginning_are_rare(
+    told: Marks, clock: Clock
+) -> None:
+    mark = told.promotion
+    with old_snapshot():
+        for _ in range(3):
+            pending(DEAD, status="scheduled", scheduled_at=timezone.now())
+            while promote(100, told):
+                pass
+        assert mark.pace.is_behind
+        assert mark.pace.seconds_left > 30
+        promote(100, told)
+        late = JobFactory.build(id="late", status="scheduled", scheduled_at=timezone.now())
+        with uncommitted(late):
+            begun = timezone.now()
+            wait_until(lambda: not promote(1, told) and timezone.now() - begun > timedelta(seconds=0.5), 60, "a while")
+        assert not mark.owes_look
+        clock.now += 1
+        assert mark.owes_look, "which does not depend on what is known to be due"
+        assert promote(1, told) == []
+        assert (look_ahead("p", mark.start).due or 0) < 0
+        assert promote(1, told) == ["default"]
+        told.expect_old("default")
+        assert mark.pace.seconds_left <= 0.85

@@ -176,7 +176,8 @@ def test_what_begins_at_a_mark_walks_the_same_indexes() -> None:
         assert len(dialect().claim_from(stretches, "q1", 7, "p").rows) == 7
         assert len(dialect().promote_from(timezone.now() - timedelta(hours=2), 5).queues) == 5
         assert sorted(queues_with_work(["q1"])) == ["default", "q0", "q2"]
-    for (sql, params), index in zip(statements, ("ready", "due", "ready"), strict=True):
+        assert sorted(queues_with_work(["q1"], ["q0", "q1", "none"])) == ["q0"]
+    for (sql, params), index in zip(statements, ("ready", "due", "ready", "ready"), strict=True):
         plan = plan_of(sql, params)
         assert f"django_jobs_job_{index}" in plan, plan
         for bad in ("Sort", "Seq Scan on django_jobs_job"):

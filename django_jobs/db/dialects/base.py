@@ -292,8 +292,8 @@ class Stretch(NamedTuple):
 class Snapshot(NamedTuple):
     """What a look could not see: the writing transactions that went on, and from which moment on later ones may write."""
 
-    running: frozenset[str]
-    before: str
+    running: frozenset[int]
+    before: Any  # as the look has its other moments
 
 
 class ClaimLook(NamedTuple):
@@ -315,6 +315,7 @@ class PromotionLook(NamedTuple):
     last: datetime | None
     read_in_vain: int
     moment: datetime
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True)
@@ -736,8 +737,8 @@ class Dialect(ABC):
         )
         return " UNION ALL ".join(f"SELECT batch_id FROM ({one}) AS open{index}" for index in range(number))
 
-    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
-        """Return the queues that have a ready job, perhaps without those of `besides`."""
+    def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
+        """Return the queues that have a ready job, perhaps without those of `besides`, and those that are not of `among`."""
         return [row[0] for row in self.read(_QUEUES_WITH_WORK)]
 
     def oldest_ready(self) -> list[tuple[str, datetime]]:

@@ -321,7 +321,7 @@ class MariaDB(Dialect):
                 )
         return [row[1] for row in rows]
 
-    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
+    def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
         return [row[0] for row in self.read(_QUEUES_WITH_WORK)]
 
     def oldest_ready(self) -> list[tuple[str, datetime]]:

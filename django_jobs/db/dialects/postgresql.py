@@ -52,6 +52,7 @@ from .base import (
 )
 
 NOW = "STATEMENT_TIMESTAMP()"
+MOST_UNLISTED = 10_000  # numbers, most of them of savepoints: a transaction has the first of its own
 LOCK_SPACE = 1_785_688_691  # the first key of our advisory locks, "jobs" in ASCII
 
 _TYPES = {
@@ -128,8 +129,10 @@ LEFT JOIN LATERAL (
 _READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
 _READ_READY, _READ_DUE = _READ.format(index="ready"), _READ.format(index="due")
 _MOMENT = f"{NOW} - INTERVAL '0.25 seconds'"
-# The transactions that go on, and how far back those may have begun to write that have not been seen by this statement: a row
-# has the time of the statement that writes it, which begins a little before the transaction gets its number.
+# The transactions that go on: a snapshot lists those below the last one that has ended, and the others have the numbers from
+# there up to the next one to be given, which is how old number 3 is. Of later ones a row has the time of the statement that
+# writes it, which begins a little before the transaction gets its number.
+_NEXT = "age('3'::xid)"
 _BEFORE = f"{NOW} - INTERVAL '0.05 seconds'"
 _RECENT = f"{NOW} - INTERVAL '{RECENT_SECONDS} seconds'"
 
@@ -144,12 +147,14 @@ _READY_JOBS_ON_STRETCHES = f"""
         ORDER BY job.rank, job.available_at, job.id LIMIT %s FOR UPDATE SKIP LOCKED) AS ready
     WHERE {LIVE_PROCESS.format(now=NOW)}
     LIMIT %s"""
+# What is told once stands in rows of its own, the first and the last one, in the last column: in each row it took a tenth of the
+# claim's time. The parts of a UNION ALL are run in their order.
+_NOTHING = ", ".join(["NULL"] * len(CLAIMED_COLUMNS))
 _CLAIM_FROM = f"""
-WITH before AS MATERIALIZED (SELECT {_READ_READY} AS entries),
-claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
-SELECT claimed.*, {_READ_READY} - before.entries, ({_MOMENT})::text, ({_RECENT})::text, pg_current_snapshot()::text,
-    ({_BEFORE})::text
-FROM before LEFT JOIN claimed ON TRUE"""
+WITH claimed AS ({_TAKE.format(picked=_READY_JOBS_ON_STRETCHES)})
+SELECT {_NOTHING}, concat_ws('|', COALESCE({_READ_READY}, 0), {_MOMENT}, {_RECENT}, pg_current_snapshot(), {_NEXT}, {_BEFORE})
+UNION ALL SELECT claimed.*, NULL FROM claimed
+UNION ALL SELECT {_NOTHING}, COALESCE({_READ_READY}, 0)::text"""
 
 # From gap to gap between queues that are left out, and within a gap from one queue to the next.
 _OTHER_QUEUES_WITH_WORK = f"""
@@ -163,6 +168,12 @@ WITH RECURSIVE found(queue, until) AS (
     FROM found WHERE found.queue IS NOT NULL),
 {KEYED_QUEUES}
 SELECT queue FROM found WHERE queue IS NOT NULL UNION ALL SELECT queue FROM keyed WHERE queue IS NOT NULL"""
+# Of queues that are named only these are read, and not what an old snapshot keeps of others.
+_NAMED_QUEUES_WITH_WORK = f"""
+SELECT given.queue FROM unnest(%s::text[]) AS given(queue) CROSS JOIN LATERAL (
+    (SELECT 1 FROM {JOB} AS job WHERE {UNKEYED} AND job.queue = given.queue LIMIT 1)
+    UNION ALL (SELECT 1 FROM {JOB} AS job WHERE {KEYED} AND job.queue = given.queue LIMIT 1)
+    LIMIT 1) AS first"""
 _AFTER_ALL = "\U0010ffff"
 
 # Of jobs with a fair key the first of the first key stands for all of the queue: the cost is the number of queues here too.
@@ -233,9 +244,10 @@ RETURNING queue"""
 _PROMOTE = _TAKE_DUE.format(start="")
 
 _PROMOTE_FROM = f"""
-WITH before AS MATERIALIZED (SELECT {_READ_DUE} AS entries),
+WITH before AS MATERIALIZED (SELECT {_READ_DUE} AS entries, {_NEXT} AS next),
 promoted AS ({_TAKE_DUE.format(start="AND available_at >= %s::timestamptz")}, available_at)
-SELECT promoted.*, {_READ_DUE} - before.entries, {_MOMENT} FROM before LEFT JOIN promoted ON TRUE"""
+SELECT promoted.*, {_READ_DUE} - before.entries, {_MOMENT}, pg_current_snapshot()::text, before.next, {_BEFORE}
+FROM before LEFT JOIN promoted ON TRUE"""
 
 _RANK, _AVAILABLE, _ID = (CLAIMED_COLUMNS.index(name) for name in ("rank", "available_at", "id"))
 _in_order = itemgetter(_RANK, _AVAILABLE, _ID)  # a row of a claim, as a key that makes no named tuple of each
@@ -305,14 +317,16 @@ class PostgreSQL(Dialect):
         ends = [stretch.end for stretch in stretches]
         bounds = (array(ranks), array(times), array(ids), array(ends))
         found = self.read(_CLAIM_FROM, (process_id, *bounds, queue, limit, process_id, queue, limit))
-        entries, moment, recent, running, before = found[0][-5:]
-        rows = sorted((row[:-5] for row in found if row[_ID] is not None), key=_in_order)
+        before, moment, recent, *seen = found[0][-1].split("|")
+        rows = sorted((row[:-1] for row in found[1:-1]), key=_in_order)
         ranks_taken = {row[_RANK] for row in rows}
-        last = _place(rows[-1]) if rows else None
-        snapshot = _snapshot(running, before)
-        return ClaimLook(rows, ranks_taken, last, (entries or 0) - len(rows), moment, recent, snapshot)
+        last, in_vain = _place(rows[-1]) if rows else None, int(found[-1][-1]) - int(before) - len(rows)
+        return ClaimLook(rows, ranks_taken, last, in_vain, moment, recent, _snapshot(*seen))
 
-    def queues_with_work(self, besides: Sequence[str] = ()) -> list[str]:
+    def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
+        if among is not None:
+            wanted = [queue for queue in among if queue not in besides]
+            return [queue for (queue,) in self.read(_NAMED_QUEUES_WITH_WORK, (array(wanted),))] if wanted else []
         if not besides:
             return super().queues_with_work()
         names = sorted(besides)
@@ -369,10 +383,10 @@ class PostgreSQL(Dialect):
 
     def promote_from(self, start: datetime | None, limit: int) -> PromotionLook:
         found = self.read(_PROMOTE_FROM, (start or "-infinity", limit))
-        entries, moment = found[0][-2:]
+        entries, moment, *seen = found[0][-5:]
         due = [row for row in found if row[0] is not None]
-        last = max((row[1] for row in due), default=None)
-        return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment)
+        last, snapshot = max((row[1] for row in due), default=None), _snapshot(*seen)
+        return PromotionLook([row[0] for row in due], last, (entries or 0) - len(due), moment, snapshot)
 
     def lock_numbers(self, numbers: Sequence[int]) -> None:
         # The function locks one after the other, in the order of the array.
@@ -474,9 +488,11 @@ def _place(row: tuple[Any, ...]) -> Place:
     return Place._make(_in_order(row))
 
 
-def _snapshot(text: str, before: str) -> Snapshot:
-    running = text.rpartition(":")[2]
-    return Snapshot(frozenset(running.split(",") if running else ()), before)
+def _snapshot(text: str, age_of_3: int | str, before: Any) -> Snapshot:
+    _, end, listed = text.split(":")
+    number_of = (int(age_of_3) + 3 - int(end)) % 2**32  # the age is counted in 32 bits
+    unlisted = range(int(end), int(end) + min(number_of, MOST_UNLISTED))
+    return Snapshot(frozenset([*map(int, filter(None, listed.split(","))), *unlisted]), before)
 
 
 def array(values: Sequence[Any]) -> Any:
