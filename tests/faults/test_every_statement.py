@@ -1,7 +1,7 @@
 """A connection that fails at the n-th statement of a move, for every n: all of it is done or nothing, and once more works."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from django.db import Error
 
-from django_jobs import NewJob, submit, submit_many
+from django_jobs import Limit, NewJob, job, submit, submit_many
 from django_jobs.db.connections import discard_connection
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle import leases
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import active_limits, leases
 from django_jobs.lifecycle.acknowledge import acknowledge
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.cascade import continue_cascade
@@ -32,6 +33,7 @@ from django_jobs.models import (
     Job,
     JobDependency,
     JobStatus,
+    LimitSlot,
     Schedule,
     ScheduleTick,
     WorkerProcess,
@@ -44,6 +46,14 @@ from tests.support.statements import broken_connection
 pytestmark = pytest.mark.django_db(transaction=True)
 MOST_STATEMENTS = 80
 MADE_ID = re.compile(r"[0-9a-f-]{32,}")
+LIMITED = "limited.broken"
+
+
+@pytest.fixture(autouse=True)
+def no_limit_is_left() -> Iterator[None]:
+    yield
+    registry.forget(LIMITED)
+    active_limits.forget_queues()
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,15 @@ def _link() -> list[Outcome]:
             NewJob("catalogue.changes", job_id="first"),
             NewJob("catalogue.changes", job_id="next", depends_on=["first"]),
         )
+    ]
+
+
+def _held_back() -> list[Outcome]:
+    if registry.find(LIMITED) is None:
+        job(LIMITED, limit=Limit(concurrency=1))(lambda payload: None)
+    return [
+        Outcome.completed(one)
+        for one in _claimed(*(NewJob(LIMITED, job_id=name) for name in ("first", "next", "last")))
     ]
 
 
@@ -157,6 +176,9 @@ MOVES = {
     ),
     "settle": Move(_batch, lambda batch: settle(batch, "one"), lambda batch: settle_again(batch, "one")),
     "settle with the next link": Move(_link, lambda batch: settle_unlocked(batch, "one", Handover(lambda queue: True))),
+    "settle with who waits": Move(
+        _held_back, lambda batch: settle_unlocked(batch, "one", Handover(lambda queue: True))
+    ),
     "release": Move(
         lambda: _claimed(NewJob("catalogue.changes", job_id="a"), NewJob("catalogue.changes", job_id="b")),
         lambda jobs: release_started(jobs, "one"),
@@ -242,7 +264,7 @@ def _repeat(move: Move, given: Any) -> None:
 
 
 def _empty() -> None:
-    for model in (JobDependency, Attempt, DeadLetter, ScheduleTick, Schedule, WorkerProcess, Job):
+    for model in (LimitSlot, JobDependency, Attempt, DeadLetter, ScheduleTick, Schedule, WorkerProcess, Job):
         model.objects.all()._raw_delete("default")
 
 
@@ -263,6 +285,7 @@ def _rows() -> dict[str, list[str]]:
                 "error",
             ),
         ),
+        "slots": _values(LimitSlot.objects.all(), ("job_id", "scope", "waits")),
         "edges": _values(JobDependency.objects.all(), ("job_id", "depends_on_id", "state")),
         "attempts": _values(Attempt.objects.all(), ("job_id", "number", "outcome", "worker_id")),
         "dead letters": _values(DeadLetter.objects.all(), ("job_id", "reason", "acknowledged_at", "replayed_at")),

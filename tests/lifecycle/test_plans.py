@@ -19,7 +19,7 @@ from django_jobs.ids import new_id
 from django_jobs.lifecycle import active_limits, leases, turns
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.promote import promote
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.models import Job, LimitSlot
 from django_jobs.models.fields import DbNow
 from tests.support.factories import JobFactory
@@ -239,6 +239,30 @@ def test_jobs_that_are_held_back_are_not_in_the_way_of_a_claim() -> None:
         sql, params = next((sql, params) for sql, params in statements if "SKIP LOCKED" in sql or "RETURNING" in sql)
         assert "django_jobs_job_ready" in plan_of(sql, params)
         assert Job.objects.held_back().count() == 999
+    finally:
+        registry.forget("limited.many")
+
+
+@pytest.mark.databases("postgresql")
+def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_indexes() -> None:
+    job("limited.many", queue="held", limit=Limit(concurrency=5))(lambda payload: None)
+    try:
+        submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
+        outcomes = [Outcome.completed(one) for one in claim("held", 7, "p")]
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
+        handover = Handover(lambda queue: queue == "held", 7)
+        with recorded() as statements:
+            assert settle_unlocked(outcomes, "p", handover) == []
+        assert len(outcomes) == len(handover.jobs) == 5
+        number = next(number for number, (sql, _) in enumerate(statements) if "pg_advisory_xact_lock" in sql)
+        look, claims = statements[number + 1 : number + 3]
+        assert not [sql for sql, _ in statements[number + 3 :] if "pg_notify" not in sql]
+        for sql, params in (look, claims):
+            plan = plan_of(sql, params)
+            assert "django_jobs_limitslot" in plan, plan
+            assert "Seq Scan on django_jobs_job" not in plan, plan
+            assert "Seq Scan on django_jobs_limitslot" not in plan, plan
     finally:
         registry.forget("limited.many")
 

@@ -94,7 +94,7 @@ _CLAIM_JOBS = _TAKE.format(picked=_GIVEN_JOBS.format(are=READY))
 _TAKE_HELD = _TAKE.replace("fence = fence + 1", "fence = fence + 1, pending_limits = 0")
 _CLAIM_HELD = f"""
 WITH claimed AS ({_TAKE_HELD.format(picked=_GIVEN_JOBS.format(are=HELD))}),
-slots AS (UPDATE {SLOT} SET waits = FALSE, starts = FALSE WHERE job_id IN (SELECT id FROM claimed))
+slots AS (UPDATE {SLOT} SET waits = FALSE, starts = FALSE WHERE job_id = ANY(ARRAY(SELECT id FROM claimed)))
 SELECT * FROM claimed"""
 
 _BEFORE = "(job.rank, job.available_at, job.id) < ({at}.rank, {at}.available_at, {at}.id)"
@@ -422,7 +422,7 @@ class PostgreSQL(Dialect):
             cursor.execute(
                 f"WITH free AS (UPDATE {JOB} SET pending_limits = 0, updated_at = {NOW} WHERE id = ANY(ARRAY("
                 f"SELECT id FROM {JOB} WHERE id = ANY(%s::text[]) AND pending_limits = 1 FOR UPDATE SKIP LOCKED)) RETURNING id)"
-                f" UPDATE {SLOT} SET waits = FALSE WHERE job_id IN (SELECT id FROM free)",
+                f" UPDATE {SLOT} SET waits = FALSE WHERE job_id = ANY(ARRAY(SELECT id FROM free))",
                 (array(ids),),
             )
             return int(cursor.rowcount)
