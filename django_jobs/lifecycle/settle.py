@@ -516,9 +516,9 @@ def _settle_others(
 def _members(outcomes: Sequence[Outcome], ids: Collection[str]) -> list[Ended]:
     """Return those of the jobs with these ids that are of a batch."""
     return [
-        Ended(outcome.job.id, outcome.job.batch_id, outcome.status)
+        Ended(job.id, job.batch_id, outcome.status)
         for outcome in outcomes
-        if outcome.job.batch_id is not None and outcome.job.id in ids
+        if (job := outcome.job).batch_id is not None and job.id in ids
     ]
 
 
