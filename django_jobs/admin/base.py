@@ -149,6 +149,10 @@ class ConsoleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         }
         return TemplateResponse(request, f"admin/django_jobs/{template}", whole)
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row of a key; None for text that is no row's key, which PostgreSQL may refuse to look for."""
+        return None if "\x00" in object_id else super().get_object(request, object_id, from_field)
+
 
 class RowAdmin(ConsoleAdmin):
     """An admin with a page for each row, which Django's own view of a row renders: a theme's frame may use all it gives."""

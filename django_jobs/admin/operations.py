@@ -15,7 +15,7 @@ from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import number_format
@@ -110,12 +110,25 @@ class OperatingAdmin(ConsoleAdmin):
     """An admin whose actions are acts."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        # Django looks for whatever is selected; databases refuse to look for some of it.
+        selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        kept = [key for key in selected if self._is_key(key)]
         # Without JavaScript, "all that match" may come without a selected row, which Django's action handling refuses.
-        if request.POST.get("select_across") == "1" and ACTION_CHECKBOX_NAME not in request.POST:
+        if request.POST.get("select_across") == "1" and not kept:
+            kept = [""]
+        if kept != selected:
             posted = request.POST.copy()
-            posted.setlist(ACTION_CHECKBOX_NAME, [""])
+            posted.setlist(ACTION_CHECKBOX_NAME, kept)
             request.POST = posted  # type: ignore[assignment]
         return super().changelist_view(request, extra_context)
+
+    def _is_key(self, text: str) -> bool:
+        """Say whether a row could have this primary key."""
+        try:
+            self.opts.pk.clean(text, None)
+        except ValidationError:
+            return False
+        return "\x00" not in text
 
     def operate(self, request: HttpRequest, rows: QuerySet[Any], act: Act) -> HttpResponse | None:
         """Do something to rows, or ask for its options or a confirmation first."""

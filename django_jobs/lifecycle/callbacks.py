@@ -88,7 +88,7 @@ def check_callback(path: str, callback: Any) -> None:
     if not is_integer(callback["rank"], -100, 100) or not isinstance(callback["options"], Mapping):
         raise InvalidJob(f"{path}: rank is an integer from -100 to 100, and options is an object")
     try:
-        check_submission(callback["job_type"], callback["payload"], _options(callback))
+        check_submission(callback["job_type"], opened(callback["payload"]), _options(callback))
     except (InvalidJob, ValueError, TypeError) as error:
         raise InvalidJob(f"{path}: {error}") from None
 

@@ -48,14 +48,14 @@ def turn_away(run: BulkRun, handler: Handler, handlers: Registry) -> list[Outcom
     outcomes = [outcome for job in run.jobs if job.rated and (outcome := not_started(job, run.lent)) is not None]
     left = {outcome.job.id for outcome in outcomes}
     for job in run.jobs:
-        if job.payload_text.startswith(MARK) and job.id not in left and (error := _unreadable(job)) is not None:
+        if job.payload_text.startswith(MARK) and job.id not in left and (error := _error_of_key(job)) is not None:
             outcomes.append(Outcome.failed(job, error, handlers.job_options(handler, job.queue)))
     if outcomes:
         run.take_off({outcome.job.id for outcome in outcomes})
     return outcomes
 
 
-def _unreadable(job: ClaimedJob) -> EncryptionError | None:
+def _error_of_key(job: ClaimedJob) -> EncryptionError | None:
     try:
         job.payload  # noqa: B018  decrypted here, and once more for the handler
     except EncryptionError as error:

@@ -169,3 +169,19 @@ def test_a_form_takes_fields_that_stand_there_twice(client: Client) -> None:
         client.generic("POST", f"{ROOT}job/", data.urlencode(), "application/x-www-form-urlencoded").status_code < 500
     )
     assert Job.objects.get(pk="ready").status in JobStatus.values
+
+
+@pytest.mark.parametrize("page", ["change", "history", "delete"])
+def test_no_row_has_a_key_with_nul(client: Client, page: str) -> None:
+    """PostgreSQL refuses to look for such a queue."""
+    for model in MODELS:
+        _ask(client, f"{ROOT}{model._meta.model_name}/a%00b/{page}/", {})
+
+
+@pytest.mark.parametrize("key", ["\0", "abc", "", str(2**70), "-1", "x" * 300])
+def test_what_is_no_rows_key_is_not_selected(client: Client, key: str) -> None:
+    """A dead letter's key is a number, of which a database takes some."""
+    for model in (Job, DeadLetter):
+        given = {"action": "replay_selected", "_selected_action": key, "index": "0"}
+        _post(client, f"{ROOT}{model._meta.model_name}/", given)
+        _post(client, f"{ROOT}{model._meta.model_name}/", {**given, "select_across": "1"})

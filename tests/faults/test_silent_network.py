@@ -11,13 +11,16 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from django.db import connection, connections
 
-from django_jobs import NewJob, submit_many
+from django_jobs import NewJob, submit, submit_many
 from django_jobs.models import Attempt, Job, WorkerProcess
 from tests.support.databases import create_database, default_database_at, migrate, new_url
 from tests.support.hosts import Host, host
 from tests.support.invariants import check_drained
-from tests.support.processes import Workers, spawn
-from tests.support.servers import PRIVATE_SERVERS
+from tests.support.name_server import name_server
+from tests.support.outages import end_connections
+from tests.support.processes import Workers, spawn, spawn_workers
+from tests.support.servers import PRIVATE_SERVERS, PrivateServer
+from tests.support.slow_line import slow_line
 from tests.support.waiting import wait_until
 
 from .storm import open_jobs
@@ -78,21 +81,26 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any)
         create_database(url)
         stack.enter_context(default_database_at(url))
         migrate()
-        if connection.vendor == "mysql":
-            with connection.cursor() as cursor:
-                cursor.execute("CREATE USER root@'10.214.%'")
-                cursor.execute("GRANT ALL ON *.* TO root@'10.214.%'")
+        _let_hosts_in()
         workers = [stack.enter_context(_workers_on(each, url)) for each in (cut, near)]
         for one in workers:
             one.wait_ready(2, timeout=60)
         yield Site(cut, *workers)
 
 
+def _let_hosts_in() -> None:
+    if connection.vendor == "mysql":
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE USER root@'10.214.%'")
+            cursor.execute("GRANT ALL ON *.* TO root@'10.214.%'")
+
+
 @contextmanager
-def _workers_on(where: Host, url: str) -> Iterator[Workers]:
+def _workers_on(where: Host, url: str, name: str = "") -> Iterator[Workers]:
+    """Run workers on a host; `name` is what they call this machine, where it is not its address."""
     parts = urlsplit(url)
     account = (parts.username or "") + "@"
-    env = {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"{account}{where.gateway}:{parts.port}"))}
+    env = {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"{account}{name or where.gateway}:{parts.port}"))}
     arguments = ("runworkers", "--processes", "2", "--threads", "2")
     with spawn(*arguments, program=where.program, env=env, settings=SETTINGS) as workers:
         yield workers
@@ -138,3 +146,87 @@ def test_a_network_that_loses_a_tenth_of_its_packets(site: Site, share: float) -
     site.finish()
     print(f"\n{connection.vendor}: {Attempt.objects.count()} attempts beside {len(site.submitted)} jobs")
     assert not Attempt.objects.filter(outcome="crashed").exists()
+
+
+def _new_job_takes() -> float:
+    """Submit a job and return the seconds until it is done."""
+    began = time.monotonic()
+    job = submit("effects.record", priority=10)
+    wait_until(lambda: Job.objects.filter(pk=job.pk, status="completed").exists(), 60, "a new job")
+    return time.monotonic() - began
+
+
+def _submit(number: int) -> list[str]:
+    types = ("effects.record_atomic", "effects.sleep", "effects.sleep_async", "effects.record")
+    return [job.pk for job in submit_many([NewJob(types[each % 4], {"seconds": 0.02}) for each in range(number)])]
+
+
+def _drain(workers: Workers, submitted: list[str]) -> None:
+    wait_until(lambda: not Job.objects.filter(pk__in=submitted).live().exists(), 120, "the end of all jobs")
+    workers.terminate()
+    assert workers.wait(60) == 0
+    check_drained(submitted, output=workers.output())
+    assert [*Job.objects.exclude(status="completed")] == []
+    assert not Attempt.objects.filter(outcome="crashed").exists(), "nobody who lives was rescued"
+
+
+def test_a_server_that_is_200_ms_away(private_server: PrivateServer) -> None:
+    with slow_line(
+        urlunsplit(urlsplit(private_server.url)._replace(path=f"/{connection.settings_dict['NAME']}")), 0.2
+    ) as url:
+        began = time.monotonic()
+        arguments = ("--processes", "2", "--threads", "2")
+        with spawn_workers(*arguments, settings=SETTINGS, env={"DATABASE_URL": url}) as workers:
+            workers.wait_ready(2, timeout=60)
+            ready = time.monotonic() - began
+            names = set(WorkerProcess.objects.values_list("id", flat=True))
+            first = sorted(_new_job_takes() for _ in range(10))
+            began, submitted = time.monotonic(), _submit(80)
+            wait_until(lambda: not Job.objects.filter(pk__in=submitted).live().exists(), 120, "the end of all jobs")
+            rate = len(submitted) / (time.monotonic() - began)
+            assert set(WorkerProcess.objects.values_list("id", flat=True)) == names
+            _drain(workers, submitted)
+    print(
+        f"\n{connection.vendor}, 200 ms: ready after {ready:.1f} s; a new job done after {first[0]:.1f} to {first[-1]:.1f} s;"
+        f" {rate:.0f} jobs a second; {Attempt.objects.count()} attempts"
+    )
+
+
+@pytest.mark.parametrize("seconds", [3.0])
+def test_a_name_server_that_answers_late(private_hosts: tuple[Host, str], seconds: float) -> None:
+    """Each new connection waits for it; leases are kept meanwhile, and established sessions do not care."""
+    where, url = private_hosts
+    with name_server(where.name, where.gateway) as names:
+        names.delay = seconds
+        began = time.monotonic()
+        with _workers_on(where, url, name="database.test") as workers:
+            workers.wait_ready(2, timeout=60)
+            ready = time.monotonic() - began
+            before = set(WorkerProcess.objects.values_list("id", flat=True))
+            first = _new_job_takes()
+            submitted = _submit(200)
+            end_connections()
+            again = _new_job_takes()
+            submitted += _submit(100)
+            wait_until(lambda: not Job.objects.live().exists(), 120, "the end of all jobs")
+            assert set(WorkerProcess.objects.values_list("id", flat=True)) == before, "leases were kept"
+            _drain(workers, submitted)
+    print(
+        f"\n{connection.vendor}, answers after {seconds:g} s ({names.asked} questions): ready after {ready:.1f} s; a new job done"
+        f" after {first:.1f} s, and after {again:.1f} s once the server had ended all sessions"
+    )
+
+
+@pytest.fixture(params=sorted(PRIVATE_SERVERS))
+def private_hosts(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[tuple[Host, str]]:
+    """Give a host and the URL of a database, migrated and `default`, that it reaches."""
+    with ExitStack() as stack:
+        where = stack.enter_context(host())
+        server = stack.enter_context(PRIVATE_SERVERS[request.param](addresses="*"))
+        stack.enter_context(django_db_blocker.unblock())
+        url = new_url(request.param, tmp_path, server.url)
+        create_database(url)
+        stack.enter_context(default_database_at(url))
+        migrate()
+        _let_hosts_in()
+        yield where, url

@@ -1,9 +1,11 @@
-"""A full disk under the server."""
+"""A full disk under the server, and a server out of connections."""
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from django.db import Error, connection
 
 from django_jobs import NewJob, submit, submit_many
-from django_jobs.models import Attempt, Job
+from django_jobs.models import Attempt, Job, WorkerProcess
 from tests.support.databases import create_database, default_database_at, migrate, new_url
 from tests.support.invariants import check_drained
 from tests.support.processes import Workers, spawn_workers
@@ -23,7 +25,7 @@ from .storm import open_jobs
 pytestmark = pytest.mark.fault
 SETTINGS = {"LEASE_SECONDS": 12, "BASE_DELAY": 0.05, "MAX_DELAY": 0.3, "MAX_RETRIES": 100}
 ARGUMENTS = ("--processes", "2", "--threads", "2")
-DISK_MB = 700
+DISK_MB = {"mariadb": 700, "postgresql": 250}
 
 
 def _submit_some(number: int) -> list[str]:
@@ -59,7 +61,7 @@ def _finish(workers: Workers, submitted: list[str]) -> None:
     assert [*Job.objects.exclude(status="completed")] == []
 
 
-@pytest.fixture(params=["mariadb"])
+@pytest.fixture(params=sorted(DISK_MB))
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[PrivateServer]:
     """Give a server, migrated and `default`, whose data is on a small disk of its own."""
     server = PRIVATE_SERVERS[request.param]()
@@ -69,7 +71,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker
             "-t",
             "tmpfs",
             "-o",
-            f"size={DISK_MB}m,mode=700,uid={server.data.stat().st_uid}",
+            f"size={DISK_MB[request.param]}m,mode=700,uid={server.data.stat().st_uid}",
             "tmpfs",
             server.data,
         ],
@@ -128,3 +130,47 @@ def _has_ended(server: PrivateServer) -> bool:
     process = server._process
     assert process is not None
     return process.poll() is not None
+
+
+def test_a_server_out_of_connections(private_server: PrivateServer) -> None:
+    """Sessions that are there go on; whoever needs a new one waits, and is there soon after some are free again."""
+    submitted = _submit_some(100)
+    with spawn_workers(*ARGUMENTS, settings=SETTINGS) as workers:
+        workers.wait_ready(2, timeout=60)
+        wait_until(lambda: Job.objects.filter(status="completed").count() > 50, 60, "some completed jobs")
+        names = set(WorkerProcess.objects.values_list("id", flat=True))
+        killed = WorkerProcess.objects.order_by("id")[0]
+        with ExitStack() as taken:
+            number = _take_all_connections(taken)
+            os.kill(killed.pid, signal.SIGKILL)  # the one in its place cannot connect
+            began = time.monotonic()
+            while time.monotonic() - began < 12:
+                submitted += _submit_some(4)
+                time.sleep(0.1)
+                number += _take_all_connections(taken)
+            done = Job.objects.filter(pk__in=submitted[-200:], status="completed").count()
+        free = time.monotonic()
+        workers.wait_ready(2, timeout=60)
+        ready = time.monotonic() - free
+        assert len(names & set(WorkerProcess.objects.values_list("id", flat=True))) == 1, "the other one stayed"
+        _finish(workers, submitted)
+    said = workers.output().count("cannot be used, waiting for it")
+    print(
+        f"\n{private_server.account}: {number} connections taken; {done} of the last 200 jobs done meanwhile; both processes"
+        f" were there {ready:.1f} s after they were free again; {said} lines of log"
+    )
+    assert done
+
+
+def _take_all_connections(taken: ExitStack) -> int:
+    """Open sessions until the server has none left; return how many these are."""
+    number = 0
+    while True:
+        one = connection.copy()
+        one.inc_thread_sharing()
+        try:
+            one.connect()
+        except Exception:  # of whichever driver
+            return number
+        taken.callback(one.close)
+        number += 1
