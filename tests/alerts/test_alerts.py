@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -192,6 +193,48 @@ def test_eight_processes_tell_once(receiver: Hook) -> None:
         running = [stack.enter_context(spawn("jobs", "alerts", settings=settings)) for _ in range(8)]
         assert [one.wait(60) for one in running] == [0] * 8
     assert receiver.keys == ["cause:one"]
+
+
+# Looks all the time, where a worker process does each 30 seconds; no claim lapses, however slow the machine is.
+RESTLESS = """
+import time
+from datetime import timedelta
+from django_jobs.alerts.tell import tell
+from django_jobs.conf import get_settings
+from django_jobs.lifecycle import alerts
+alerts.CLAIM = timedelta(hours=1)
+deadline = time.monotonic() + 120
+while time.monotonic() < deadline:
+    tell(get_settings().ALERTS)
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.slow
+def test_eight_processes_that_are_killed_one_after_another_tell_each_cause_once(receiver: Hook) -> None:
+    """One that died between its sending and the record of it has told nothing for all that others know."""
+    causes = [f"f{number}" for number in range(24)]
+    with ExitStack() as stack:
+        settings = {"ALERTS": {"webhook": receiver.url}}
+        running = [stack.enter_context(spawn("shell", "-c", RESTLESS, settings=settings)) for _ in range(8)]
+        DeadLetterFactory(fingerprint="first")
+        assert receiver.arrived.wait(60)
+        for number, cause in enumerate(causes):
+            DeadLetterFactory(fingerprint=cause)
+            if number % 3 == 2:
+                before = len(receiver.got)
+                if len(running) > 1:  # while somebody tells
+                    wait_until(lambda before=before: len(receiver.got) > before, 60)
+                running.pop(0).signal(signal.SIGKILL)
+        assert not running
+    recorded = {*Alert.objects.filter(told_at__isnull=False).values_list("key", flat=True)}
+    assert recorded, "some were told before the last process was killed"
+    make_older(claimed=62)
+    run_in_threads(lambda: tell(at(receiver)), 8)
+    told_of = Counter(receiver.keys)
+    assert {*told_of} == {f"cause:{cause}" for cause in ["first", *causes]}
+    assert {key: told_of[key] for key in recorded} == dict.fromkeys(recorded, 1)
+    assert max(told_of.values()) <= 2
 
 
 # --- what cannot be sent
