@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from .dialects import dialect
-from .dialects.base import JOB, KEYED, KEYED_QUEUES, SLOT, UNKEYED
+from .dialects.words import JOB, KEYED, KEYED_QUEUES, SLOT, UNKEYED
 
 NO_KEY = ""  # stands for the key of the jobs that have none; it sorts before all others
 KEYS_PER_STATEMENT = 100

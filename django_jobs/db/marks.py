@@ -27,7 +27,8 @@ from typing import Any
 
 from django_jobs.numbers import rank_of
 
-from .dialects.base import RANK_LIMITS, ClaimLook, Dialect, Place, Stretch
+from .dialects.base import Dialect
+from .dialects.words import RANK_LIMITS, ClaimLook, Place, Stretch
 from .unfinished import UNKNOWN, Unfinished
 
 COUNT_SECONDS = 0.25  # how often what is read is counted, where nothing is dead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .dialects.base import Snapshot
+from .dialects.words import Snapshot
 
 UNKNOWN = None  # a transaction that went on at the first look may have begun at any time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from django_jobs.db.dialects.base import aged_place
+from django_jobs.db.dialects.words import aged_place
 from django_jobs.models import Job
 from django_jobs.models.job import JobQuerySet
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Batch, Job, JobStatus, JobStep

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import MEMBER, OPEN_MEMBER
+from django_jobs.db.dialects.words import MEMBER, OPEN_MEMBER
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.ids import new_places
 from django_jobs.models import Job, OpenMember

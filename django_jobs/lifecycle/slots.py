@@ -22,7 +22,8 @@ from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import SLOT, SLOT_COLUMNS
+from django_jobs.db.dialects.limits import SLOT_COLUMNS
+from django_jobs.db.dialects.words import SLOT
 from django_jobs.db.lines import NO_KEY, InLine, Line
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import after_commit, database_now, transactional

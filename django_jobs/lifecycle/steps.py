@@ -10,7 +10,7 @@ from django.db.models import BooleanField, Case, Min, Q, Value, When
 
 from django_jobs.db.connections import jobs_alias
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import database_now, retried, transactional
 from django_jobs.models import Job, JobStatus, JobStep, StepKind

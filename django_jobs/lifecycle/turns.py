@@ -20,7 +20,7 @@ from typing import Any
 from django_jobs.db import lines
 from django_jobs.db.connections import jobs_alias
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import aged_place
+from django_jobs.db.dialects.words import aged_place
 from django_jobs.db.lines import NO_KEY, InLine, Line
 from django_jobs.db.transactions import database_now
 from django_jobs.models import FairTurn

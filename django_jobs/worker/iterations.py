@@ -18,7 +18,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Manager, QuerySet
 from django.db.models.query import ModelIterable
 
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.exceptions import InvalidJob, StepMismatch
 from django_jobs.numbers import LONGEST_SECONDS, is_number
 from django_jobs.payloads import decode, encode_result, readable

@@ -22,7 +22,7 @@ from django.db import Error, transaction
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection, in_transaction, jobs_connection, open_blocks
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.db.errors import LOCK_NOT_AVAILABLE, is_away, is_transient, sqlstate
 from django_jobs.db.transactions import immediate
 from django_jobs.encryption import encrypted

@@ -7,7 +7,7 @@ import pytest
 
 import django_jobs
 from django_jobs import Limit, NewJob, job, submit, submit_many
-from django_jobs.db.dialects.base import Place, StepRow
+from django_jobs.db.dialects.words import Place, StepRow
 from django_jobs.db.marks import ClaimMark
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from django_jobs import submit
 from django_jobs.db import marks as rule
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import ClaimLook, PromotionLook, Snapshot
 from django_jobs.db.dialects.postgresql import PostgreSQL
+from django_jobs.db.dialects.words import ClaimLook, PromotionLook, Snapshot
 from django_jobs.db.marks import Marks
 from django_jobs.db.notify import old_in_process
 from django_jobs.db.unfinished import Unfinished

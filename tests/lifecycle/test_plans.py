@@ -12,7 +12,7 @@ from django.utils import timezone
 import django_jobs
 from django_jobs import Limit, NewJob, job, submit_many
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import KEYED, Place, Stretch
+from django_jobs.db.dialects.words import KEYED, Place, Stretch
 from django_jobs.due import queues_with_work
 from django_jobs.handlers import registry
 from django_jobs.ids import new_id

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.due import look_ahead
 from django_jobs.lifecycle import leases, steps
 from django_jobs.lifecycle.events import deliver, emit, take

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from django_jobs import NewJob, emit, submit
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.lifecycle import children, leases
 from django_jobs.lifecycle.children import Answer
 from django_jobs.lifecycle.claim import ClaimedJob, claim

@@ -11,7 +11,7 @@ import pytest
 from django.db import connections, transaction
 
 from django_jobs import emit, submit
-from django_jobs.db.dialects.base import StepRow
+from django_jobs.db.dialects.words import StepRow
 from django_jobs.lifecycle import events, leases, steps
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.events import Answer, deliver, take

@@ -9,11 +9,12 @@ from django.db.utils import NotSupportedError
 
 from django_jobs.db.connections import jobs_connection
 
-from .base import INSERT_COLUMNS, Dialect
+from .base import Dialect
 from .mariadb import MariaDB
 from .mysql import MySQL
 from .postgresql import PostgreSQL
 from .sqlite import SQLite
+from .words import INSERT_COLUMNS
 
 __all__ = ["INSERT_COLUMNS", "Dialect", "dialect", "driver"]
 

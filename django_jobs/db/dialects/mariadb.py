@@ -18,14 +18,15 @@ from typing import Any, ClassVar, cast
 
 from django.db import DatabaseError, IntegrityError, transaction
 
-from .base import (
+from .base import Dialect
+from .limits import HELD
+from .words import (
     ATTEMPT,
     ATTEMPT_COLUMNS,
     CLAIMED_COLUMNS,
     COMPLETED,
     ENDED,
     FIXED_COLUMNS,
-    HELD,
     INSERT_COLUMNS,
     INSERT_DONE_STEP,
     INSERT_STEP,
@@ -37,7 +38,6 @@ from .base import (
     READY,
     UNKEYED,
     AttemptRow,
-    Dialect,
     EndedRow,
     LogRow,
     StepRow,

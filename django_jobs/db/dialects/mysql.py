@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from .base import JOB
 from .mariadb import MariaDB
+from .words import JOB
 
 
 class MySQL(MariaDB):

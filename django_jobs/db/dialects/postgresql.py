@@ -8,20 +8,19 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from .base import (
+from .base import Dialect
+from .limits import FIRST_THAT_WAIT, HELD, IS_OVERTAKEN, QUEUES_OF_WAITERS
+from .words import (
     ATTEMPT,
     ATTEMPT_COLUMNS,
     CLAIMED_COLUMNS,
     COMPLETED,
     DEPENDENCY,
     ENDED,
-    FIRST_THAT_WAIT,
     FIXED_COLUMNS,
-    HELD,
     INSERT_COLUMNS,
     INSERT_DONE_STEP,
     INSERT_STEP,
-    IS_OVERTAKEN,
     JOB,
     KEEPALIVES,
     KEYED,
@@ -31,7 +30,6 @@ from .base import (
     OPEN_EDGES,
     PROCESS,
     QUEUE,
-    QUEUES_OF_WAITERS,
     READY,
     READY_QUEUES,
     RECENT_SECONDS,
@@ -39,7 +37,6 @@ from .base import (
     UNKEYED,
     AttemptRow,
     ClaimLook,
-    Dialect,
     EndedRow,
     LogRow,
     Place,

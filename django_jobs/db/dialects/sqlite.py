@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from .base import (
+from .base import Dialect
+from .limits import HELD
+from .words import (
     ATTEMPT,
     ATTEMPT_COLUMNS,
     CLAIMED_COLUMNS,
     COMPLETED,
     ENDED,
     FIXED_COLUMNS,
-    HELD,
     INSERT_COLUMNS,
     INSERT_DONE_STEP,
     INSERT_STEP,
@@ -23,7 +24,6 @@ from .base import (
     READY,
     UNKEYED,
     AttemptRow,
-    Dialect,
     EndedRow,
     StepRow,
 )
