@@ -24,7 +24,7 @@ from django_jobs.payloads import decode
 from django_jobs.retry import decide
 from django_jobs.text import describe_exception, exception_path, fingerprint, format_traceback, scrub
 
-from . import logs, slots, starts, turns
+from . import logs, scopes, slots, starts, turns
 from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob, claim_freed, held_claim
@@ -245,7 +245,7 @@ class Handover:
 
     def give_on(self, ids: Collection[str], process_id: str) -> None:
         """Give the slots of jobs on, and claim who is next in the queues that the thread takes."""
-        taker = slots.Taker(process_id, self._takes_from, self.most)
+        taker = scopes.Taker(process_id, self._takes_from, self.most)
         self.jobs = [ClaimedJob.of_row(row, is_limited=True) for row in slots.give_on(ids, taker)]
 
     def _takes_from(self, queue: str) -> bool:

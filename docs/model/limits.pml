@@ -76,7 +76,7 @@ inline count_slots(mine) {
     u = 0
 }
 
-/* `_Scopes.let_in`: lock the first that wait, as many as there is room for; `own_waits`: so does the job that was claimed. */
+/* `Scopes.let_in`: lock the first that wait, as many as there is room for; `own_waits`: so does the job that was claimed. */
 inline choose_next(t, mine, own_waits, number) {
     room = (number > taken + let_in -> number - taken - let_in : 0);
     for (u : 0 .. JOBS - 1) {

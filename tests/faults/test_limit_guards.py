@@ -10,7 +10,7 @@ import pytest
 from django_jobs import Limit, job, submit
 from django_jobs.db.dialects import dialect
 from django_jobs.handlers import registry
-from django_jobs.lifecycle import active_limits, leases, slots
+from django_jobs.lifecycle import active_limits, leases, scopes, slots
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.rescue import rescue_process
@@ -127,7 +127,7 @@ def without_leaving() -> AbstractContextManager[Any]:
 
 
 def without_turns() -> AbstractContextManager[Any]:
-    return mock.patch.object(slots._Scopes, "see_who_comes_first", return_value=None)
+    return mock.patch.object(scopes.Scopes, "see_who_comes_first", return_value=None)
 
 
 def without_sweep() -> AbstractContextManager[Any]:

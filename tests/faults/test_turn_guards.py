@@ -13,7 +13,7 @@ from django.db.models import F
 from django_jobs import Limit, NewJob, job, submit, submit_many
 from django_jobs.db.dialects import dialect
 from django_jobs.handlers import registry
-from django_jobs.lifecycle import active_limits, leases, slots, starts, turns
+from django_jobs.lifecycle import active_limits, leases, scopes, slots, starts, turns
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.limit import Rate
@@ -114,7 +114,7 @@ def without_another_look_for_keys() -> AbstractContextManager[Any]:
 
 
 def without_turns_for_slots() -> AbstractContextManager[Any]:
-    return mock.patch.object(slots._Scopes, "serve_turns", return_value=None)
+    return mock.patch.object(scopes.Scopes, "serve_turns", return_value=None)
 
 
 def without_a_look_at_who_is_ahead() -> AbstractContextManager[Any]:
@@ -219,8 +219,8 @@ def without_lock_of_scopes() -> AbstractContextManager[Any]:
 
 
 def without_those_about_to_start() -> AbstractContextManager[Any]:
-    take = slots._Room.take
-    return mock.patch.object(slots._Room, "take", lambda room, number, starting: take(room, number, 0))
+    take = scopes.Room.take
+    return mock.patch.object(scopes.Room, "take", lambda room, number, starting: take(room, number, 0))
 
 
 def without_log_of_starts() -> AbstractContextManager[Any]:
@@ -228,7 +228,7 @@ def without_log_of_starts() -> AbstractContextManager[Any]:
 
 
 def without_another_look_at_those_about_to_start() -> AbstractContextManager[Any]:
-    return mock.patch.object(slots, "_about_to_start", lambda scopes: dict.fromkeys(scopes, 1))
+    return mock.patch.object(scopes, "_about_to_start", lambda names: dict.fromkeys(names, 1))
 
 
 def without_turns_of_rates() -> AbstractContextManager[Any]:
@@ -244,7 +244,7 @@ def without_mending() -> AbstractContextManager[Any]:
 
 
 def without_a_moment_to_start_at() -> AbstractContextManager[Any]:
-    return mock.patch.object(slots._Room, "last_may_start_at", None)
+    return mock.patch.object(scopes.Room, "last_may_start_at", None)
 
 
 GUARDS: list[tuple[Callable[[], AbstractContextManager[Any]], Callable[[], None], tuple[str, ...]]] = [
