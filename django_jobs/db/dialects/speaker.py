@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .words import JOB
+from .words import JOB, marks
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,12 @@ class Speaker(ABC):
 
         A value is a text, a number or None: JSON is text, and a time is text in UTC without its zone.
         """
+
+    def lock_free_jobs(self, ids: Sequence[str]) -> set[str]:
+        """Lock those of the jobs that nobody else has locked, without waiting, and return their ids."""
+        if not self.write_lock:
+            return set(ids)
+        free = self.read(
+            f"SELECT id FROM {JOB} WHERE id IN ({marks(ids)}) ORDER BY id {self.write_lock} SKIP LOCKED", ids
+        )
+        return {row[0] for row in free}

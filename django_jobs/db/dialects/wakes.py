@@ -25,15 +25,6 @@ class WakeStatements(Speaker):
         """Lock jobs against change, in the order of their ids, and return (id, status) of each."""
         return self.read(f"SELECT id, status FROM {JOB} WHERE id IN ({marks(ids)}) ORDER BY id {self.share_lock}", ids)
 
-    def lock_free_jobs(self, ids: Sequence[str]) -> set[str]:
-        """Lock those of the jobs that nobody else has locked, without waiting, and return their ids."""
-        if not self.write_lock:
-            return set(ids)
-        free = self.read(
-            f"SELECT id FROM {JOB} WHERE id IN ({marks(ids)}) ORDER BY id {self.write_lock} SKIP LOCKED", ids
-        )
-        return {row[0] for row in free}
-
     def close_edges(self, keys: Sequence[int], state: str) -> None:
         """Set the state of edges given by primary key."""
         with self.connection.cursor() as cursor:
