@@ -66,13 +66,13 @@ def without_fence_in_complete(database: Database) -> Iterator[None]:
 
 @contextmanager
 def without_fence_in_end(database: Database) -> Iterator[None]:
-    def all_of_them(self: Any, fences: list[tuple[str, int]], rest: str) -> set[str]:
+    def all_of_them(self: Any, fences: list[tuple[str, int]]) -> set[str]:
         return {job_id for job_id, _ in fences}
 
     fence = " AND job.fence = ended.fence", " AND django_jobs_job.fence = ended.fence"
     with (
         statement_without(database, "_END", *fence),
-        mock.patch.object(mariadb.MariaDB, "_with_fence", all_of_them),
+        mock.patch.object(mariadb.MariaDB, "_lock_with_fence", all_of_them),
     ):
         yield
 
