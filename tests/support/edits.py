@@ -1,5 +1,7 @@
 """Rows as a hand with SQL may leave them: one of each kind that is about to be used, and values that no code of ours writes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
