@@ -220,9 +220,9 @@ def test_eight_processes_that_are_killed_one_after_another_tell_each_cause_once(
         DeadLetterFactory(fingerprint="first")
         assert receiver.arrived.wait(60)
         for number, cause in enumerate(causes):
+            before = len(receiver.got)
             DeadLetterFactory(fingerprint=cause)
             if number % 3 == 2:
-                before = len(receiver.got)
                 if len(running) > 1:  # while somebody tells
                     wait_until(lambda before=before: len(receiver.got) > before, 60)
                 running.pop(0).signal(signal.SIGKILL)
