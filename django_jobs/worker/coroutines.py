@@ -57,6 +57,7 @@ class Coroutines(Loop):
         self._settler = settler
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_broken = False
         self._places: threading.Semaphore | None = None
         self._runs: dict[str, Entry] = {}
         self._starting: list[Entry] = []
@@ -85,10 +86,15 @@ class Coroutines(Loop):
             fences = {job.id: job.fence for job in run.jobs}
             entry = Entry(run, handler, handlers, fences, run.timeout_seconds is not None)
             self._runs.update(dict.fromkeys(fences, entry))
-            is_awake = bool(self._starting)
-            self._starting.append(entry)
-        if not is_awake:  # waking the loop is a system call
-            loop.call_soon_threadsafe(self._launch)
+            is_broken, is_awake = self._is_broken, bool(self._starting)
+            if not is_broken:
+                self._starting.append(entry)
+        if is_broken:  # the process is about to end, and does not wait for a run that nothing starts
+            error = "the event loop of its worker process had broken"
+            self.give_up_run(run, [Outcome.released(job, error) for job in run.jobs])
+        elif not is_awake:  # waking the loop is a system call
+            with suppress(RuntimeError):  # it broke and was closed since, and this run was given up with the others
+                loop.call_soon_threadsafe(self._launch)
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -176,6 +182,7 @@ class Coroutines(Loop):
     def _give_up_broken(self) -> None:
         """Settle what the loop ran as crashed: one of these jobs may have broken it, so each runs alone next time."""
         with self._lock:
+            self._is_broken = True
             entries = [entry for entry in set(self._runs.values()) if not entry.has_ended]
         for entry in entries:
             run, options = entry.run, entry.handlers.job_options(entry.handler, entry.run.job.queue)

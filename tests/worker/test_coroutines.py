@@ -1,6 +1,7 @@
 """Coroutine jobs that harm what they share: the thread of their database work, the event loop."""
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
@@ -17,6 +18,35 @@ from tests.support.waiting import wait_until
 from .conftest import Bench
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_job_that_is_claimed_while_the_loop_breaks_is_handed_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def break_loop(payload: dict[str, Any]) -> None:
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+        await asyncio.sleep(60)
+
+    async def nap(payload: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+
+    bench.handle("t.break", break_loop, max_retries=0)
+    bench.handle("t.nap", nap)
+    process = bench.start()
+    broke = threading.Event()
+    monkeypatch.setattr(process.state, "recycle_after", lambda error: broke.set())  # it goes on claiming for a while
+    bench.submit("t.break")
+    assert broke.wait(60)
+    job = bench.submit("t.nap")
+
+    def was_handed_back() -> bool:
+        job.refresh_from_db()
+        return job.fence >= 2
+
+    wait_until(was_handed_back, 60)
+    process.stop(grace=10)
+    job.refresh_from_db()
+    assert (job.status, job.retry_count, process.coroutines.running) == ("pending", 0, 0)
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite has no server to end a session
