@@ -77,7 +77,7 @@ class ClaimedJob(NamedTuple):
     @classmethod
     def of_row(cls, row: tuple[Any, ...], *, is_limited: bool = False) -> ClaimedJob:
         """Return the claim of a row as the dialects return it."""
-        return cls._make((*row, is_limited, (), 0.0, NO_KEY))
+        return cls._make(row + (_LIMITED if is_limited else _NO_LIMIT))
 
     @classmethod
     def of(cls, job: Job) -> ClaimedJob:
@@ -110,7 +110,9 @@ def _text_of(value: Any) -> str:
         return json.dumps(value)
 
 
-_NO_LIMIT = (False, (), 0.0, NO_KEY)  # the columns of a claim that its row does not have
+# The columns of a claim that its row does not have.
+_NO_LIMIT = (False, (), 0.0, NO_KEY)
+_LIMITED = (True, *_NO_LIMIT[1:])
 
 
 def claim(
@@ -173,7 +175,7 @@ def _claim_round_in_turn(
     place = {job.id: number for number, job in enumerate(waiting)}
     rows = dialect().claim_jobs(queue, [*place], process_id)
     jobs = [
-        ClaimedJob._make(row + _NO_LIMIT)._replace(fair_key=waiting[place[row[0]]].key)
+        ClaimedJob.of_row(row)._replace(fair_key=waiting[place[row[0]]].key)
         for row in sorted(rows, key=lambda row: place[row[0]])
     ]
     admitted = jobs if limits is NO_LIMITS else _admitted(jobs, process_id, limits)
@@ -201,7 +203,7 @@ def _taken(
     else:
         is_limited = active_limits() is not NO_LIMITS
         rows = marks.of(queue).claim(speaker, queue, limit, process_id, is_limited=is_limited)
-    return [ClaimedJob._make(row + _NO_LIMIT) for row in rows]
+    return [ClaimedJob.of_row(row) for row in rows]
 
 
 def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
@@ -211,7 +213,7 @@ def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
     if active_limits() is not NO_LIMITS or turns.has_keys(queue):
         return None
     rows = dialect().claim(queue, 1, process_id)
-    return ClaimedJob._make(rows[0] + _NO_LIMIT) if rows else None
+    return ClaimedJob.of_row(rows[0]) if rows else None
 
 
 _claim_aged = transactional(_taken)  # several statements: a try that fails must leave nothing claimed
