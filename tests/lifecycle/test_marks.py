@@ -214,7 +214,11 @@ def released(marks: Marks) -> str:
 
 
 def retried_late(marks: Marks) -> str:
-    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - timedelta(minutes=5))
+    return _promoted_when_due_for(timedelta(minutes=5), marks)
+
+
+def _promoted_when_due_for(since: timedelta, marks: Marks) -> str:
+    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - since)
     pending(DEAD)
     work_off(marks)
     assert promote() == ["default"]
@@ -318,11 +322,7 @@ def crashed(marks: Marks) -> str:
 
 
 def promoted(marks: Marks) -> str:
-    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - timedelta(seconds=1))
-    pending(DEAD)
-    work_off(marks)
-    assert promote() == ["default"]
-    return str(job.pk)
+    return _promoted_when_due_for(timedelta(seconds=1), marks)
 
 
 @pytest.mark.usefixtures("nothing_is_recent")
