@@ -75,17 +75,25 @@ class Site:
 def site(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[Site]:
     with ExitStack() as stack:
         cut, near = stack.enter_context(host()), stack.enter_context(host())
-        server = stack.enter_context(PRIVATE_SERVERS[request.param](addresses="*"))
-        stack.enter_context(django_db_blocker.unblock())
-        url = new_url(request.param, tmp_path, server.url)
-        create_database(url)
-        stack.enter_context(default_database_at(url))
-        migrate()
-        _let_hosts_in()
+        url = stack.enter_context(_database_for_hosts(request.param, tmp_path, django_db_blocker))
         workers = [stack.enter_context(_workers_on(each, url)) for each in (cut, near)]
         for one in workers:
             one.wait_ready(2, timeout=60)
         yield Site(cut, *workers)
+
+
+@contextmanager
+def _database_for_hosts(vendor: str, tmp_path: Path, django_db_blocker: Any) -> Iterator[str]:
+    """Give the URL of a database on a private server, migrated and `default`, that hosts reach."""
+    with ExitStack() as stack:
+        server = stack.enter_context(PRIVATE_SERVERS[vendor](addresses="*"))
+        stack.enter_context(django_db_blocker.unblock())
+        url = new_url(vendor, tmp_path, server.url)
+        create_database(url)
+        stack.enter_context(default_database_at(url))
+        migrate()
+        _let_hosts_in()
+        yield url
 
 
 def _let_hosts_in() -> None:
@@ -222,11 +230,4 @@ def private_hosts(request: pytest.FixtureRequest, tmp_path: Path, django_db_bloc
     """Give a host and the URL of a database, migrated and `default`, that it reaches."""
     with ExitStack() as stack:
         where = stack.enter_context(host())
-        server = stack.enter_context(PRIVATE_SERVERS[request.param](addresses="*"))
-        stack.enter_context(django_db_blocker.unblock())
-        url = new_url(request.param, tmp_path, server.url)
-        create_database(url)
-        stack.enter_context(default_database_at(url))
-        migrate()
-        _let_hosts_in()
-        yield where, url
+        yield where, stack.enter_context(_database_for_hosts(request.param, tmp_path, django_db_blocker))
