@@ -10,10 +10,8 @@ The promise is that a member has 0.8 of a plain job's rate; the exit code says w
 """
 
 import argparse
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import django
-from django.conf import settings
-
-from testproject.database import database_from_url
+from benchmarks.scratch import scratch_site
 
 ALLOWED = 0.8
 AT_ONCE = 500
@@ -38,19 +33,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=1, help="that the members of a round are spread over")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        url = options.url or f"sqlite:///{directory}/members.sqlite3"
-        settings.configure(
-            INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_jobs"],
-            DATABASES={"default": database_from_url(url)},
-            USE_TZ=True,
-        )
-        django.setup()
-        from tests.support.databases import created_database
-
-        with created_database(url):
-            held = measure(options.jobs, options.rounds, options.batches)
-    print(f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores")
+    with scratch_site(options.url):
+        held = measure(options.jobs, options.rounds, options.batches)
     return 0 if held else 1
 
 

@@ -11,10 +11,8 @@ The promises are 1.2 times `create` and 1.15 times the bare loop; the exit code 
 """
 
 import argparse
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import django
-from django.conf import settings
-
-from testproject.database import database_from_url
+from benchmarks.scratch import scratch_site
 
 STEP, ITERATE = 1.2, 1.15
 WARM_UP = 50
@@ -53,19 +48,8 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100_000, help="that a loop goes over")
     parser.add_argument("--rounds", type=int, default=7, help="of loops")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        url = options.url or f"sqlite:///{directory}/steps.sqlite3"
-        settings.configure(
-            INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_jobs"],
-            DATABASES={"default": database_from_url(url)},
-            USE_TZ=True,
-        )
-        django.setup()
-        from tests.support.databases import created_database
-
-        with created_database(url):
-            held = [measure_steps(options.number), measure_loops(options.rows, options.rounds)]
-    print(f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores")
+    with scratch_site(options.url):
+        held = [measure_steps(options.number), measure_loops(options.rows, options.rounds)]
     return 0 if all(held) else 1
 
 
