@@ -172,11 +172,7 @@ class Coroutines(Loop):
             self._give_up_broken()
             self._state.recycle_after(error)
         finally:
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=CANCEL_SECONDS))
+            _end_tasks(loop)
             loop.close()
 
     def _give_up_broken(self) -> None:
@@ -319,6 +315,19 @@ class Coroutines(Loop):
             self._outcomes += postponed  # the wait for their locks is pause enough
         if postponed:
             self.wake()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what still runs, and let it end, at most for `CANCEL_SECONDS`."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    until = time.monotonic() + CANCEL_SECONDS
+    while tasks and (left := until - time.monotonic()) > 0:
+        # Who stops the process may stop the loop here, and a cancelled task break it: the others are to end all the same.
+        with suppress(RuntimeError, SystemExit, KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(tasks, timeout=left))
+            return
 
 
 async def _flush(steps: Steps) -> None:

@@ -49,6 +49,28 @@ def test_a_job_that_is_claimed_while_the_loop_breaks_is_handed_back(
     assert (job.status, job.retry_count, process.coroutines.running) == ("pending", 0, 0)
 
 
+def test_a_loop_that_is_stopped_and_broken_while_it_ends_lets_its_tasks_end(bench: Bench) -> None:
+    ended: list[str] = []
+
+    async def break_loop(payload: dict[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(sys.exit, 3)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            loop.stop()
+            loop.call_later(0.005, sys.exit, 3)
+            await asyncio.sleep(0.01)
+            ended.append("break")
+
+    bench.handle("t.break", break_loop, max_retries=0)
+    process = bench.start()
+    bench.submit("t.break")
+    wait_until(lambda: bool(ended), 60)
+    process.stop(grace=10)
+    assert ended == ["break"]
+
+
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite has no server to end a session
 def test_a_broken_connection_reaches_one_job_and_no_more(bench: Bench) -> None:
     async def count(payload: dict[str, Any]) -> int:
