@@ -158,7 +158,7 @@ class Migration(migrations.Migration):
                 ('scheduled_at', django_jobs.models.fields.MomentField(blank=True, null=True, verbose_name='scheduled at')),
                 ('available_at', django_jobs.models.fields.MomentField(verbose_name='available at')),
                 ('created_at', django_jobs.models.fields.MomentField(verbose_name='created at')),
-                ('updated_at', django_jobs.models.fields.MomentField(verbose_name='updated at')),
+                ('updated_at', django_jobs.models.fields.MomentField(twins=('started_at', 'finished_at'), verbose_name='updated at')),
                 ('started_at', django_jobs.models.fields.MomentField(blank=True, null=True, verbose_name='started at')),
                 ('finished_at', django_jobs.models.fields.MomentField(blank=True, null=True, verbose_name='finished at')),
                 ('max_retries', models.PositiveIntegerField(default=3, verbose_name='retries allowed')),

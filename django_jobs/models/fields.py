@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -71,7 +72,18 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
 
     Databases take more: PostgreSQL `infinity` and years before 1 or beyond 9999, SQLite any text. One such row, written by hand,
     cannot be read, nor can any list that it is in: a queue would stand still, and nobody be rescued.
+
+    `twins` names columns of which most statements set one to the same time: on SQLite, where the condition takes two thirds of a
+    microsecond for each row, theirs is then enough for both.
     """
+
+    def __init__(self, *args: Any, twins: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.twins = twins
+
+    def deconstruct(self) -> Any:
+        name, path, args, kwargs = super().deconstruct()
+        return name, path, args, {**kwargs, "twins": self.twins} if self.twins else kwargs
 
     def db_check(self, connection: BaseDatabaseWrapper) -> str | None:
         name = connection.ops.quote_name(self.column or "")
@@ -81,6 +93,7 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
             # To the second: SQLite rounds to milliseconds, and so a moment before midnight up to the next day. And with a
             # modifier: without one the 31st of February is a date.
             check += f" AND date(substr({name}, 1, 19), '+0 days') IS substr({name}, 1, 10)"
+            check = " OR ".join([*(f"{name} = {connection.ops.quote_name(twin)}" for twin in self.twins), check])
         elif connection.vendor == "mysql":  # where 2024-00-00 is a date, which drivers read as none
             check += f" AND MONTH({name}) > 0 AND DAYOFMONTH({name}) > 0"
         return check

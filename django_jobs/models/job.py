@@ -165,7 +165,7 @@ class Job(models.Model):
     scheduled_at = MomentField(_("scheduled at"), null=True, blank=True)
     available_at = MomentField(_("available at"))
     created_at = MomentField(_("created at"))
-    updated_at = MomentField(_("updated at"))
+    updated_at = MomentField(_("updated at"), twins=("started_at", "finished_at"))
     started_at = MomentField(_("started at"), null=True, blank=True)
     finished_at = MomentField(_("finished at"), null=True, blank=True)
     max_retries = models.PositiveIntegerField(_("retries allowed"), default=3)
