@@ -416,12 +416,15 @@ def _settle_here(outcomes: Sequence[Outcome], process_id: str, handover: Handove
         handover.jobs = []  # of a try that was rolled back
     completed = [outcome for outcome in outcomes if outcome.is_completed]
     if completed:
-        settled = dialect().complete([(*outcome.run, outcome.result_text) for outcome in completed])
+        rows = [(outcome.job.id, outcome.job.fence, outcome.result_text) for outcome in completed]
+        settled = dialect().complete(rows)
         freed = wake_dependents(sorted(settled))
+        won = completed
         if len(settled) != len(completed):
             lost = {outcome.job.id for outcome in completed} - settled
-        ended = _members(completed, settled)
-        _announce_completed([outcome for outcome in completed if outcome.job.id in settled], process_id)
+            won = [outcome for outcome in completed if outcome.job.id in settled]
+        ended = _members(won)
+        _announce_completed(won, process_id)
     if len(completed) != len(outcomes):
         others, moved = _settle_others([outcome for outcome in outcomes if not outcome.is_completed], process_id)
         lost |= others
@@ -504,7 +507,7 @@ def _settle_others(
         put_to_wait(waits)
     ended: list[Ended] = []
     if bad := sorted(outcome.job.id for outcome in settled if outcome.status in ENDED_BADLY):
-        ended = _members(settled, set(bad)) + settle_dependents(bad)
+        ended = _members(outcome for outcome in settled if outcome.status in ENDED_BADLY) + settle_dependents(bad)
     if waiting := [outcome.job.id for outcome in settled if outcome.status in WAITING]:
         ended += cancel_as_requested(waiting)
     for queue in {outcome.job.queue for outcome in settled if outcome.status == JobStatus.PENDING}:
@@ -513,12 +516,10 @@ def _settle_others(
     return {outcome.job.id for outcome in outcomes} - moved, ended
 
 
-def _members(outcomes: Sequence[Outcome], ids: Collection[str]) -> list[Ended]:
-    """Return those of the jobs with these ids that are of a batch."""
+def _members(outcomes: Iterable[Outcome]) -> list[Ended]:
+    """Return those of the jobs that are of a batch."""
     return [
-        Ended(job.id, job.batch_id, outcome.status)
-        for outcome in outcomes
-        if (job := outcome.job).batch_id is not None and job.id in ids
+        Ended(job.id, job.batch_id, outcome.status) for outcome in outcomes if (job := outcome.job).batch_id is not None
     ]
 
 

@@ -278,7 +278,7 @@ class Worker(threading.Thread):
 
     def _run_jobs(self) -> bool:
         """Run jobs until there is none left, or it is time to claim; return whether there was one."""
-        ran, before = False, time.monotonic()
+        ran, before, keeps_queries = False, time.monotonic(), settings.DEBUG
         while not self.is_stopping and (run := self.buffer.next_run(self.slot)) is not None:
             ran = True
             if self.buffer.wants_thread:
@@ -286,6 +286,8 @@ class Worker(threading.Thread):
             if self._places is not None:
                 self._take_up(self._places)
             self._watchdog.wake()
+            if keeps_queries:  # nine thousand for each connection: forget them as Django does for each request
+                reset_queries()
             is_gathered = self._run_one(run)
             if self.slot.abandoned:
                 return True
@@ -344,8 +346,6 @@ class Worker(threading.Thread):
 
     def _run_one(self, run: Run) -> bool:
         """Run a job, or a list of jobs; return True when it was only put on a list."""
-        if settings.DEBUG:
-            reset_queries()  # as Django does for each request: they are kept otherwise, nine thousand for each connection
         job = run.job
         handler = run.handler or self.handlers.find(job.job_type)
         if handler is None:
