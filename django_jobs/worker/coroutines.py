@@ -14,6 +14,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import Error, connections, reset_queries
 
+from django_jobs import signals
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import work_on
 from django_jobs.db.sessions import HandlerSessions
@@ -21,6 +22,7 @@ from django_jobs.exceptions import LeaseLost, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, still_held
+from django_jobs.models import Job
 from django_jobs.propagation import traced, traced_list
 
 from . import capture
@@ -209,9 +211,12 @@ class Coroutines(Loop):
                 if not run.jobs:
                     return
                 await sync_to_async(announce_list)(run, self._state.id)
-            elif run.job.rated and (outcome := await self._not_started(run.job)) is not None:
-                outcomes = [outcome]
-                return
+            else:
+                if signals.job_started.receivers and signals.job_started.has_listeners(Job):
+                    await sync_to_async(signals.announce)(signals.job_started, run.job.id, worker_id=self._state.id)
+                if run.job.rated and (outcome := await self._not_started(run.job)) is not None:
+                    outcomes = [outcome]
+                    return
             result = await self._call(run, handler)
             if run.steps is not None:
                 await _flush(run.steps)

@@ -11,7 +11,7 @@ from django.db import connection
 
 from django_jobs import Retry
 from django_jobs.models import DeadLetter, Job
-from django_jobs.signals import job_retried
+from django_jobs.signals import job_retried, job_started
 from django_jobs.worker.state import EXIT_RECYCLE
 from tests.support.waiting import wait_until
 
@@ -69,6 +69,24 @@ def test_a_loop_that_is_stopped_and_broken_while_it_ends_lets_its_tasks_end(benc
     wait_until(lambda: bool(ended), 60)
     process.stop(grace=10)
     assert ended == ["break"]
+
+
+def test_the_start_of_a_coroutine_is_told(bench: Bench) -> None:
+    told: list[str] = []
+
+    async def nap(payload: dict[str, Any]) -> None:
+        told.append("runs")
+
+    def started(sender: Any, job: Job, worker_id: str, **kwargs: Any) -> None:
+        told.append(f"{job.status} {job.worker_id == worker_id}")
+
+    bench.handle("t.nap", nap)
+    job_started.connect(started)
+    try:
+        assert bench.run(bench.submit("t.nap")) == ["completed"]
+    finally:
+        job_started.disconnect(started)
+    assert told == ["running True", "runs"]
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite has no server to end a session
