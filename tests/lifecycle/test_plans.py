@@ -267,6 +267,24 @@ def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_i
         registry.forget("limited.many")
 
 
+@pytest.mark.databases("sqlite", "mariadb")  # PostgreSQL asks in its own way, above
+def test_who_waits_for_a_slot_is_found_in_the_order_of_the_index_without_a_sort() -> None:
+    job("limited.many", queue="held", limit=Limit(concurrency=1))(lambda payload: None)
+    try:
+        submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
+        (outcome,) = (Outcome.completed(one) for one in claim("held", 7, "p"))
+        with recorded() as statements:
+            assert settle_unlocked([outcome], "p", Handover(lambda queue: True, 1)) == []
+        (plan,) = (
+            plan_of(sql, params) for sql, params in statements if "slot.waits = TRUE" in sql and "ORDER BY" in sql
+        )
+        assert "django_jobs_limitslot_order" in plan, plan
+        assert "TEMP B-TREE" not in plan, plan
+        assert "filesort" not in plan, plan
+    finally:
+        registry.forget("limited.many")
+
+
 @pytest.mark.databases("postgresql", "mariadb")
 def test_a_claim_locks_no_more_rows_than_it_takes() -> None:
     with transaction.atomic():

@@ -30,12 +30,14 @@ QUEUES_OF_WAITERS = (
     f" (SELECT MIN(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = TRUE),"
     f" (SELECT MAX(queue) FROM {SLOT} WHERE scope = {{scope}} AND waits = TRUE AND keyed = TRUE)"
 )
+# In the order of the index, to the letter: that `fair_key` is empty goes without saying, and said as a condition it has SQLite
+# sort all who wait.
 FIRST_THAT_WAIT = (
     f"SELECT {{number}}slot.rank AS in_order, slot.{{moment}} AS since, slot.job_id, job.job_type, job.limit_key,"
     " job.queue_limit_key"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id"
     " WHERE slot.scope = {scope} AND slot.waits = TRUE AND slot.keyed = FALSE AND slot.queue = {queue}"
-    " AND slot.fair_key = '' AND job.pending_limits = 1 ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT {most}"
+    " AND job.pending_limits = 1 ORDER BY slot.rank, slot.fair_key, slot.available_at, slot.job_id LIMIT {most}"
 )
 _READY_AHEAD = (
     f"SELECT job.id, job.job_type, job.limit_key, job.queue_limit_key, job.rank AS in_order, job.{{moment}} AS since"
