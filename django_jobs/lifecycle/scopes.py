@@ -339,7 +339,7 @@ def next_in_one_queue(limits: ActiveLimits, scopes: Sequence[str]) -> dict[tuple
     if any(limits.rate(scope) is not None for scope in scopes):
         return None
     dialect().lock_scopes(scopes)
-    rows = dialect().next_in_one_queue([(scope, min(limits.concurrency(scope) or 0, STEP)) for scope in scopes])
+    rows = dialect().next_in_one_queue([(scope, limits.concurrency(scope) or 0) for scope in scopes], STEP)
     if rows is None or any(
         is_more or registry.queue_settings(queue).ageing is not None for _, queue, is_more, *_ in rows
     ):

@@ -114,8 +114,8 @@ def without_looking_ahead() -> Iterator[None]:
     kind = type(dialect())
     look = kind.next_in_one_queue
 
-    def blind(self: Any, scopes: Any) -> Any:
-        rows = look(self, scopes)
+    def blind(self: Any, *given: Any) -> Any:
+        rows = look(self, *given)
         return None if rows is None else [(*row[:-1], False) for row in rows]
 
     with mock.patch.object(kind, "overtaken", return_value=set()), mock.patch.object(kind, "next_in_one_queue", blind):

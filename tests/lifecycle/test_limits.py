@@ -69,6 +69,17 @@ def failed(one: ClaimedJob, status: JobStatus = JobStatus.SCHEDULED) -> Outcome:
     return Outcome(one, status, AttemptOutcome.FAILED, reason=reason, error="as told", delay=60)
 
 
+def test_beyond_five_hundred_at_once_a_settle_gives_the_slot_on_as_well() -> None:
+    name = limited(concurrency=510)
+    submit_many([NewJob(name) for _ in range(515)])
+    running: list[ClaimedJob] = []
+    while claimed := claim("default", 300, "p"):
+        running += claimed
+    assert len(running) == 510
+    done(running[0])
+    assert len(claim("default", 10, "p")) == 1
+
+
 def test_no_more_run_than_the_limit_says_and_a_settle_gives_the_slot_to_the_first_that_waits() -> None:
     name = limited(concurrency=2)
     for number in range(5):

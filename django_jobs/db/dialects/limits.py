@@ -149,8 +149,10 @@ class LimitStatements(Speaker):
         statement = " UNION ALL ".join(self.union_part.format(part=part) for part in parts)
         return self.read(statement, [value for one in wanted for value in one])
 
-    def next_in_one_queue(self, scopes: Sequence[tuple[str, int]]) -> list[tuple[Any, ...]] | None:
+    def next_in_one_queue(self, scopes: Sequence[tuple[str, int]], most: int) -> list[tuple[Any, ...]] | None:
         """Return who is next in scopes, each given with how many may run at once; None where that takes several looks.
+
+        At most so many of each scope.
 
         A row is (number of the scope, queue, whether there is another queue, or a fair key, rank, available_at, id, job_type,
         limit_key, queue_limit_key, whether a ready job comes before that was not let in). Scopes where nobody waits have none,

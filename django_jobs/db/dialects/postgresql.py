@@ -103,7 +103,8 @@ WHERE {IS_OVERTAKEN.format(jobs=f"{JOB} AS job", queue="given.queue", scope="giv
 
 # Who is next in scopes that have nothing but the jobs of one queue, without fair keys; and who of them a ready job overtakes.
 # In the order of the index the last entry tells whether there is another queue, or a key. One plan for what takes four otherwise:
-# to plan them takes longer than to run them.
+# to plan them takes longer than to run them. What is taken is read in order and up to the limit, which is no bitmap scan: that
+# would read the slots of all jobs that have ended since the last vacuum, again and again.
 _NEXT_IN_ONE_QUEUE = f"""
 SELECT given.number - 1, last.queue, last.keyed OR first.queue <> last.queue OR taken.elsewhere,
     next.rank, next.available_at::text, next.id, next.job_type, next.limit_key, next.queue_limit_key,
@@ -113,13 +114,14 @@ CROSS JOIN LATERAL (SELECT queue, keyed FROM {SLOT} WHERE scope = given.scope AN
     ORDER BY keyed DESC, queue DESC LIMIT 1) AS last
 CROSS JOIN LATERAL (SELECT queue FROM {SLOT} WHERE scope = given.scope AND waits ORDER BY keyed, queue LIMIT 1) AS first
 CROSS JOIN LATERAL (SELECT COUNT(*) AS number, COALESCE(BOOL_OR(queue <> last.queue), FALSE) AS elsewhere
-    FROM {SLOT} WHERE scope = given.scope AND NOT waits) AS taken
+    FROM (SELECT queue FROM {SLOT} WHERE scope = given.scope AND NOT waits
+        ORDER BY keyed, queue LIMIT given.most) AS slot) AS taken
 LEFT JOIN LATERAL (
     SELECT slot.rank, slot.available_at, slot.job_id AS id, job.job_type, job.limit_key, job.queue_limit_key
     FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id
     WHERE slot.scope = given.scope AND slot.waits AND NOT slot.keyed AND slot.queue = last.queue AND slot.fair_key = ''
         AND job.pending_limits = 1
-    ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT GREATEST(given.most - taken.number, 0)) AS next ON TRUE"""
+    ORDER BY slot.rank, slot.available_at, slot.job_id LIMIT LEAST(GREATEST(given.most - taken.number, 0), %s)) AS next ON TRUE"""
 
 
 # How many entries of an index this session has read: those that are dead and kept count, those that were removed do not.
@@ -408,8 +410,8 @@ class PostgreSQL(Dialect):
             [array(column) for column in zip(*wanted, strict=True)],
         )
 
-    def next_in_one_queue(self, scopes: Sequence[tuple[str, int]]) -> list[tuple[Any, ...]] | None:
-        return self.read(_NEXT_IN_ONE_QUEUE, [array(column) for column in zip(*scopes, strict=True)])
+    def next_in_one_queue(self, scopes: Sequence[tuple[str, int]], most: int) -> list[tuple[Any, ...]] | None:
+        return self.read(_NEXT_IN_ONE_QUEUE, [*(array(column) for column in zip(*scopes, strict=True)), most])
 
     def overtaken(self, places: Sequence[tuple[str, str, int, Any, str]]) -> set[int]:
         return {number for (number,) in self.read(_OVERTAKEN, [array(column) for column in zip(*places, strict=True)])}
