@@ -15,7 +15,17 @@ from django_jobs.lifecycle.settle import Outcome, still_held
 from django_jobs.models import Job
 
 from .cleanup import release_locals
-from .executor import as_completed, call, execute, judge, let_go_of_log, not_started, readable, run_atomic
+from .executor import (
+    announce_start,
+    as_completed,
+    call,
+    execute,
+    judge,
+    let_go_of_log,
+    not_started,
+    readable,
+    run_atomic,
+)
 from .run import BulkRun, Run
 
 
@@ -81,9 +91,7 @@ def announce_list(run: BulkRun, process_id: str) -> None:
     if signals.bulk_started.receivers and signals.bulk_started.has_listeners(Job):
         ids = [one.id for one in run.jobs]
         signals.send(signals.bulk_started, sender=Job, job_type=job.job_type, queue=job.queue, job_ids=ids)
-    if signals.job_started.receivers and signals.job_started.has_listeners(Job):
-        for one in run.jobs:
-            signals.announce(signals.job_started, one.id, worker_id=process_id)
+    announce_start(run, process_id)
 
 
 def _outcomes_in_transaction(run: Run, handler: Handler, handlers: Registry, process_id: str) -> list[Outcome]:

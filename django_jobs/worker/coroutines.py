@@ -22,12 +22,11 @@ from django_jobs.exceptions import LeaseLost, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.lifecycle.settle import Outcome, still_held
-from django_jobs.models import Job
 from django_jobs.propagation import traced, traced_list
 
 from . import capture
 from .bulk import announce_list, failures, returned, turn_away, without_lost
-from .executor import arguments_of, as_completed, failure, not_started, readable
+from .executor import announce_start, arguments_of, as_completed, failure, not_started, readable
 from .loop import Loop
 from .run import BulkRun, Run
 from .settler import Settler
@@ -212,8 +211,8 @@ class Coroutines(Loop):
                     return
                 await sync_to_async(announce_list)(run, self._state.id)
             else:
-                if signals.job_started.receivers and signals.job_started.has_listeners(Job):
-                    await sync_to_async(signals.announce)(signals.job_started, run.job.id, worker_id=self._state.id)
+                if signals.job_started.receivers:  # most sites have none, and a coroutine is to wait for no thread then
+                    await sync_to_async(announce_start)(run, self._state.id)
                 if run.job.rated and (outcome := await self._not_started(run.job)) is not None:
                     outcomes = [outcome]
                     return

@@ -50,8 +50,7 @@ class BrokenTransaction(Fail):
 
 def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> Outcome:
     """Run a handler and return the outcome; nothing is left to settle when the job was completed in its transaction, or lost."""
-    if signals.job_started.receivers and signals.job_started.has_listeners(Job):
-        signals.announce(signals.job_started, run.job.id, worker_id=process_id)
+    announce_start(run, process_id)
     if run.job.rated and (outcome := not_started(run.job, run.lent)) is not None:
         return outcome
     try:
@@ -68,6 +67,13 @@ def execute(run: Run, handler: Handler, handlers: Registry, process_id: str) -> 
             run.steps.flush()
             cause = run.steps.error_after(cause)
         return failure(run, handler, handlers, cause)
+
+
+def announce_start(run: Run, process_id: str) -> None:
+    """Tell that the handler of a job, or of a list of jobs, is about to run."""
+    if signals.job_started.receivers and signals.job_started.has_listeners(Job):
+        for job in run.jobs:
+            signals.announce(signals.job_started, job.id, worker_id=process_id)
 
 
 def wait_to_start(job: ClaimedJob) -> None:
