@@ -50,9 +50,9 @@ WAITING = frozenset({"pending", "scheduled"})
 MOST, MOST_CRASHES, LAST_FENCE = 2_000_000_000, 32_000, 2**62  # with room for one more in their columns
 
 
-def _status_is(*statuses: str) -> Q:
+def _status_is(statuses: Iterable[str]) -> Q:
     """Name each: SQLite looks a longer list up in a table that it makes for the statement, a sixteenth of a run."""
-    return reduce(or_, (Q(status=status) for status in statuses))
+    return reduce(or_, (Q(status=status) for status in sorted(statuses)))
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -221,8 +221,8 @@ class Job(models.Model):
             models.CheckConstraint(name="django_jobs_job_rank", condition=Q(rank__gte=-100, rank__lte=100)),
             models.CheckConstraint(
                 name="django_jobs_job_finished",
-                condition=Q(finished_at__isnull=False) & _status_is("completed", "dead", "cancelled", "failed")
-                | Q(finished_at__isnull=True) & _status_is("running", "pending", "scheduled"),
+                condition=Q(finished_at__isnull=False) & _status_is(TERMINAL)
+                | Q(finished_at__isnull=True) & _status_is(LIVE),
             ),
             models.CheckConstraint(
                 name="django_jobs_job_running",
@@ -231,11 +231,12 @@ class Job(models.Model):
             HotUnique(name="django_jobs_job_unique", field="unique_lock"),
             models.CheckConstraint(
                 name="django_jobs_job_unique_lock",
-                condition=Q(unique_lock__isnull=True) | _status_is("running", "pending", "scheduled"),
+                condition=Q(unique_lock__isnull=True) | _status_is(LIVE),
             ),
-            models.CheckConstraint(name="django_jobs_job_fence", condition=Q(fence__gte=0, fence__lte=LAST_FENCE)),
             # A hand with SQL is refused what no code of ours writes: one could not be added to it, PostgreSQL's floats may be no
-            # numbers, and SQLite takes anything as a number; text and bytes are greater than all of them.
+            # numbers, and SQLite takes anything as a number; text and bytes are greater than all of them. The fence stands
+            # alone, for it is the one number that each claim and settle writes.
+            models.CheckConstraint(name="django_jobs_job_fence", condition=Q(fence__gte=0, fence__lte=LAST_FENCE)),
             models.CheckConstraint(
                 name="django_jobs_job_numbers",
                 condition=Q(

@@ -152,11 +152,12 @@ class LimitStatements(Speaker):
     def next_in_one_queue(self, scopes: Sequence[tuple[str, int]], most: int) -> list[tuple[Any, ...]] | None:
         """Return who is next in scopes, each given with how many may run at once; None where that takes several looks.
 
-        At most so many of each scope.
-
         A row is (number of the scope, queue, whether there is another queue, or a fair key, rank, available_at, id, job_type,
         limit_key, queue_limit_key, whether a ready job comes before that was not let in). Scopes where nobody waits have none,
         and of those where nobody is next the columns of the job are None.
+
+        Args:
+            most: how many of each scope are returned at most.
         """
         return None
 
