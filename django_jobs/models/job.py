@@ -154,33 +154,34 @@ class JobQuerySet(models.QuerySet["Job"]):
 class Job(models.Model):
     """A unit of work. Its state is changed by the functions in `lifecycle/` only."""
 
+    # First what the hot indexes read: a database finds a column by walking over those before it, for each index of each change.
+    # Last what may be long, and lies on further pages.
     id = ExactCharField(_("id"), primary_key=True, max_length=64, default=new_id, editable=False)
-    job_type = ExactCharField(_("job type"), max_length=200)
     queue = ExactCharField(_("queue"), max_length=64, default="default")
-    payload = StrictJSONField(_("payload"), default=dict)
+    status = ExactCharField(_("status"), max_length=10, choices=JobStatus, default=JobStatus.PENDING)
+    pending_dependencies = models.PositiveIntegerField(_("dependencies open"), default=0)
+    # 1 while a limit holds the job back, else 0; its LimitSlot says which one.
+    pending_limits = models.SmallIntegerField(_("limits that hold it back"), default=0)
     # Lower runs first: MariaDB cannot read an index of mixed directions without a sort, which locks every row that it reads.
     # A step of priority is 20, which leaves room for all priorities of Django's tasks, -100 to 100, in one order.
     rank = models.SmallIntegerField(_("rank"), default=0)
-    status = ExactCharField(_("status"), max_length=10, choices=JobStatus, default=JobStatus.PENDING)
-    scheduled_at = MomentField(_("scheduled at"), null=True, blank=True)
     available_at = MomentField(_("available at"))
-    created_at = MomentField(_("created at"))
-    updated_at = MomentField(_("updated at"), twins=("started_at", "finished_at"))
-    started_at = MomentField(_("started at"), null=True, blank=True)
-    finished_at = MomentField(_("finished at"), null=True, blank=True)
-    max_retries = models.PositiveIntegerField(_("retries allowed"), default=3)
-    retry_count = models.PositiveIntegerField(_("retries"), default=0)
-    timeout_seconds = models.FloatField(_("timeout in seconds"), null=True, blank=True)
-    result = StrictJSONField(_("result"), null=True, blank=True)
-    error = ExactTextField(_("error"), null=True, blank=True)
-    metadata = StrictJSONField(_("metadata"), default=dict)
-    unique_key = ExactCharField(_("unique key"), max_length=200, null=True, blank=True)
+    # The jobs of one queue and rank take turns by this key; those without it are one more key.
+    fair_key = ExactCharField(_("fair key"), max_length=200, null=True, blank=True)
+    worker_id = ExactCharField(_("worker process"), max_length=128, null=True, blank=True)
     # The key while the job is live, else NULL: unique wherever it is not NULL, which every database can promise.
     unique_lock = ExactCharField(_("unique lock"), max_length=200, null=True, blank=True)
-    pending_dependencies = models.PositiveIntegerField(_("dependencies open"), default=0)
     fence = models.BigIntegerField(_("fence"), default=0)
-    worker_id = ExactCharField(_("worker process"), max_length=128, null=True, blank=True)
+    job_type = ExactCharField(_("job type"), max_length=200)
+    started_at = MomentField(_("started at"), null=True, blank=True)
+    finished_at = MomentField(_("finished at"), null=True, blank=True)
+    created_at = MomentField(_("created at"))
+    updated_at = MomentField(_("updated at"), twins=("started_at", "finished_at"))
+    scheduled_at = MomentField(_("scheduled at"), null=True, blank=True)
+    max_retries = models.PositiveIntegerField(_("retries allowed"), default=3)
+    retry_count = models.PositiveIntegerField(_("retries"), default=0)
     crash_count = models.PositiveSmallIntegerField(_("crashes"), default=0)
+    timeout_seconds = models.FloatField(_("timeout in seconds"), null=True, blank=True)
     cancel_requested_at = MomentField(_("cancel requested at"), null=True, blank=True)
     progress = models.FloatField(_("progress"), null=True, blank=True)
     progress_message = ExactCharField(_("progress message"), max_length=200, default="", blank=True)
@@ -200,10 +201,11 @@ class Job(models.Model):
     # The values of the keys of its type's and its queue's limit, as asked at the submit.
     limit_key = ExactCharField(_("limit key"), max_length=200, null=True, blank=True)
     queue_limit_key = ExactCharField(_("limit key of the queue"), max_length=200, null=True, blank=True)
-    # The jobs of one queue and rank take turns by this key; those without it are one more key.
-    fair_key = ExactCharField(_("fair key"), max_length=200, null=True, blank=True)
-    # 1 while a limit holds the job back, else 0; its LimitSlot says which one.
-    pending_limits = models.SmallIntegerField(_("limits that hold it back"), default=0)
+    unique_key = ExactCharField(_("unique key"), max_length=200, null=True, blank=True)
+    payload = StrictJSONField(_("payload"), default=dict)
+    metadata = StrictJSONField(_("metadata"), default=dict)
+    result = StrictJSONField(_("result"), null=True, blank=True)
+    error = ExactTextField(_("error"), null=True, blank=True)
 
     objects = JobsManager.from_queryset(JobQuerySet)()
 
