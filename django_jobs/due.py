@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
 
+from .db.compiled import CompiledQuery
 from .db.dialects import dialect
 from .models import Event, Job, JobStatus, LimitSlot, LimitTurn, Operation, Queue, Schedule, WorkerProcess
 from .models.fields import DbNow
@@ -39,22 +40,24 @@ def look_ahead(process_id: str, since: datetime | None = None) -> Ahead:
     The row of the asking process is what carries the question; without one there is no answer. Jobs that were due before `since`
     are left out.
     """
+    rows = _LOOK_AHEAD.rows(process_id) if since is None else _ahead(process_id, since)
+    for due, tick, now, event, step in rows:
+        return Ahead(_between(now, due), _between(now, tick), event is not None, _between(now, step))
+    return Ahead()
+
+
+def _ahead(process_id: str, since: datetime | None = None) -> QuerySet[WorkerProcess, tuple[Any, ...]]:
     scheduled = _scheduled() if since is None else _scheduled().filter(available_at__gte=since)
-    row = (
-        WorkerProcess.objects.filter(pk=process_id)
-        .values_list(
-            Subquery(scheduled.values("available_at")[:1]),
-            Subquery(_ticking().values("next_run_at")[:1]),
-            DbNow(),
-            Subquery(Event.objects.undelivered().order_by("pk").values("pk")[:1]),
-            Subquery(Operation.objects.running().order_by("next_at").values("next_at")[:1]),
-        )
-        .first()
+    return WorkerProcess.objects.filter(pk=process_id).values_list(
+        Subquery(scheduled.values("available_at")[:1]),
+        Subquery(_ticking().values("next_run_at")[:1]),
+        DbNow(),
+        Subquery(Event.objects.undelivered().order_by("pk").values("pk")[:1]),
+        Subquery(Operation.objects.running().order_by("next_at").values("next_at")[:1]),
     )
-    if row is None:
-        return Ahead()
-    due, tick, now, event, step = row
-    return Ahead(_between(now, due), _between(now, tick), event is not None, _between(now, step))
+
+
+_LOOK_AHEAD = CompiledQuery(_ahead)
 
 
 def queues_with_work(besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:

@@ -7,6 +7,7 @@ process looks for all (`worker/shared_poll.py`), nobody notifies of work.
 from __future__ import annotations
 
 import logging
+import selectors
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -223,9 +224,20 @@ class Subscription:
 
     def wait(self, seconds: float) -> Iterator[tuple[str, str]]:
         """Yield (channel, payload) of what arrives within `seconds`, until the end of the first batch."""
+        raw = self._connection.connection
         with self._connection.wrap_database_errors:
-            for notification in self._connection.connection.notifies(timeout=seconds, stop_after=1):
-                yield notification.channel, notification.payload
+            found = list(raw.notifies(timeout=0))
+            if not found and self._has_input(raw.fileno(), seconds):
+                found = list(raw.notifies(timeout=0))
+        for notification in found:
+            yield notification.channel, notification.payload
+
+    @staticmethod
+    def _has_input(descriptor: int, seconds: float) -> bool:
+        """Wait in one go: the driver would wake up ten times a second."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
     # Looking for all.
 
@@ -254,6 +266,13 @@ class Subscription:
             cursor.execute(f"SELECT {function}(%s, number) FROM unnest(%s::int[]) AS given(number)", (POLLED, numbers))
             rows: list[tuple[bool]] = cursor.fetchall()
             return rows
+
+    def seconds_of_an_answer(self) -> float:
+        """Return for how long this process waits for the answer to a statement that does nothing."""
+        began = time.monotonic()
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return time.monotonic() - began
 
     def ready_queues(self) -> list[tuple[str, float]]:
         """Return (queue, seconds for which the first of its ready jobs has been due), of queues that have one."""

@@ -402,6 +402,11 @@ LONGEST_KEPT = 4000
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
 _INSERTED_INTO = re.compile(r"\b(INSERT|IGNORE)\s+INTO\s+[\w.$¤]+", re.IGNORECASE)
 _INTO = re.compile(r"\bINTO\b", re.IGNORECASE)
+# `name(column) AS (SELECT`: a query of a WITH, where a function could have no SELECT.
+_NAMED_QUERY = re.compile(
+    r"[\w$¤]+\s*\([\w\s,$¤]*\)(?=\s+AS\s+(?:(?:NOT\s+)?MATERIALIZED\s+)?\(\s*(?:SELECT|WITH)\b)", re.IGNORECASE
+)
+_INDEX_HINT = re.compile(r"\b(?:FORCE|USE|IGNORE)\s+INDEX\s*\([^()]*\)", re.IGNORECASE)
 _CALL = re.compile(r"(\.\s*)?([\w$¤\]]+)\s*\(")
 # What is not looked into: comments (MySQL has some that are run), several statements, backslashes and other ways to quote, and
 # assignments to variables.
@@ -431,7 +436,7 @@ def _leaves_nothing(sql: str, vendor: str) -> bool:
         return not _CALL.search(text)
     if first in ENDS_AND_BEGINNINGS:
         return vendor == "sqlite" or text.upper().startswith("ROLLBACK TO")
-    text = _INSERTED_INTO.sub("INSERT ", text)
+    text = _INDEX_HINT.sub("", _NAMED_QUERY.sub("", _INSERTED_INTO.sub("INSERT ", text)))
     if first not in FIRST_WORDS or _INTO.search(text):
         return False
     return all(_is_known(dot, word.upper()) for dot, word in _CALL.findall(text))

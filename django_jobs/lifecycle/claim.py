@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -75,9 +75,10 @@ class ClaimedJob(NamedTuple):
         return self.retry_count + 1
 
     @classmethod
-    def of_row(cls, row: tuple[Any, ...], *, is_limited: bool = False) -> ClaimedJob:
-        """Return the claim of a row as the dialects return it."""
-        return cls._make(row + (_LIMITED if is_limited else _NO_LIMIT))
+    def of_rows(cls, rows: Iterable[tuple[Any, ...]], *, is_limited: bool = False) -> list[ClaimedJob]:
+        """Return the claims of rows as the dialects return them."""
+        rest = _LIMITED if is_limited else _NO_LIMIT
+        return [tuple.__new__(cls, row + rest) for row in rows]  # not `_make`, which counts first: half of its time
 
     @classmethod
     def of(cls, job: Job) -> ClaimedJob:
@@ -175,8 +176,8 @@ def _claim_round_in_turn(
     place = {job.id: number for number, job in enumerate(waiting)}
     rows = dialect().claim_jobs(queue, [*place], process_id)
     jobs = [
-        ClaimedJob.of_row(row)._replace(fair_key=waiting[place[row[0]]].key)
-        for row in sorted(rows, key=lambda row: place[row[0]])
+        job._replace(fair_key=waiting[place[job.id]].key)
+        for job in sorted(ClaimedJob.of_rows(rows), key=lambda job: place[job.id])
     ]
     admitted = jobs if limits is NO_LIMITS else _admitted(jobs, process_id, limits)
     kept, left = admitted[:limit], admitted[limit:]
@@ -203,7 +204,7 @@ def _taken(
     else:
         is_limited = active_limits() is not NO_LIMITS
         rows = marks.of(queue).claim(speaker, queue, limit, process_id, is_limited=is_limited)
-    return [ClaimedJob.of_row(row) for row in rows]
+    return ClaimedJob.of_rows(rows)
 
 
 def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
@@ -213,7 +214,7 @@ def claim_freed(queue: str, process_id: str) -> ClaimedJob | None:
     if active_limits() is not NO_LIMITS or turns.has_keys(queue):
         return None
     rows = dialect().claim(queue, 1, process_id)
-    return ClaimedJob.of_row(rows[0]) if rows else None
+    return ClaimedJob.of_rows(rows)[0] if rows else None
 
 
 _claim_aged = transactional(_taken)  # several statements: a try that fails must leave nothing claimed

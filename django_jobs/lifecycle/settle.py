@@ -246,7 +246,7 @@ class Handover:
     def give_on(self, ids: Collection[str], process_id: str) -> None:
         """Give the slots of jobs on, and claim who is next in the queues that the thread takes."""
         taker = scopes.Taker(process_id, self._takes_from, self.most)
-        self.jobs = [ClaimedJob.of_row(row, is_limited=True) for row in slots.give_on(ids, taker)]
+        self.jobs = ClaimedJob.of_rows(slots.give_on(ids, taker), is_limited=True)
 
     def _takes_from(self, queue: str) -> bool:
         return self.takes(queue) and not turns.has_keys(queue)

@@ -66,6 +66,16 @@ def a_full_table() -> None:
 
 
 @contextmanager
+def limited_many(queue: str, concurrency: int) -> Iterator[None]:
+    """Let there be a job type of a queue with a limit."""
+    job("limited.many", queue=queue, limit=Limit(concurrency=concurrency))(lambda payload: None)
+    try:
+        yield
+    finally:
+        registry.forget("limited.many")
+
+
+@contextmanager
 def recorded() -> Iterator[list[tuple[str, Any]]]:
     """Record the statements that run in the block, apart from looks for fair keys: one in a queue at most."""
     seen: list[tuple[str, Any]] = []
@@ -87,7 +97,7 @@ def is_look_for_keys(sql: str) -> bool:
 
 
 def plan_of(sql: str, params: Any) -> str:
-    """Return the database's plan of a statement as text."""
+    """Return the database's plan of a statement as text, without MySQL's line for the table that an INSERT writes."""
     explain = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN", "mysql": "EXPLAIN"}[connection.vendor]
     if connection.vendor == "mysql" and not cast(Any, connection).mysql_is_mariadb:
         explain += (
@@ -95,7 +105,15 @@ def plan_of(sql: str, params: Any) -> str:
         )
     with connection.cursor() as cursor:
         cursor.execute(f"{explain} {sql}", params)
-        return "\n".join(" ".join(str(value) for value in row) for row in cursor.fetchall())
+        lines = [" ".join(str(value) for value in row) for row in cursor.fetchall()]
+        return "\n".join(line for line in lines if not line.startswith("1 INSERT "))
+
+
+def cost_of(sql: str, params: Any) -> float:
+    """Return what PostgreSQL's planner takes a statement for, in its units."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
+        return float(cursor.fetchone()[0][0]["Plan"]["Total Cost"])
 
 
 def first_plan(statements: list[tuple[str, Any]]) -> str:
@@ -191,6 +209,31 @@ def test_the_queues_with_work_are_found_by_hops_along_the_index() -> None:
     assert "django_jobs_job_ready" in plan, plan
 
 
+@pytest.mark.databases("postgresql")
+def test_the_look_for_the_oldest_jobs_is_not_compiled_and_what_its_transaction_had_chosen_comes_back() -> None:
+    def setting() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW jit")
+            return str(cursor.fetchone()[0])
+
+    during: list[str] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "RECURSIVE" in sql:
+            during.append(setting())
+        return execute(sql, params, many, context)
+
+    before = setting()
+    with connection.execute_wrapper(note):
+        assert {queue for queue, _ in dialect().oldest_ready()} == {"q0", "q1", "q2"}
+        assert setting() == before
+        with transaction.atomic():
+            dialect().oldest_ready()
+            assert setting() == before
+    assert before == "on"
+    assert during == ["off", "off"]
+
+
 @pytest.mark.databases("mariadb")
 def test_the_queues_with_work_and_their_oldest_jobs_are_found_without_a_look_at_each_job() -> None:
     before = entries_read()
@@ -231,22 +274,18 @@ def test_a_limit_costs_jobs_that_it_does_not_hold_no_statement_and_no_row() -> N
 
 
 def test_jobs_that_are_held_back_are_not_in_the_way_of_a_claim() -> None:
-    job("limited.many", queue="q1", limit=Limit(concurrency=1))(lambda payload: None)
-    try:
+    with limited_many("q1", concurrency=1):
         submit_many([NewJob("limited.many", {}, priority=9) for _ in range(1_000)])
         with recorded() as statements:
             assert len(claim("q1", 7, "p")) == 7
         sql, params = next((sql, params) for sql, params in statements if "SKIP LOCKED" in sql or "RETURNING" in sql)
         assert "django_jobs_job_ready" in plan_of(sql, params)
         assert Job.objects.held_back().count() == 999
-    finally:
-        registry.forget("limited.many")
 
 
 @pytest.mark.databases("postgresql")
 def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_indexes() -> None:
-    job("limited.many", queue="held", limit=Limit(concurrency=5))(lambda payload: None)
-    try:
+    with limited_many("held", concurrency=5):
         submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
         outcomes = [Outcome.completed(one) for one in claim("held", 7, "p")]
         with connection.cursor() as cursor:
@@ -263,14 +302,37 @@ def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_i
             assert "django_jobs_limitslot" in plan, plan
             assert "Seq Scan on django_jobs_job" not in plan, plan
             assert "Seq Scan on django_jobs_limitslot" not in plan, plan
-    finally:
-        registry.forget("limited.many")
+
+
+@pytest.mark.databases("postgresql")
+def test_no_statement_of_a_jobs_way_seems_so_dear_that_the_server_compiles_it_however_many_wait() -> None:
+    with limited_many("held", concurrency=5):
+        submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
+        analyze()
+        with connection.cursor() as cursor:  # a million who wait, as far as the planner knows
+            cursor.execute(
+                "UPDATE pg_class SET reltuples = reltuples * 1000"
+                " WHERE relname LIKE 'django_jobs_job%' OR relname LIKE 'django_jobs_limitslot%'"
+            )
+        with recorded() as statements:
+            outcomes = [Outcome.completed(one) for one in claim("held", 7, "p")]
+            assert settle_unlocked(outcomes, "p", Handover(lambda queue: queue == "held", 7)) == []
+            assert len(claim("q1", 7, "p")) == 7
+            assert len(promote(limit=5)) == 5
+            assert "q1" in queues_with_work()
+            submit_many([NewJob("limited.many", {}, queue="held") for _ in range(3)])
+        costs = {
+            sql: cost_of(sql, params)
+            for sql, params in statements
+            if sql.split()[0] in ("SELECT", "WITH", "UPDATE", "DELETE")
+        }
+        assert len(costs) > 7
+        assert not {sql: cost for sql, cost in costs.items() if cost > 50_000}  # it compiles beyond 100,000
 
 
 @pytest.mark.databases("sqlite", "mariadb")  # PostgreSQL asks in its own way, above
 def test_who_waits_for_a_slot_is_found_in_the_order_of_the_index_without_a_sort() -> None:
-    job("limited.many", queue="held", limit=Limit(concurrency=1))(lambda payload: None)
-    try:
+    with limited_many("held", concurrency=1):
         submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
         (outcome,) = (Outcome.completed(one) for one in claim("held", 7, "p"))
         with recorded() as statements:
@@ -281,8 +343,6 @@ def test_who_waits_for_a_slot_is_found_in_the_order_of_the_index_without_a_sort(
         assert "django_jobs_limitslot_order" in plan, plan
         assert "TEMP B-TREE" not in plan, plan
         assert "filesort" not in plan, plan
-    finally:
-        registry.forget("limited.many")
 
 
 @pytest.mark.databases("postgresql", "mariadb")

@@ -18,6 +18,7 @@ from django_jobs.db.connections import jobs_alias
 from django_jobs.db.server import product_and_version
 from django_jobs.db.sessions import leaves_nothing
 from django_jobs.models import Attempt, Job
+from django_jobs.stats import queue_stats
 
 from .conftest import Bench
 
@@ -336,9 +337,14 @@ def test_nothing_that_is_left_in_a_session_reaches_the_next_job(bench: Bench) ->
         ("postgresql", """SELECT 'it''s' AS "a b", "t"."x" #> '{a}' FROM "t" WHERE "x" LIKE '%;--' FOR UPDATE"""),
         ("postgresql", "SET LOCAL statement_timeout = 5"),
         ("postgresql", """INSERT INTO "s"."t" ("a") VALUES (%s), (%s) ON CONFLICT("a") DO NOTHING RETURNING "id\""""),
+        (
+            "postgresql",
+            "WITH RECURSIVE a(x, y) AS (\n SELECT 1, 2), b(z) AS MATERIALIZED (WITH c AS (SELECT 1) SELECT 2) SELECT 3",
+        ),
         ("sqlite", r"""SELECT 1 FROM "t" WHERE "x" LIKE %s ESCAPE '\'"""),
         ("sqlite", "BEGIN"),
         ("mysql", "INSERT IGNORE INTO `t` (`a`) VALUES (%s)"),
+        ("mysql", "SELECT a FROM t FORCE INDEX (b) WHERE a IN (1)"),
         ("mysql", "(SELECT COUNT(*) FROM `t`) UNION (SELECT 1)"),
     ],
 )
@@ -353,6 +359,9 @@ def test_ordinary_statements_are_known(vendor: str, statement: str) -> None:
         ("postgresql", "SELECT pg_catalog.set_config('a', 'b', false)"),
         ("postgresql", "SELECT $$'$$, leave('')"),
         ("postgresql", "WITH a AS (SELECT 1) SELECT * INTO TEMP b FROM a"),
+        ("postgresql", "WITH a(x) AS (SELECT leave('')) SELECT x FROM a"),
+        ("postgresql", "SELECT * FROM f(x) AS (y int)"),
+        ("postgresql", "SELECT * FROM unnest(a), f(x) AS (values int)"),
         ("postgresql", "SET LOCAL a = 1; SET b = 1"),
         ("postgresql", "BEGIN"),
         ("mysql", """SELECT "it's", GET_LOCK('a', 1)"""),
@@ -399,6 +408,7 @@ def test_ordinary_work_keeps_its_session(bench: Bench) -> None:
         list(Job.objects.order_by("id").iterator(chunk_size=2))
         Job.objects.filter(payload__contains={"n": 1}).exists() if connection.vendor != "sqlite" else None
         bench.submit("t.child", {}, delay=3600)
+        queue_stats()
         Attempt.objects.filter(job_id="mark").delete()
         return session_id()
 

@@ -61,7 +61,7 @@ def test_an_idle_process_asks_little(database: Database) -> None:
         # Rests grow while nothing is found: it is idle once a rest is the longest.
         if database.vendor == "postgresql":
             wait_until(lambda: process.state.pollers.is_notified, 60, "notifications")
-            wait_until(lambda: _polls(statements) >= 9, 60, "rests that have grown")
+            wait_until(lambda: _polls(statements) >= 6, 60, "rests that have grown")
         else:
             wait_until(lambda: _polls(statements) >= 5, 60, "rests that have grown")
         declared = 'UPDATE "django_jobs_limit"', "UPDATE `django_jobs_limit`"

@@ -89,7 +89,7 @@ _LOCK_WITH_FENCE = f"""
 SELECT job.id FROM JSON_TABLE(%s, '$[*]' COLUMNS(id VARCHAR(64) PATH '$[0]', fence BIGINT PATH '$[1]')) AS given
 STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY)
     ON job.id = CONVERT(given.id USING utf8mb4) COLLATE {{collation}} AND job.fence = given.fence
-FOR UPDATE"""
+{{lock}}"""
 
 # A list of ids would be looked for by a scan where it names much of the table, whatever index is asked for.
 _END_MEMBERS = f"""
@@ -141,6 +141,7 @@ class MariaDB(Dialect):
     now = NOW
     later = f"{NOW} + INTERVAL ROUND(%s * 1000000) MICROSECOND"
     share_lock = "LOCK IN SHARE MODE"
+    job_lock: ClassVar[str] = "FOR UPDATE"  # in a join of `job` with what is no table
     done_step = _DONE_STEP
     collation: ClassVar[str] = "utf8mb4_nopad_bin"  # of the columns, as models.fields makes them
     least_lock_wait: ClassVar[int] = 0
@@ -280,7 +281,7 @@ class MariaDB(Dialect):
 
     def _lock_with_fence(self, fences: Sequence[tuple[str, int]]) -> set[str]:
         """Lock the jobs that have these fences, in the order of their ids, and return which they are."""
-        statement = _LOCK_WITH_FENCE.format(collation=self.collation)
+        statement = _LOCK_WITH_FENCE.format(collation=self.collation, lock=self.job_lock)
         return {row[0] for row in self.read(statement, (json.dumps(sorted(fences)),))}
 
     def insert_attempts(self, rows: Sequence[AttemptRow]) -> None:

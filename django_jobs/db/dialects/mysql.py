@@ -14,6 +14,7 @@ class MySQL(MariaDB):
     """Ask for what an INSERT does not return, and wait for a lock a second at least."""
 
     share_lock = "FOR SHARE"
+    job_lock = "FOR UPDATE OF job"
     collation = "utf8mb4_0900_bin"
     least_lock_wait = 1
 
