@@ -13,14 +13,18 @@ class JobsError(Exception):
 
 
 class InvalidJob(JobsError, ValueError):
-    """A call was refused, and nothing was written; `problems` lists every reason."""
+    """A call was refused, and nothing was written; `problems` lists every reason, the message the first MOST_TOLD."""
+
+    MOST_TOLD = 20
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems
         super().__init__(*problems)
 
     def __str__(self) -> str:
-        return "; ".join(self.problems)
+        told = "; ".join(self.problems[: self.MOST_TOLD])
+        left = len(self.problems) - self.MOST_TOLD
+        return f"{told}; and {left:,} more" if left > 0 else told
 
 
 class NoTimeZoneData(InvalidJob):

@@ -24,6 +24,7 @@ from django_jobs.handlers import registry
 from django_jobs.masking import pretty, unmasked
 from django_jobs.models import Schedule
 from django_jobs.scheduling.store import save_schedule
+from django_jobs.shell import SHELL
 from django_jobs.text import shown
 
 from .forms import PayloadField
@@ -103,10 +104,13 @@ class ScheduleForms(OperatingAdmin):
 
     @method_decorator(require_http_methods(["GET", "HEAD", "POST"]))
     def _form_view(self, request: HttpRequest, row: Schedule, title: str) -> HttpResponse:
-        may_see = self.may(request, "view_payload")
+        may_see, had = self.may(request, "view_payload"), row.job_type
         form = ScheduleForm(request.POST or None, instance=row, may_see=may_see)
         ticks: list[datetime] = []
-        if request.method == "POST" and form.is_valid():
+        is_valid = request.method == "POST" and form.is_valid()
+        if SHELL in (had, row.job_type):
+            raise PermissionDenied  # as of jobs: commands of the shell are for those who have one
+        if is_valid:
             if "preview" not in request.POST:
                 if (answer := self._write(request, form)) is not None:
                     return answer

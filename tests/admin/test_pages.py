@@ -375,6 +375,9 @@ def test_no_page_asks_more_of_the_database_when_there_are_more_rows() -> None:
         allowed[f"{ROOT}workerprocess/…/change/"] = 8  # no server is asked for its sessions
     elif connection.vendor == "mysql":
         allowed[f"{ROOT}workerprocess/…/change/"] = 12  # four are
+    else:
+        for page in ("overview", "queue"):
+            allowed[f"{ROOT}{page}/"] += 3  # the look for the oldest jobs is a transaction with a setting of its own
     assert {url: count for url, count in many.items() if count > allowed.get(url, HISTORY_QUERIES)} == {}
     assert allowed.keys() <= many.keys()
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.test import override_settings
 from django.utils import timezone
 
 from django_jobs.exceptions import InvalidJob, ScheduleNotFound
@@ -122,6 +123,19 @@ def test_making_and_changing_take_their_own_rights(right: str) -> None:
     assert (client.get(f"{SCHEDULES}{row.pk}/edit/").status_code == 200) is (right == "change_schedule")
     assert ("Make a schedule" in client.get(SCHEDULES).text) is (right == "add_schedule")
     assert ("/edit/" in client.get(f"{SCHEDULES}{row.pk}/change/").text) is (right == "change_schedule")
+
+
+@override_settings(DJANGO_JOBS={"SHELL_JOBS": True})
+def test_commands_of_the_shell_are_not_scheduled_here() -> None:
+    """Who has the rights to schedules has none to the machine; one that a program made at run time is not changed here either."""
+    client = operator()
+    given = {**CRON, "job_type": " shell ", "payload": '{"command": "true"}'}
+    for act in ({"preview": "1"}, {}):
+        assert client.post(f"{SCHEDULES}add/", given | act).status_code == 403
+    assert not Schedule.objects.exists()
+    row = create_schedule("clean", "shell", every=3600, payload={"command": "true"})
+    assert client.get(f"{SCHEDULES}{row.pk}/edit/").status_code == 403
+    assert client.post(f"{SCHEDULES}{row.pk}/edit/", given).status_code == 403
 
 
 def test_what_the_code_declares_is_changed_in_the_code() -> None:

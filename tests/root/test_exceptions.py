@@ -32,6 +32,9 @@ def test_errors_are_of_one_family_and_of_pythons_kinds() -> None:
 def test_errors_read_well() -> None:
     assert str(InvalidJob("one", "two")) == "one; two"
     assert InvalidJob("one", "two").problems == ("one", "two")
+    many = InvalidJob(*(f"item {number}" for number in range(3_020)))
+    assert str(many).endswith("item 18; item 19; and 3,000 more")
+    assert len(many.problems) == 3_020
     assert str(JobNotFound("x")) == "there is no job 'x'"
     assert str(DeadLetterNotFound(5)) == "there is no dead letter 5"
     assert str(Fail("why")) == "why"
