@@ -132,11 +132,12 @@ class _Command(ProcessGroup):
     def _read_rest(self) -> None:
         """Read until the pipes end, which is when the whole group is gone.
 
-        A daemon that left the group may keep them open all the same, so nobody waits long for that.
+        A killed process of a busy machine takes a while to end; a daemon that left the group keeps the pipes open for good.
         """
         deadline = time.monotonic() + REST_SECONDS
-        while self._selector.get_map() and self._read(LOOK_SECONDS) and time.monotonic() < deadline:
-            pass
+        while self._selector.get_map() and time.monotonic() < deadline:
+            if not self._read(LOOK_SECONDS) and self.is_gone():
+                return
 
     def _read(self, seconds: float) -> bool:
         """Read once from each pipe that has something within so many seconds; return whether any had."""

@@ -23,7 +23,8 @@ from django_jobs.lifecycle.settle import Outcome
 from .run import BulkRun, Run
 
 MAX_BATCH = 512  # jobs of one claim or settle
-AHEAD_SECONDS = 0.05  # a claim takes what the threads run in that time
+AHEAD_SECONDS = 0.05  # a claim takes what the threads run in that time, and at least
+MOST_AHEAD_SECONDS = 0.1  # up to this, twice what a claim and a settle take: on a far or a busy server
 GATHER_SECONDS = 0.01  # how long outcomes wait for others
 PATIENCE_SECONDS = 0.1  # how long a role may take, and jobs may wait while none starts
 LONGEST_WAIT_SECONDS = 0.5  # how long a job may wait here at all
@@ -65,25 +66,33 @@ class JobList:
 
 class Role:
     """Claimer or settler: what one thread does for all. When it takes long, another thread may take the role as well, so that a
-    statement that is stuck does not stop the others."""
+    statement that is stuck does not stop the others. Long is what is more than twice the usual: on a busy machine each is."""
 
     def __init__(self) -> None:
         self._taken_at: dict[int, float] = {}
+        self.usual_seconds = 0.0
+
+    @property
+    def patience(self) -> float:
+        """How long it may be taken before another thread may take it, too."""
+        return max(PATIENCE_SECONDS, min(LONGEST_WAIT_SECONDS, 2 * self.usual_seconds))
 
     def take(self, now: float, *, is_urgent: bool = False) -> bool:
-        """Take the role for this thread; return False when another thread took it within PATIENCE_SECONDS, unless urgent."""
+        """Take the role for this thread; return False when another thread took it a short time ago, unless urgent."""
         if not is_urgent and self.is_taken(now):
             return False
         self._taken_at[threading.get_ident()] = now
         return True
 
     def is_taken(self, now: float) -> bool:
-        """Whether a thread has taken it within PATIENCE_SECONDS."""
-        return bool(self._taken_at) and now - max(self._taken_at.values()) < PATIENCE_SECONDS
+        """Whether a thread has taken it a short time ago."""
+        return bool(self._taken_at) and now - max(self._taken_at.values()) < self.patience
 
     def leave(self) -> None:
         """Give the role up; called by the thread that took it."""
-        self._taken_at.pop(threading.get_ident(), None)
+        since = self._taken_at.pop(threading.get_ident(), None)
+        if since is not None:
+            self.usual_seconds += (min(SLOW_SECONDS, time.monotonic() - since) - self.usual_seconds) / 8
 
 
 class JobBuffer:
@@ -175,10 +184,13 @@ class JobBuffer:
     def take_claim(self) -> int:
         """Take the claimer's role and return how many jobs to claim; 0 when there are enough, or another thread claims.
 
-        Enough for what all threads ran lately in 50 ms, so that none waits long here, and one for each thread that is free.
+        Enough for what all threads ran lately in 50 ms, so that none waits long here, or in twice the time that a claim and a
+        settle take, so that these are not most of the work; and one for each thread that is free.
         """
         with self._lock:
-            self._ahead = min(MAX_BATCH, int(AHEAD_SECONDS / self._seconds_per_job * len(self._slots)))
+            overhead = self._claimer.usual_seconds + self._settler.usual_seconds
+            seconds = max(AHEAD_SECONDS, min(MOST_AHEAD_SECONDS, 2 * overhead))
+            self._ahead = min(MAX_BATCH, int(seconds / self._seconds_per_job * len(self._slots)))
             if (self._waiting and not self.is_low) or not self._claimer.take(time.monotonic()):
                 return 0
             return max(1, self._ahead, min(MAX_BATCH, sum(slot.run is None for slot in self._slots)))
@@ -193,7 +205,7 @@ class JobBuffer:
 
     @property
     def ahead(self) -> int:
-        """How many jobs the threads run in AHEAD_SECONDS, as of the last claim."""
+        """How many jobs a claim is to take, as of the last one."""
         return self._ahead
 
     @property
@@ -296,7 +308,10 @@ class JobBuffer:
                 or self._has_overdue_list(now)
                 or (
                     bool(self._waiting)
-                    and (now - self._last_taken > PATIENCE_SECONDS or now - self._waiting[0][1] > LONGEST_WAIT_SECONDS)
+                    and (
+                        now - self._last_taken > self._claimer.patience
+                        or now - self._waiting[0][1] > LONGEST_WAIT_SECONDS
+                    )
                 )
             )
 

@@ -44,6 +44,7 @@ T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.25  # whether the process stops by itself; a signal ends the wait
 RELEASE_SECONDS = 1.0
 
 
@@ -237,7 +238,7 @@ def _run_alone(options: Options, signals: StopSignals, out: Any) -> None:
         process.lease.check()
         if options.drain and is_drained(options, process, signals):
             break
-        process.state.wait_until_stopping(DRAIN_LOOK_SECONDS if options.drain else 0.1)
+        signals.stop.wait(DRAIN_LOOK_SECONDS if options.drain else LOOK_SECONDS)
     _stop(process, signals)
     status.end()
     logger.info("%s", stopped_text(process))

@@ -3,7 +3,8 @@
 A thread has a connection of its own for its handlers only, opened when one of them first uses the database. So the connections
 of a process do not grow with its threads as long as its handlers leave the database alone. There are two, because one thread
 claims while another settles, and each has one user at a time. One that is in use for long, as by a chore with much to do or a
-statement that is stuck, does not count: the others open another.
+statement that is stuck, does not count: the others open another. Long is what is more than the usual: on a server that is busy
+each use is, and to open connections would only make it busier. What was opened is kept until nobody needs it for a while.
 
 On SQLite each thread uses its own connection for all: there is no server to be spared.
 """
@@ -23,8 +24,11 @@ from django_jobs.db.connections import discard, is_cut, is_stuck, jobs_connectio
 from django_jobs.lifecycle import leases
 
 USUAL_NUMBER = 2
+MOST_KEPT = 4  # those that are lent and soon back included
 PATIENCE_SECONDS = 0.1  # how long one of them may be in use, and others may wait for it, before another is opened
+MOST_PATIENCE_SECONDS = 1.0
 IDLE_SECONDS = 10.0  # a connection that nobody has used for so long is closed; of these the last one stays
+SPARE_SECONDS = 2.0  # the same of those above the usual number
 FRESH_SECONDS = 1.0  # how long ago a use may be for nobody to ask whether the connection was cut since
 
 
@@ -40,6 +44,7 @@ class ProcessConnections:
         self._condition = threading.Condition()
         self._free: list[tuple[BaseDatabaseWrapper, float]] = []  # with the time of the last use, the latest one last
         self._lent: dict[BaseDatabaseWrapper, float] = {}  # with the time since when
+        self._usual_seconds = 0.0
         self._is_open = False
 
     def open(self) -> None:
@@ -74,12 +79,17 @@ class ProcessConnections:
             connections[own.alias] = own
             self._give_back(connection, is_well)
 
+    @property
+    def _patience(self) -> float:
+        return max(PATIENCE_SECONDS, min(MOST_PATIENCE_SECONDS, 4 * self._usual_seconds))
+
     def _take(self) -> BaseDatabaseWrapper:
         now = time.monotonic()
-        deadline = now + PATIENCE_SECONDS
+        patience = self._patience
+        deadline = now + patience
         with self._condition:
             while not self._free and now < deadline and len(counting := self._counting(now)) >= USUAL_NUMBER:
-                self._condition.wait(min(deadline, min(counting) + PATIENCE_SECONDS) - now)
+                self._condition.wait(min(deadline, min(counting) + patience) - now)
                 now = time.monotonic()
             if self._free:
                 connection, used_at = self._free.pop()
@@ -92,7 +102,12 @@ class ProcessConnections:
 
     def _counting(self, now: float) -> list[float]:
         """Return since when those are lent that will soon be back."""
-        return [since for since in self._lent.values() if now - since < PATIENCE_SECONDS]
+        patience = self._patience
+        return [since for since in self._lent.values() if now - since < patience]
+
+    def _longest_rest(self, now: float) -> float:
+        is_usual = len(self._counting(now)) + len(self._free) <= USUAL_NUMBER
+        return IDLE_SECONDS if is_usual else SPARE_SECONDS
 
     def _give_back(self, connection: BaseDatabaseWrapper, is_well: bool) -> None:
         if not is_well:
@@ -102,12 +117,13 @@ class ProcessConnections:
         now = time.monotonic()
         surplus = []
         with self._condition:
-            del self._lent[connection]
-            if self._is_open and len(self._counting(now)) + len(self._free) < USUAL_NUMBER:
+            seconds = min(MOST_PATIENCE_SECONDS, now - self._lent.pop(connection))
+            self._usual_seconds += (seconds - self._usual_seconds) / 16
+            if self._is_open and len(self._counting(now)) + len(self._free) < MOST_KEPT:
                 self._free.append((connection, now))
             else:
                 surplus.append(connection)
-            while len(self._free) > 1 and now - self._free[0][1] > IDLE_SECONDS:
+            while len(self._free) > 1 and now - self._free[0][1] > self._longest_rest(now):
                 surplus.append(self._free.pop(0)[0])
             self._condition.notify()
         for one in surplus:

@@ -13,6 +13,7 @@ from django_jobs.db import notify
 
 from .loop import Loop
 from .shared_poll import SharedPoll
+from .stagger import Stagger, longest_delay
 from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
@@ -56,27 +57,31 @@ class Listener(Loop):
         connections.close_all()  # the proof went over this thread's ordinary connection, which is not needed again
         pollers = self._state.pollers
         poll = SharedPoll(subscription, pollers.wake)
+        stagger = Stagger(pollers.wake)
+
+        def listen(seconds: float) -> bool:
+            return self._pass_on(subscription, seconds, poll, stagger)
+
         started = time.monotonic()
         while not self.is_over:
-            was_notified = self._pass_on(subscription, WAIT_SECONDS)
+            was_notified = listen(WAIT_SECONDS)
             if not pollers.is_notified:
                 if time.monotonic() - started > PROOF_SECONDS:
                     logger.info("notifications do not arrive (a transaction-pooling proxy?): polling instead")
                     return
             elif was_notified and not self._has_ended() and poll.is_wanted() and (queues := pollers.queues()) != set():
-                poll.run(queues, lambda seconds: self._pass_on(subscription, seconds), self._has_ended)
+                poll.run(queues, listen, self._has_ended)
 
     def _has_ended(self) -> bool:
         """Whether this process claims no more, and so has nothing to look for."""
         return self.is_over or self._state.is_stopping
 
-    def _pass_on(self, subscription: notify.Subscription, seconds: float) -> bool:
-        """Pass on what arrives first within so many seconds; return whether there was work of ours."""
-        was_notified = False
-        for channel, payload in subscription.wait(seconds):
+    def _pass_on(self, subscription: notify.Subscription, seconds: float, poll: SharedPoll, stagger: Stagger) -> bool:
+        """Pass on what arrives first within so many seconds; return whether there was work."""
+        queues = []
+        for channel, payload in subscription.wait(stagger.seconds_left(seconds)):
             if channel == notify.WORK_CHANNEL:
-                was_notified = True
-                self._state.pollers.wake(payload)
+                queues.append(payload)
             elif channel == notify.OLD_CHANNEL:
                 self._state.pollers.expect_old(payload)
             elif payload != self._state.id:
@@ -85,4 +90,10 @@ class Listener(Loop):
                 self._state.pollers.is_notified = True
             else:
                 self._look_at_requests()
-        return was_notified
+        if queues:
+            pollers = self._state.pollers
+            pollers.processes = poll.processes
+            for queue in queues:
+                stagger.put_off(queue, longest_delay(pollers.processes, pollers.wakes_in_vain))
+        stagger.look_if_due()
+        return bool(queues)

@@ -15,6 +15,7 @@ from django_jobs.conf import get_settings
 from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import Dialect
 from django_jobs.db.marks import Marks
+from django_jobs.db.notify import QUIET_SECONDS
 from django_jobs.due import queues_with_work
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Registry
@@ -22,7 +23,12 @@ from django_jobs.names import queue_problem
 from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
+from .stagger import seconds_of_a_round
+
 FIRST_REST = 0.005
+# A submit that follows a notification within its quiet time is not told; after that, each is, and there is little to look for.
+FIRST_REST_AFTER_NOTIFICATION = QUIET_SECONDS + 0.005
+GROWTH, NOTIFIED_GROWTH = 2, 4
 TAKE_OVER_SECONDS = 2.0  # until a resting thread polls when the polling one has left, and is perhaps stuck in its claim
 DISCOVERY_SECONDS = 0.5
 MOST_NAMED = 20  # queues that notifications name at once; each is a claim
@@ -103,7 +109,7 @@ class QueueSelector:
 
     def expect_work(self) -> None:
         """Start over with short rests, because somebody woke us; look at the queues that were named, or at all anew."""
-        self.poller.found_work()
+        self.poller.expect_work(is_notified=self._pollers.is_notified)
         named = self.poller.take_named()
         if len(named) > MOST_NAMED:
             named.clear()  # to ask which queues have work is one question
@@ -128,7 +134,11 @@ class QueueSelector:
         elif watch.is_possible or is_long_idle:
             longest *= LONG_IDLE_POLLS
         self._discovered_at = float("-inf")
-        rest = self.poller.next_rest(longest)
+        if self._pollers.is_notified:
+            shortest = seconds_of_a_round(self._pollers.processes)
+            rest = max(self.poller.next_rest(longest, NOTIFIED_GROWTH), shortest)
+        else:
+            rest = self.poller.next_rest(longest, GROWTH)
         owed = self._pollers.marks.seconds_owed(self.names)
         return rest if owed is None else min(rest, max(owed, FIRST_REST))
 
@@ -202,6 +212,7 @@ class Poller:
 
     def __init__(self) -> None:
         self.found_at = 0.0
+        self.wakes_in_vain = 0  # since a thread has found work, and one that is about to look counted as such
         self.names: Collection[str] | None = None  # None: all queues
         self._rest = FIRST_REST
         self._named: set[str] = set()
@@ -214,10 +225,17 @@ class Poller:
         """Start over with short rests."""
         self._rest = FIRST_REST
         self.found_at = time.monotonic()
+        self.wakes_in_vain = 0
 
-    def next_rest(self, longest: float) -> float:
-        """Return how long the polling thread rests, in seconds: twice as long each time, up to `longest`."""
-        rest, self._rest = self._rest, min(self._rest * 2, longest)
+    def expect_work(self, *, is_notified: bool) -> None:
+        """Start over with short rests, because somebody woke a thread, which looks now."""
+        self._rest = FIRST_REST_AFTER_NOTIFICATION if is_notified else FIRST_REST
+        self.found_at = time.monotonic()
+        self.wakes_in_vain += 1
+
+    def next_rest(self, longest: float, growth: int) -> float:
+        """Return how long the polling thread rests, in seconds: `growth` times as long each time, up to `longest`."""
+        rest, self._rest = self._rest, min(self._rest * growth, longest)
         return min(rest, longest)
 
     def wake(self, queue: str | None = None) -> None:
@@ -306,6 +324,7 @@ class Pollers:
 
     def __init__(self) -> None:
         self.marks = Marks()
+        self.processes = 1  # that live, as far as is known
         self._lock = threading.Lock()
         self._by_kind: dict[Hashable, Poller] = {}
 
@@ -317,6 +336,11 @@ class Pollers:
     @is_notified.setter
     def is_notified(self, is_notified: bool) -> None:
         self.marks.is_told = is_notified
+
+    @property
+    def wakes_in_vain(self) -> int:
+        """How many times in a row a wake brought no thread of any kind a job."""
+        return min((poller.wakes_in_vain for poller in self._all()), default=0)
 
     def of(self, kind: Hashable) -> Poller:
         """Return the poller that threads of a kind share."""

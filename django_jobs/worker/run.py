@@ -22,47 +22,28 @@ if TYPE_CHECKING:
 class Run:
     """What a handler's thread shares with the threads that watch over it. Interrupts are made under the lock."""
 
-    __slots__ = (
-        "_interrupt",
-        "_lock",
-        "_thread",
-        "abandoned",
-        "blocks_around",
-        "cancel_requested",
-        "deadline",
-        "has_started",
-        "job",
-        "lent",
-        "log",
-        "lost",
-        "progress",
-        "sessions",
-        "started",
-        "steps",
-        "timed_out",
-    )
-
+    # What differs from run to run is set when it does: a run is made for each job, and most need none of it.
+    abandoned = False
+    blocks_around = 0  # of a test's transaction that the handler runs in
+    cancel_requested = False
+    deadline: float | None = None  # of `time.monotonic()`; None: the watchdog does not end it
     handler: Handler | None = None  # of a list of jobs
+    has_started = False
+    lent: Callable[[], AbstractContextManager[None]] = nullcontext  # lends a connection for our own moves
+    log: RunLog | None = None  # of what the handler logs, where that is kept
+    lost = False
     members: Sequence[Run] = ()  # the runs of the jobs of a list, each with a context of its own
+    progress: tuple[float, str] | None = None  # for the watchdog to write
+    sessions: HandlerSessions | None = None  # of the thread that runs the handler
+    steps: Steps | None = None  # once the handler has asked for one
+    timed_out = False
+    _interrupt = False
+    _thread: int | None = None
 
     def __init__(self, job: ClaimedJob) -> None:
         self.job = job
         self.started = time.monotonic()
-        self.deadline: float | None = None  # of `time.monotonic()`; None: the watchdog does not end it
-        self.log: RunLog | None = None  # of what the handler logs, where that is kept
-        self.lost = False
-        self.cancel_requested = False
-        self.timed_out = False
-        self.abandoned = False
-        self.has_started = False
-        self.sessions: HandlerSessions | None = None  # of the thread that runs the handler
-        self.lent: Callable[[], AbstractContextManager[None]] = nullcontext  # lends a connection for our own moves
-        self.progress: tuple[float, str] | None = None  # for the watchdog to write
-        self.steps: Steps | None = None  # once the handler has asked for one
-        self.blocks_around = 0  # of a test's transaction that the handler runs in
         self._lock = threading.Lock()
-        self._thread: int | None = None
-        self._interrupt = False
 
     @property
     def jobs(self) -> Sequence[ClaimedJob]:
@@ -141,13 +122,10 @@ class BulkRun(Run):
     It times out as a whole. Who asks to cancel one of its jobs tells that job's context, and stops no others.
     """
 
-    __slots__ = ("_jobs", "handler", "members")
-
     def __init__(self, jobs: list[ClaimedJob], handler: Handler) -> None:
         super().__init__(jobs[0])
         self._jobs = jobs
         self.handler = handler
-        self.members = ()
 
     @property
     def jobs(self) -> Sequence[ClaimedJob]:

@@ -21,9 +21,10 @@ LEAST_SECONDS = 2.0  # that it lasts
 LOOK_SECONDS = 0.005
 COST = 3  # a look is followed by a pause that is so many times as long
 SLOWEST_LOOK = 0.03  # with slower ones, as beside what an old snapshot keeps, notifications are better
-UNATTENDED_SECONDS = 0.015  # a job that waits for so long is told to all
+UNATTENDED_SECONDS = 0.015  # a job that waits for so long, or for COST looks, is told to all
 LONGEST_SILENCE = 1.0
 COUNT_SECONDS = 10.0
+TAKEN_SECONDS = 1.0  # until a process asks again after it was told that another one looks
 
 
 class Frequency:
@@ -57,6 +58,16 @@ class SharedPoll:
         self._notified = Frequency()
         self._most = float(MOST_NOTIFICATIONS)
         self._counted_at = self._avoided_until = float("-inf")
+        self._processes = 1
+
+    @property
+    def processes(self) -> int:
+        """How many worker processes live, by a count of the last seconds."""
+        now = time.monotonic()
+        if now - self._counted_at > COUNT_SECONDS:
+            self._counted_at = now
+            self._processes = max(1, self._subscription.count_processes())
+        return self._processes
 
     def is_wanted(self) -> bool:
         """Count a notification, and say whether one process had better look for all."""
@@ -64,9 +75,7 @@ class SharedPoll:
         now = time.monotonic()
         if now < self._avoided_until or self._notified.per_second() <= 1:
             return False
-        if now - self._counted_at > COUNT_SECONDS:
-            self._counted_at = now
-            self._most = min(MOST_NOTIFICATIONS, WAKE_UPS / max(1, self._subscription.count_processes()))
+        self._most = min(MOST_NOTIFICATIONS, WAKE_UPS / self.processes)
         return self._notified.per_second() > self._most
 
     def run(
@@ -79,6 +88,7 @@ class SharedPoll:
         """
         self._notified = Frequency()
         if not self._subscription.begin_poll(queues):
+            self._avoided_until = time.monotonic() + TAKEN_SECONDS
             return False
         try:
             self._look_while_wanted(queues, listen, is_over)
@@ -92,28 +102,34 @@ class SharedPoll:
         self, queues: Collection[str] | None, listen: Callable[[float], object], is_over: Callable[[], bool]
     ) -> None:
         began = time.monotonic()
-        finds, silence, told_at = Frequency(), notify.QUIET_SECONDS, began
+        shortest = max(notify.QUIET_SECONDS, self.processes / WAKE_UPS)  # those who were told look one after the other
+        finds, silence, told_at = Frequency(), shortest, began
         slow = 0
         while not is_over() and (time.monotonic() - began < LEAST_SECONDS or finds.per_second() * 2 > self._most):
             looked_at = time.monotonic()
             found = self._found(queues)
             now = time.monotonic()
-            slow = slow + 1 if now - looked_at > SLOWEST_LOOK else 0
+            slow = slow + 1 if self._is_slow(now - looked_at) else 0
             if slow == 3:
                 self._avoided_until = now + COUNT_SECONDS
                 return
             if found:
                 finds.count()
-            unattended = [queue for queue, seconds in found if seconds > UNATTENDED_SECONDS]
+            patience = max(UNATTENDED_SECONDS, COST * (now - looked_at))
+            unattended = [queue for queue, seconds in found if seconds > patience]
             for queue, _ in found:
                 self._wake(queue)
             if not unattended:
-                silence = notify.QUIET_SECONDS
+                silence = shortest
             elif now - told_at > silence:  # if they are all busy, they look by themselves when they are free
                 for queue in unattended:
                     self._tell(queue)
-                told_at, silence = now, min(2 * silence, LONGEST_SILENCE)
+                told_at, silence = now, max(shortest, min(2 * silence, LONGEST_SILENCE))
             listen(max(LOOK_SECONDS, COST * (now - looked_at)))
+
+    def _is_slow(self, seconds: float) -> bool:
+        """Say whether a look took long because of what it read, and not because the machine has no time for anybody."""
+        return seconds > SLOWEST_LOOK and seconds - self._subscription.seconds_of_an_answer() > SLOWEST_LOOK
 
     def _found(self, queues: Collection[str] | None) -> list[tuple[str, float]]:
         return [

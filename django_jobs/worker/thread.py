@@ -292,7 +292,6 @@ class Worker(threading.Thread):
             if self.slot.abandoned:
                 return True
             self._went_on_at = now = time.monotonic()
-            self._close_if_idle(now)
             if run.handler is not None:
                 self.buffer.took_list(now - before, len(run.jobs))
             elif not is_gathered:
@@ -310,6 +309,7 @@ class Worker(threading.Thread):
         self._settler.settle(self.buffer, before)
         if ran:
             self._cleanup.after_batch()
+            self._close_if_idle(before)
         return ran
 
     def _take_up(self, places: Places) -> None:

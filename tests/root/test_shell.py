@@ -118,7 +118,7 @@ def test_a_group_that_ignores_term_is_gone_soon_after_the_grace(tmp_path: Path) 
     with pytest.raises(TimedOut, match="as far as it came"):
         run(command, timeout=lambda: pids.exists() and pids.read_text().count("\n") == 2)
     both = [int(pid) for pid in pids.read_text().split()]
-    assert not any(is_alive(pid) for pid in both)
+    wait_until(lambda: not any(is_alive(pid) for pid in both))
 
 
 def test_a_polite_command_gets_its_grace_and_is_not_waited_for_longer(tmp_path: Path) -> None:

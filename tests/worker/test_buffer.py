@@ -197,3 +197,28 @@ def test_a_further_thread_stands_in_for_one_that_a_slow_job_keeps(monkeypatch: p
     assert not buffer.is_crowded
     learn(buffer, 1.0)
     assert not buffer.count_blocked(), "each thread wakes the next one where jobs are slow"
+
+
+def test_where_claims_and_settles_take_long_a_claim_is_for_twice_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(buffers.time, "monotonic", lambda: now)
+    buffer, (slot,) = joined(1)
+    learn(buffer, 0.001)
+    assert buffer.take_claim() in (49, 50)
+    for _ in range(60):
+        now += 0.03  # the claim
+        load(buffer, claimed("a"))
+        run(buffer, slot)
+        outcomes = buffer.take_outcomes(now)
+        assert outcomes
+        now += 0.015  # the settle
+        buffer.settled(outcomes, [])
+        learn(buffer, 0.001)
+        wanted = buffer.take_claim()
+    assert 87 <= wanted <= 90
+    now += 600
+    load(buffer, claimed("b"))
+    assert buffer.next_run(slot)
+    for _ in range(60):
+        learn(buffer, 0.001)
+    assert buffer.take_claim() in (99, 100), "no job is to wait here for long"

@@ -213,8 +213,8 @@ def lender() -> Iterator[ProcessConnections]:
     wait_until(lambda: sessions() == 0, 10, "all are closed")
 
 
-def test_a_third_user_waits_a_moment_and_then_has_a_connection_that_is_closed_after_use(
-    lender: ProcessConnections,
+def test_a_third_user_waits_a_moment_and_then_has_a_connection_that_is_closed_when_nobody_needs_it(
+    lender: ProcessConnections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = threading.Barrier(module.USUAL_NUMBER + 1)
 
@@ -223,9 +223,20 @@ def test_a_third_user_waits_a_moment_and_then_has_a_connection_that_is_closed_af
             query()
             together.wait(20)
 
+    def is_back_to_the_usual() -> bool:
+        with lender.lent():
+            query()
+        return sessions() == module.USUAL_NUMBER
+
     for _ in range(2):
+        monkeypatch.setattr(module, "SPARE_SECONDS", 60.0)
         run_in_threads(use, module.USUAL_NUMBER + 1)
-        wait_until(lambda: sessions() == module.USUAL_NUMBER, 10, "the usual number")
+        before = _all_sessions() - _earlier
+        run_in_threads(use, module.USUAL_NUMBER + 1)
+        assert _all_sessions() - _earlier == before, "the same again: a busy server has no time to open others"
+        assert sessions() == module.USUAL_NUMBER + 1
+        monkeypatch.setattr(module, "SPARE_SECONDS", 0.2)
+        wait_until(is_back_to_the_usual, 60, "the usual number")
 
 
 def test_each_has_one_user_at_a_time(lender: ProcessConnections) -> None:

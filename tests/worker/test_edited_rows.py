@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
 from django_jobs import NewJob, batch
 from django_jobs.lifecycle.operations import begin
@@ -19,12 +19,18 @@ from tests.support.staff import operator
 from .conftest import Bench
 
 pytestmark = pytest.mark.django_db(transaction=True)
+REFUSED_BY_MYSQL = (3140, 3157)  # invalid JSON, and JSON that is too deep
 
 
 def _write(job: Job, text: str, column: str = "payload") -> None:
-    """Write JSON text into a column of a job's row."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE django_jobs_job SET {column} = %s WHERE id = %s", (text, job.pk))
+    """Write JSON text into a column of a job's row; what MySQL takes for none cannot get there."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE django_jobs_job SET {column} = %s WHERE id = %s", (text, job.pk))
+    except OperationalError as error:
+        if error.args[0] in REFUSED_BY_MYSQL:
+            pytest.skip(f"the server itself refuses it: {error}")
+        raise
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "7", '"text"', DEEP], ids=lambda text: text[:6])

@@ -198,7 +198,7 @@ def test_a_run_that_ignores_its_timeout_leaves_what_it_logged_until_it_was_given
     try:
         assert job.wait(60).status == "dead"
         assert lines(job) == ["INFO shop.log: begins"]
-        assert not logs.open_logs
+        wait_until(lambda: not logs.open_logs, 60, "the end of its log, which comes after the commit that ends the job")
     finally:
         is_over.set()
 

@@ -73,7 +73,7 @@ def test_one_process_looks_at_a_time_and_another_one_takes_over_from_a_dead_one(
 def test_a_worker_that_is_notified_often_looks_for_all_and_finds_what_nobody_told(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_poll, "WAKE_UPS", 0)
+    monkeypatch.setattr(shared_poll, "WAKE_UPS", 0.001)
     monkeypatch.setattr(shared_poll, "LEAST_SECONDS", 60.0)
     monkeypatch.setattr(poller.QueueSelector, "rest", lambda self, interval, watch: 600.0)
     bench.handle("t", lambda payload: None)
@@ -139,7 +139,7 @@ def test_it_looks_once_more_when_it_has_ended(subscription: notify.Subscription)
 
 def test_it_ends_where_looks_take_long_and_is_not_begun_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_poll, "SLOWEST_LOOK", -1.0)
-    monkeypatch.setattr(shared_poll, "WAKE_UPS", 0)
+    monkeypatch.setattr(shared_poll, "WAKE_UPS", 0.001)
     with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
         poll = SharedPoll(session, lambda queue: None)
         assert not poll.is_wanted()
@@ -180,3 +180,26 @@ def _pending(session: notify.Subscription) -> int:
     while list(session.wait(0)):
         number += 1
     return number
+
+
+def test_a_machine_that_has_no_time_for_anybody_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_poll, "SLOWEST_LOOK", -1.0)
+    monkeypatch.setattr(notify.Subscription, "seconds_of_an_answer", lambda self: 3_600.0)
+    with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
+        pauses: list[float] = []
+        assert SharedPoll(session, lambda queue: None).run(None, pauses.append, lambda: len(pauses) == 10)
+        assert len(pauses) == 10
+
+
+def test_who_was_told_that_another_one_looks_does_not_ask_again_at_each_notification(
+    subscription: notify.Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_poll, "WAKE_UPS", 0.001)
+    monkeypatch.setattr(shared_poll, "TAKEN_SECONDS", 3_600.0)
+    assert subscription.begin_poll(None)
+    with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
+        poll = SharedPoll(session, lambda queue: None)
+        assert not poll.is_wanted()
+        assert poll.is_wanted()
+        assert not poll.run(None, time.sleep, lambda: False)
+        assert not any(poll.is_wanted() for _ in range(5))

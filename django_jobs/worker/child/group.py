@@ -50,3 +50,13 @@ class ProcessGroup:
         except PermissionError:  # none of it is ours to signal, or, on macOS, one of it has ended
             with suppress(OSError):
                 self.popen.send_signal(number)
+
+    def is_gone(self) -> bool:
+        """Say whether no process is left in the group, not even one that has ended and was not waited for."""
+        try:
+            os.killpg(self.popen.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
