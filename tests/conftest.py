@@ -120,6 +120,35 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
             item.config.stash[LEFT_OUT][mark] += 1
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Iterator[None]:
+    """Let a process of pytest-xdist report what hostile tests write: a lone surrogate is no text for it."""
+    return _as_utf8((yield))  # type: ignore[misc, return-value]
+
+
+def _as_utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_utf8(key): _as_utf8(one) for key, one in value.items()}
+    return [_as_utf8(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a process of pytest-xdist has to say in the summary: that it ran a database, or what was left out."""
+    told = getattr(node, "workeroutput", {})
+    state = node.config.stash[STATE]
+    state.update({vendor: what for vendor, what in told.get("databases", {}).items() if state.get(vendor) != "ran"})
+    node.config.stash[LEFT_OUT] |= Counter(told.get("left out", {}))  # each process collects all tests
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the summary over, in a process of pytest-xdist."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output |= {"databases": session.config.stash[STATE], "left out": dict(session.config.stash[LEFT_OUT])}
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if state := config.stash[STATE]:
         told = ", ".join(f"{vendor} {what}" for vendor, what in state.items())
