@@ -45,8 +45,8 @@ def measure(peer: Peer, claimers: int, batch: int, jobs: int) -> dict[str, Any]:
     counts = [count for path in stores.run_dir().glob("*.counts") for count in json.loads(path.read_text())]
     return {
         "jobs_per_second": jobs / took,
-        "least_share": min(counts) * len(counts) / sum(counts),
-        "rows per job": (_rows(peer) - before) / jobs,
+        "least_claimers_share": min(counts) * len(counts) / sum(counts),
+        "rows_per_job": (_rows(peer) - before) / jobs,
     }
 
 

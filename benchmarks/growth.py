@@ -28,7 +28,8 @@ FEED = 2_000  # jobs submitted at a time while an old transaction is held
 TABLE = "django_jobs_job"
 COLUMNS = (
     "id, job_type, queue, payload, rank, status, available_at, created_at, updated_at, started_at, finished_at,"
-    " scheduled_at, max_retries, retry_count, metadata, pending_dependencies, fence, crash_count, progress_message"
+    " scheduled_at, max_retries, retry_count, metadata, pending_dependencies, pending_limits,"
+    " fence, crash_count, progress_message"
 )
 # Per database: the row numbers, now, a number as an id that sorts before or after today's, a time from now in days.
 SERIES = {
@@ -75,7 +76,7 @@ def fill(peer: Peer, state: str, rows: int) -> None:
     row_id = IDS[kind].format(prefix="zzz-" if state == "backlog" else "000-")
     values = (
         f"{row_id}, 'bench.tick', 'default', '{{}}', 0, '{status}', {available}, {now}, {now}, {started}, {finished},"
-        f" {scheduled}, 3, 0, '{{}}', 0, 0, 0, ''"
+        f" {scheduled}, 3, 0, '{{}}', 0, 0, 0, 0, ''"
     )
     from django.db import connection
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +34,12 @@ def workers_on_hosts(peer: Peer, hosts: int, workers: int, environment: dict[str
     return Commands(commands, environment or {})
 
 
-def wait_until_registered(running: Commands, workers: int) -> None:
-    """Return when every process has its row, and has settled down."""
+def wait_until_registered(running: Commands, workers: int, aliases: Sequence[str] = ("default",)) -> None:
+    """Return when every process has its row in each of the databases, and has settled down."""
     from django_jobs.models import WorkerProcess
 
     deadline = time.monotonic() + 30 + 5 * workers
-    while (there := WorkerProcess.objects.count()) < workers:
+    while (there := min(WorkerProcess.objects.using(alias).count() for alias in aliases)) < workers:
         if time.monotonic() > deadline or running.all_ended():
             raise running.complaint(f"only {there} of {workers} processes came up")
         time.sleep(0.1)

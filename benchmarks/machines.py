@@ -100,11 +100,11 @@ class Watch:
         return sum(count for _, count in counts)
 
 
-def by_host() -> dict[str, int]:
+def by_host(alias: str = "default") -> dict[str, int]:
     """Return how many jobs each host completed; rows that were only filled in name none."""
-    from django.db import connection
+    from django.db import connections
 
-    with connection.cursor() as cursor:
+    with connections[alias].cursor() as cursor:
         cursor.execute(
             "SELECT split_part(worker_id, ':', 1), count(*) FROM django_jobs_job"
             " WHERE status = 'completed' AND worker_id IS NOT NULL GROUP BY 1"

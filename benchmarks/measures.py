@@ -120,6 +120,26 @@ MEASURES = {
         more_is_better=False,
         base=("workers", 2),
     ),
+    "servers": Measure(
+        title="Queues spread over several servers",
+        figure="jobs_per_second",
+        extra=("least_share", "first_of_last", "others_of_before", "back_seconds", "not_completed"),
+        base=("servers", 1),
+    ),
+    "claimers": Measure(
+        title="Claimers on one queue",
+        figure="jobs_per_second",
+        extra=("least_claimers_share", "rows_per_job"),
+        drawn=("jobs_per_second",),
+        base=("claimers", 2),
+    ),
+    "wakeups": Measure(
+        title="Notifications to many waiting processes",
+        figure="wakeups_per_second",
+        extra=("jobs_per_second", "notifications_per_second", "wait p50 ms", "wait p99 ms"),
+        more_is_better=False,
+        base=("workers", 64),
+    ),
 }
 
 COLUMNS = {
@@ -143,6 +163,14 @@ COLUMNS = {
     "index_mib": "indexes, MiB",
     "dead_rows": "dead rows",
     "least_share": "least host's share of a fair part",
+    "first_of_last": "first server empty ÷ last",
+    "others_of_before": "rate of the others meanwhile ÷ before",
+    "back_seconds": "from its return to its next job, s",
+    "not_completed": "not completed",
+    "least_claimers_share": "least claimer's share of a fair part",
+    "rows_per_job": "rows fetched/job",
+    "wakeups_per_second": "wake-ups of sessions/s",
+    "notifications_per_second": "notifications/s",
     "longest_gap_ms": "longest pause of a process, ms",
     "commits_per_second": "transactions/s",
     "wal_bytes_per_second": "log, bytes/s",
@@ -151,7 +179,20 @@ COLUMNS = {
 }
 
 # Options that say which line of a table it is; the others say which table.
-IN_LABEL = ("job", "state", "failures", "shape", "backlog", "setting", "hosts", "workers", "finished", "through")
+IN_LABEL = (
+    "job",
+    "state",
+    "failures",
+    "shape",
+    "backlog",
+    "setting",
+    "hosts",
+    "workers",
+    "servers",
+    "finished",
+    "through",
+    "claimers",
+)
 REFERENCES = {"orm": "single", "copy": "bulk"}  # ways to submit that belong to another way's table
 JOBS = {"tick": "", "nap": "threads", "anap": "coroutines"}
 
@@ -161,11 +202,17 @@ def label(measure: str, case: dict[str, Any]) -> str:
     options = case["options"]
     if options.get("way") in REFERENCES:
         return {"orm": "ORM `create()`", "copy": "COPY"}[options["way"]]
+    if "servers" in options:
+        return f"{options['servers']} server{'s' if options['servers'] > 1 else ''}, {options['hosts']} hosts"
     if "hosts" in options:
         through = f", {options['through']}" if options.get("through") else ""
         finished = f", {options['finished']:,} finished rows" if options.get("finished") else ""
         hosts = f"{options['hosts']} host{'s' if options['hosts'] > 1 else ''}"
         return f"{options['workers']} processes on {hosts}{finished}{through}"
+    if "claimers" in options:
+        return f"{options['claimers']} claimers"
+    if measure == "wakeups":
+        return f"{options['workers']} processes of one thread"
     if "state" in options:
         rows = f"{options['rows']:,} " if options["rows"] else ""
         held = f", {options['held']} s" if "held" in options else ""
@@ -188,6 +235,12 @@ def group(measure: str, case: dict[str, Any], quiet: tuple[str, ...]) -> str:
         shown["way"] = REFERENCES[shown["way"]]
     if measure == "machines":
         shown["of"] = {"tick": "No-op jobs", "nap": "Jobs that wait 10 ms"}[case["options"]["job"]]
+    if measure == "pressure":
+        shown = {"of": case["options"]["pressure"].replace("_", " ")}
+    if measure == "servers":
+        shown = {"of": {"drain": "No-op jobs", "outage": "Jobs of 10 ms, one server killed"}[case["options"]["act"]]}
+    if measure == "claimers":
+        shown = {"of": {"bare": "A bare loop", HOME: "Our moves"}[case["peer"]], **shown}
     words = {
         "of": "{}",
         "processes": "{} worker process" + ("es" if shown.get("processes") != 1 else ""),
@@ -196,6 +249,5 @@ def group(measure: str, case: dict[str, Any], quiet: tuple[str, ...]) -> str:
         "rest": "after {} s without a job",
         "way": "{}",
         "before": "after {:,} jobs",
-        "pressure": "{}",
     }
     return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in shown.items())

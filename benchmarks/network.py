@@ -30,9 +30,15 @@ class Network:
 
     def on_host(self, number: int, command: list[str]) -> list[str]:
         """Return the command that runs `command` on a host, with the host's name."""
-        host = self.hosts[number]
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host_name(number)]
-        return ["ip", "netns", "exec", host, *named, *command]
+        return [*self.inside(number), *named, *command]
+
+    def inside(self, number: int) -> list[str]:
+        """Return what a command is to begin with to run in a host's network."""
+        return ["ip", "netns", "exec", self.hosts[number]]
+
+    def address_of(self, number: int) -> str:
+        return f"{self.address.rpartition('.')[0]}.{number + 10}"
 
 
 def current() -> Network:

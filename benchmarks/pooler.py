@@ -15,7 +15,7 @@ POOL = 20
 PORT = 6544
 NAME = "through a pooler"
 CONFIGURATION = """[databases]
-* = host={host} port={port} user=postgres
+* = host={host} port={port} user={user}
 [pgbouncer]
 listen_addr = {host}
 listen_port = {own_port}
@@ -35,7 +35,7 @@ def program() -> str | None:
 
 
 @contextlib.contextmanager
-def pooler(host: str, port: int) -> Iterator[None]:
+def pooler(host: str, port: int, *, own_port: int = PORT, pool: int = POOL, user: str = "postgres") -> Iterator[None]:
     """Run the pooler on `host` before the server at that address and port; do nothing when there is none."""
     found = program()
     if found is None:
@@ -43,7 +43,7 @@ def pooler(host: str, port: int) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory(prefix="jobs-bench-pooler-") as directory:
         file = Path(directory, "pgbouncer.ini")
-        file.write_text(CONFIGURATION.format(host=host, port=port, own_port=PORT, pool=POOL))
+        file.write_text(CONFIGURATION.format(host=host, port=port, own_port=own_port, pool=pool, user=user))
         Path(directory).chmod(0o755)
         process = subprocess.Popen([found, "-q", str(file)], cwd=directory, **as_account("postgres"))
         try:

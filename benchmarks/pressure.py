@@ -26,7 +26,7 @@ from benchmarks.peer import Peer, module
 from benchmarks.suite import Case
 from benchmarks.workers import Commands, Workers
 
-PEERS = ("django_jobs", "pgqueuer")
+PEERS = ("django_jobs", "pgqueuer", "procrastinate", "awa", "graphile_worker", "pg_boss")
 READERS = 4
 READ_SECONDS = 8.0  # how long a reader keeps its snapshot
 STRIKE_SECONDS = 4.0  # between two blows

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +27,61 @@ class NoServer(RuntimeError):
     """The server's programs are not there, or it does not come up."""
 
 
+class Server:
+    """A server's data and its process: it may be killed and started again, and is removed with all its data at the end.
+
+    Args:
+        clients: addresses that it lets in without a password.
+        inside: what its command begins with, to run in another network.
+    """
+
+    def __init__(self, address: str, clients: str, port: int, inside: Sequence[str] = (), **settings: object) -> None:
+        self.url = f"postgresql://{ACCOUNT}@{address}:{port}/jobs_bench"
+        self._inside = list(inside)
+        self._settings = {"port": port, "listen_addresses": address} | SETTINGS | settings
+        self._directory = Path(tempfile.mkdtemp(prefix="jobs-bench-server-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        _make_data(self._directory, clients)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and return once it answers."""
+        self._process = _start(self._directory, self._settings, self._inside)
+        _wait(self._process, self._directory, stores.Store("postgresql", self.url))
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        os.killpg(self.pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(60)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def postgresql(
     address: str = "127.0.0.1", clients: str = "127.0.0.1/32", **settings: object
 ) -> Iterator[tuple[int, int]]:
-    """Run a server and make it the store of every measurement of the block; yield its process and its port.
-
-    It lets `clients` in without a password, and is removed with all its data at the end.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="jobs-bench-server-"))
+    """Run a server and make it the store of every measurement of the block; yield its process and its port."""
     before, port = os.environ.get("BENCH_POSTGRESQL"), _free_port(address)
-    process = None
+    server = Server(address, clients, port, **settings)
     try:
-        process = _start(directory, address, clients, {"port": port, "listen_addresses": address} | SETTINGS | settings)
-        os.environ["BENCH_POSTGRESQL"] = f"postgresql://{ACCOUNT}@{address}:{port}/jobs_bench"
-        _wait(process, directory)
-        yield process.pid, port
+        os.environ["BENCH_POSTGRESQL"] = server.url
+        server.start()
+        yield server.pid, port
     finally:
         os.environ.pop("BENCH_POSTGRESQL", None)
         if before is not None:
             os.environ["BENCH_POSTGRESQL"] = before
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
-        shutil.rmtree(directory, ignore_errors=True)
+        server.close()
 
 
 @contextlib.contextmanager
@@ -63,25 +94,35 @@ def counting() -> Iterator[None]:
         yield
 
 
-def _start(directory: Path, address: str, clients: str, settings: dict[str, object]) -> "subprocess.Popen[bytes]":
+def _make_data(directory: Path, clients: str) -> None:
     directory.chmod(0o755)
     data = directory / "data"
     data.mkdir(mode=0o700)
     if os.getuid() == 0:
         shutil.chown(data, ACCOUNT)
-    options: dict[str, Any] = {
-        "cwd": data,
-        "stdin": subprocess.DEVNULL,
-        "start_new_session": True,
-        **as_account(ACCOUNT),
-    }
     how = ("-U", ACCOUNT, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
-    subprocess.run([_program("initdb"), "-D", str(data), *how], check=True, capture_output=True, **options)
+    command = [_program("initdb"), "-D", str(data), *how]
+    subprocess.run(command, check=True, capture_output=True, cwd=data, stdin=subprocess.DEVNULL, **as_account(ACCOUNT))
     with (data / "pg_hba.conf").open("a") as rules:
         rules.write(f"host all all {clients} trust\n")
+
+
+def _start(directory: Path, settings: dict[str, object], inside: list[str]) -> "subprocess.Popen[bytes]":
     flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    command = [_program("postgres"), "-D", str(directory / "data"), *flags]
+    account = as_account(ACCOUNT)
+    if inside:  # another network is entered with rights that the server must not have
+        command, account = [*inside, "setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups", *command], {}
     with (directory / "log").open("ab") as log:
-        return subprocess.Popen([_program("postgres"), "-D", str(data), *flags], stdout=log, stderr=log, **options)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=directory / "data",
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **account,
+        )
 
 
 def as_account(name: str) -> dict[str, Any]:
@@ -89,13 +130,13 @@ def as_account(name: str) -> dict[str, Any]:
     return {"user": name, "group": name, "extra_groups": []} if os.getuid() == 0 else {}
 
 
-def _wait(process: "subprocess.Popen[bytes]", directory: Path) -> None:
+def _wait(process: "subprocess.Popen[bytes]", directory: Path, place: stores.Store) -> None:
     import psycopg
 
     deadline = time.monotonic() + 60
     while True:
         try:
-            with stores.postgresql(stores.store("postgresql").admin_url()):
+            with stores.postgresql(place.admin_url()):
                 return
         except psycopg.OperationalError as error:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -28,6 +28,7 @@ PARTS = (
     "idle",
     "machines",
     "waiting",
+    "servers",
     "tuning",
 )
 QUICK = {
@@ -44,6 +45,7 @@ QUICK = {
     "claim": ["--scale", "10", "--claims", "200"],
     "machines": ["--scale", "1", "--jobs", "4000", "--limit", "5"],
     "waiting": ["--seconds", "5"],
+    "servers": ["--jobs", "4000", "--waiting", "8000"],
     "tuning": ["--scale", "1", "--seconds", "6"],
 }
 

@@ -3,6 +3,7 @@
 DIR is `.venv-bench` by default. Python 3.12 or newer, because django-ox asks for it; every peer then runs on the same.
 """
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -10,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
+NODE = Path(__file__).parent / "peers" / "node" / "package.json"
 
 
 def make(directory: Path) -> Path:
@@ -20,6 +22,12 @@ def make(directory: Path) -> Path:
     if not python.exists():
         venv.create(directory, with_pip=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS, "-e", ROOT], check=True)
+    if shutil.which("npm"):
+        (directory / "node").mkdir(exist_ok=True)
+        shutil.copy(NODE, directory / "node")
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=directory / "node", check=True)
+    else:
+        print("npm is missing: graphile-worker and pg-boss are left out", file=sys.stderr)
     return python
 
 

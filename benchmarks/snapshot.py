@@ -57,7 +57,7 @@ def _forget_runs() -> None:
 
 
 def main() -> None:
-    options = suite.arguments(__doc__ or "", jobs=40_000, limit=20, scale=100)
+    options = suite.arguments(__doc__ or "", jobs=200_000, limit=60, scale=100)
     cases = [
         Case(peer, store, {"before": before * options.scale // 100, "jobs": options.jobs, "limit": options.limit})
         for before in BEFORE

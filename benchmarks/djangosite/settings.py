@@ -31,6 +31,10 @@ LOGGING = {  # errors only, for every queue: a line for each job would be measur
     "loggers": {name: {"level": "ERROR"} for name in ("django_ox", "django_tasks_db", "django.tasks")},
 }
 DJANGO_JOBS: dict[str, object] = {}
+if others := os.environ.get("BENCH_OTHER_SERVERS"):  # URLs by commas: the queues are spread over several servers
+    for number, url in enumerate(others.split(","), start=2):
+        DATABASES[f"server{number}"] = database_from_url(url) | {"CONN_MAX_AGE": None}
+    DJANGO_JOBS["DATABASES"] = list(DATABASES)
 if "BENCH_CONCURRENCY" in os.environ:
     DJANGO_JOBS["ASYNC_CONCURRENCY"] = int(os.environ["BENCH_CONCURRENCY"])
 if "BENCH_LOG_LEVEL" in os.environ:

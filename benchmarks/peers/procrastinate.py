@@ -43,11 +43,14 @@ class Adapter(Peer):
     bulk = "batch_defer"
 
     def prepare(self) -> None:
+        self.connect()
+        self.sync.schema_manager.apply_schema()
+
+    def connect(self) -> None:
         self.sync = procrastinate.App(
             connector=procrastinate.SyncPsycopgConnector(conninfo=self.store.url), import_paths=[]
         )
         self.sync.open()
-        self.sync.schema_manager.apply_schema()
 
     def submit(self, job: str, count: int) -> None:
         for start in range(0, count, 1_000):
