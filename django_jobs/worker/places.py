@@ -3,6 +3,8 @@
 Each database has a process of its own with threads of its own (`process.py`), so that a claim, a beat or a settle of one never
 waits for another's server. A thread takes a place before it claims and gives it back after what it claimed has run; it goes to
 the database that had its last turn the longest ago. A database whose server is away keeps nobody out: its places do not count.
+A thread that comes back from a slow claim and finds its place given to another waits for the next one; what it claimed waits in
+the buffer.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from .thread import Worker
 
 CLAIM_SECONDS = 0.1  # a claim that takes longer keeps no place from others
+LATE_CLAIM_SECONDS = 1.0  # the same after one that was too late, so that a slow server has its turn, too
 LOOK_SECONDS = 0.1
 LOOKS_BEFORE_ASKING = 2
 
@@ -51,6 +54,7 @@ class Places:
         self._lock = threading.Lock()
         self._held: dict[Worker, float] = {}  # until when a place does not count yet as one that runs a job; 0: it does
         self._waiting: list[Waiter] = []
+        self._were_late: set[WorkerState] = set()  # whose last claim took so long that its place was given to another
         self._turns: dict[WorkerState, int] = {}
         self._numbers = itertools.count(1)
 
@@ -87,9 +91,18 @@ class Places:
         for process in {worker.process for worker in list(self._held)}:
             process.maintenance.expect_due(0.0)
 
-    def runs(self, worker: Worker) -> None:
-        """Note that the thread has got a job to run in its place."""
-        self._held[worker] = 0.0
+    def keep(self, worker: Worker) -> bool:
+        """Let the thread run jobs in its place until it leaves it; return False when others have taken all meanwhile."""
+        if self._held.get(worker) == 0.0:
+            return True
+        with self._lock:
+            state, is_late = worker.process.state, time.monotonic() >= self._held.get(worker, 0.0)
+            if is_late and self._taken() >= self.number:
+                self._were_late.add(state)
+                return False
+            self._were_late.discard(state)
+            self._held[worker] = 0.0
+            return True
 
     def leave(self, worker: Worker) -> None:
         """Give a place back."""
@@ -101,8 +114,10 @@ class Places:
         while self._waiting and self._taken() < self.number:
             waiter = min(self._waiting, key=lambda waiter: self._turns.get(waiter.worker.process.state, 0))
             self._waiting.remove(waiter)
-            self._held[waiter.worker] = time.monotonic() + CLAIM_SECONDS
-            self._turns[waiter.worker.process.state] = next(self._numbers)
+            state = waiter.worker.process.state
+            seconds = LATE_CLAIM_SECONDS if state in self._were_late else CLAIM_SECONDS
+            self._held[waiter.worker] = time.monotonic() + seconds
+            self._turns[state] = next(self._numbers)
             waiter.given.set()
 
     def _taken(self) -> int:

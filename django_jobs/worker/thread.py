@@ -42,7 +42,6 @@ from .cleanup import HandlerCleanup
 from .connections import FRESH_SECONDS, IDLE_SECONDS
 from .executor import execute, wait_to_start
 from .local_process import local_process
-from .places import Places
 from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
 from .process import Process
 from .run import BulkRun, Run
@@ -279,12 +278,12 @@ class Worker(threading.Thread):
     def _run_jobs(self) -> bool:
         """Run jobs until there is none left, or it is time to claim; return whether there was one."""
         ran, before, keeps_queries = False, time.monotonic(), settings.DEBUG
-        while not self.is_stopping and (run := self.buffer.next_run(self.slot)) is not None:
+        while not self.is_stopping and self._has_place() and (run := self.buffer.next_run(self.slot)) is not None:
             ran = True
             if self.buffer.wants_thread:
                 self.selector.poller.hand_work()
             if self._places is not None:
-                self._take_up(self._places)
+                self._see_to_others()
             self._watchdog.wake()
             if keeps_queries:  # nine thousand for each connection: forget them as Django does for each request
                 reset_queries()
@@ -312,10 +311,13 @@ class Worker(threading.Thread):
             self._close_if_idle(before)
         return ran
 
-    def _take_up(self, places: Places) -> None:
-        """Use the place for a job; see that a thread is left to claim for the other places."""
+    def _has_place(self) -> bool:
+        """Whether the thread may run jobs: it needs a place to where databases share them."""
+        return self._places is None or self._places.keep(self)
+
+    def _see_to_others(self) -> None:
+        """See that a thread is left to claim for the other places."""
         self.idle_since = float("inf")
-        places.runs(self)
         if self.process.needs_thread(self) and not self.is_stopping:
             with suppress(RuntimeError):  # the system gives no further thread, and the process ends
                 Worker(self.selector.names, self.handlers, self.poll_interval, process=self.process).start()

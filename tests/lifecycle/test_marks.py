@@ -147,7 +147,10 @@ def test_a_claim_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, 
         assert looks[-1].read_in_vain >= 2 * DEAD, "a look from the beginning reads all"
 
 
-def test_without_an_old_snapshot_each_claim_looks_from_the_beginning(looks: list[ClaimLook]) -> None:
+def test_without_an_old_snapshot_each_claim_looks_from_the_beginning(
+    looks: list[ClaimLook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule, "LONG_SECONDS", 60.0)  # a look that takes long is followed by no second one at once
     marks = Marks()
     for _ in range(3):
         pending(DEAD)

@@ -39,7 +39,7 @@ class Waiting(threading.Thread):
 
     def run(self) -> None:
         if self._places.take(self.worker):
-            self._places.runs(self.worker)
+            self._places.keep(self.worker)
             self._got.append(self._name)
 
 
@@ -57,7 +57,7 @@ def test_a_place_goes_to_the_database_that_has_waited_longest_for_its_turn() -> 
     states = {name: WorkerState() for name in "abc"}
     first = worker(states["a"])
     assert places.take(first)
-    places.runs(first)
+    places.keep(first)
     threads = waiting(places, "a", "a", "b", "c", states=states, got=got)
     assert places.is_contended
     places.leave(first)
@@ -72,7 +72,7 @@ def test_places_of_a_database_that_is_away_do_not_count() -> None:
     states = {name: WorkerState() for name in "ab"}
     held = worker(states["a"])
     assert places.take(held)
-    places.runs(held)
+    places.keep(held)
     waiting(places, "b", states=states, got=got)
     wait_until(lambda: held.was_asked)
     assert not got
@@ -91,11 +91,36 @@ def test_a_claim_that_takes_long_keeps_no_place() -> None:
     wait_until(lambda: places.free() == 1, 10 * CLAIM_SECONDS + 5)
 
 
+def test_who_claimed_for_too_long_runs_nothing_beside_those_who_got_the_place_and_has_time_for_the_next_claim() -> None:
+    places = Places(1)
+    slow, other = worker(WorkerState()), worker(WorkerState())
+    assert places.take(slow)
+    assert places.take(other), "once the claim of the slow one has taken too long"
+    assert places.keep(other)
+    assert not places.keep(slow)
+    places.leave(slow)
+    places.leave(other)
+    assert places.take(slow)
+    until = time.monotonic() + 3 * CLAIM_SECONDS
+    wait_until(lambda: time.monotonic() > until)
+    assert places.free() == 0, "otherwise a server that is always slow would never have its turn"
+    assert places.keep(slow)
+
+
+def test_who_claimed_for_too_long_keeps_a_place_that_nobody_took() -> None:
+    places = Places(1)
+    slow = worker(WorkerState())
+    assert places.take(slow)
+    wait_until(lambda: places.free() == 1)
+    assert places.keep(slow)
+    assert places.free() == 0
+
+
 def test_a_thread_that_is_to_stop_waits_no_longer() -> None:
     places = Places(1)
     holder, late = worker(WorkerState()), worker(WorkerState())
     assert places.take(holder)
-    places.runs(holder)
+    places.keep(holder)
     late.is_stopping = True
     assert not places.take(late)
     assert not places.is_contended
