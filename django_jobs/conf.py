@@ -122,8 +122,8 @@ class JobsSettings:
 
     LEASE_SECONDS: a worker process silent for this long counts as dead (seconds; its heartbeat comes every quarter).
     SHUTDOWN_GRACE_SECONDS: how long a stopping worker lets its jobs finish (seconds).
-    POLL_INTERVAL: rest of an idle worker between two polls (seconds); five times that after a minute without work
-        and on SQLite, where idle workers see commits.
+    POLL_INTERVAL: rest of an idle worker between two looks (seconds), five times that after a minute without work; idle
+        workers watch in between, on SQLite for commits, on servers that notify nobody for ready jobs, ten times in it at first.
     THREADS: worker threads of a process. ASYNC_CONCURRENCY: coroutine jobs of a process at once.
     PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES: of the encoded JSON (bytes).
     MAX_RETRIES, BASE_DELAY, MAX_DELAY: automatic retries, and the backoff between them (seconds).

@@ -65,6 +65,11 @@ def queues_with_work(besides: Sequence[str] = (), among: Sequence[str] | None = 
     return dialect().queues_with_work(besides, among)
 
 
+def count_processes() -> int:
+    """Return how many worker processes live."""
+    return WorkerProcess.objects.alive().count()
+
+
 def known_queues() -> set[str]:
     """Return every queue that a row or a job names."""
     rows = Queue.objects.values_list("name", flat=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 from django_jobs.conf import get_settings
 from django_jobs.db.dialects import dialect
-from django_jobs.db.dialects.base import Dialect
 from django_jobs.db.marks import Marks
 from django_jobs.db.notify import QUIET_SECONDS
 from django_jobs.due import queues_with_work
@@ -24,6 +23,7 @@ from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
 from .stagger import seconds_of_a_round
+from .watch import Watch
 
 FIRST_REST = 0.005
 # A submit that follows a notification within its quiet time is not told; after that, each is, and there is little to look for.
@@ -36,14 +36,6 @@ SLOW_SEARCH_SECONDS = 0.02  # for the queues with work
 NOTIFIED_POLL_SECONDS = 5.0
 LONG_IDLE_SECONDS = 60.0
 LONG_IDLE_POLLS = 5  # times the poll interval, where no notification arrives
-WATCH_SECONDS = 0.005
-# A thread that wakes up and asks takes 50 to 200 µs, of which a look that claims is worth two or three: the longer there has been
-# no work, the more seldom it asks, so that an idle process takes no more time than one that polls.
-WATCH_PACES = (
-    (5.0, WATCH_SECONDS),
-    (LONG_IDLE_SECONDS, 0.04),
-    (float("inf"), 0.1),
-)  # until idle for so long (seconds)
 
 
 class QueueSelector:
@@ -119,10 +111,10 @@ class QueueSelector:
         # A queue's name saves us the question which queues have work.
         self._discovered_at = time.monotonic() if named else float("-inf")
 
-    def rest(self, poll_interval: float | None, watch: CommitWatch) -> float:
+    def rest(self, poll_interval: float | None, watch: Watch) -> float:
         """Return how long to rest, in seconds: longer each time, up to the poll interval.
 
-        After a minute without work, and where commits are watched, up to five poll intervals; with both, or where notifications
+        After a minute without work, and where somebody watches, up to five poll intervals; with both, or where notifications
         arrive, up to five seconds. A caller of many submits notifies only now and then, so a worker that was just awake looks
         again soon by itself.
         """
@@ -141,51 +133,6 @@ class QueueSelector:
             rest = self.poller.next_rest(longest, GROWTH)
         owed = self._pollers.marks.seconds_owed(self.names)
         return rest if owed is None else min(rest, max(owed, FIRST_REST))
-
-
-class CommitWatch:
-    """Says whether another session has committed since it was asked last, for one thread, where that costs microseconds (SQLite).
-
-    It says so of any commit, the site's own among them. Looks in vain make it pause, twice as long each time and up to the
-    poll interval, so that a busy site has its workers look no more often than polling would.
-    """
-
-    def __init__(self) -> None:
-        self.is_possible = False
-        self._dialect: Dialect | None = None
-        self._seen: int | None = None
-        self._pause = 0.0
-        self._deaf_until = 0.0
-        self._has_told = False
-
-    def begin(self, dialect: Dialect) -> None:
-        """Ask on this connection of the thread from now on."""
-        self._dialect, self._seen = dialect, None
-
-    def end(self) -> None:
-        """Ask no more, for the connection is gone."""
-        self._dialect = None
-        self.is_possible = False
-
-    def has_changed(self) -> bool:
-        """Ask, unless it pauses. A commit from before a look may be told after it, but none after a look is missed."""
-        if self._dialect is None or (self._deaf_until and time.monotonic() < self._deaf_until):
-            return False
-        version = self._dialect.version_of_data()
-        self.is_possible = version is not None
-        self._has_told = self.is_possible and version != self._seen
-        self._seen = version
-        return self._has_told
-
-    def pause_after_looks_in_vain(self, longest: float) -> None:
-        """Pause if the look in vain that was just made followed a commit; call it after each look in vain."""
-        self._pause = min(max(2 * self._pause, WATCH_SECONDS), longest) if self._has_told else 0.0
-        self._deaf_until = time.monotonic() + self._pause if self._pause else 0.0
-        self._has_told = False
-
-    def found_work(self) -> None:
-        """Pause no more."""
-        self._pause = self._deaf_until = 0.0
 
 
 def queue_names(queue: Any) -> list[str] | None:
@@ -253,11 +200,11 @@ class Poller:
             self._is_woken = True
             self._condition.notify()
 
-    def wait_watching(self, watch: CommitWatch, seconds: float, is_over: Callable[[], bool]) -> bool:
-        """Wait as `wait` does, and end early once somebody has committed."""
+    def wait_watching(self, watch: Watch, seconds: float, is_over: Callable[[], bool]) -> bool:
+        """Wait as `wait` does, and end early once the watch sees that there may be work."""
         now = time.monotonic()
         end = now + seconds
-        pace = next(pace for limit, pace in WATCH_PACES if now - self.found_at < limit)
+        pace = watch.pace(now - self.found_at)
         self._count_resting(1)  # also while it asks, for whoever has work to hand
         try:
             while now < end and not watch.has_changed():

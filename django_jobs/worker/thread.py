@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import Error, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_jobs.conf import get_settings
 from django_jobs.db.connections import (
     discard,
     discard_all,
@@ -42,9 +43,10 @@ from .cleanup import HandlerCleanup
 from .connections import FRESH_SECONDS, IDLE_SECONDS
 from .executor import execute, wait_to_start
 from .local_process import local_process
-from .poller import FIRST_REST, CommitWatch, QueueSelector, queue_names
+from .poller import FIRST_REST, QueueSelector, queue_names
 from .process import Process
 from .run import BulkRun, Run
+from .watch import CommitWatch, ReadyWatch, Watch
 
 INLINE_SECONDS = 0.002
 CROWDED_REST = 0.02
@@ -93,7 +95,7 @@ class Worker(threading.Thread):
         self._prepared: object = None
         self._has_lent = False  # whether claims and settles go over connections of the process
         self._cleanup = HandlerCleanup()
-        self._watch = CommitWatch()
+        self._watch: Watch = CommitWatch()
         self._is_resting = self._has_failed = False
         self._went_on_at = self._claimed_at = time.monotonic()
         self._sessions = self._cleanup.sessions
@@ -141,6 +143,12 @@ class Worker(threading.Thread):
             self._has_lent = jobs_connection().vendor != "sqlite"
             if self._has_lent:
                 leases.prepare_when_opened(self._state.id)
+                self._watch = ReadyWatch(
+                    self._state.connections.lent,
+                    self.selector.names,
+                    self.poll_interval or get_settings().POLL_INTERVAL,
+                    lambda: self._state.pollers.is_notified,
+                )
             handler_threads.set(self.process.handler_threads)
             self._cleanup.begin()
             step = self.step if self._places is None else self._step_in_turn

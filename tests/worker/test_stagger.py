@@ -7,6 +7,7 @@ import pytest
 from django_jobs.worker import poller
 from django_jobs.worker.poller import Poller, Pollers
 from django_jobs.worker.stagger import FEW, Stagger, longest_delay, seconds_of_a_round
+from django_jobs.worker.watch import CommitWatch
 from tests.support.waiting import wait_until
 
 
@@ -67,6 +68,6 @@ def test_one_of_many_processes_that_are_told_rests_until_its_turn_to_look(proces
     pollers = Pollers()
     pollers.is_notified, pollers.processes = True, processes
     selector = poller.QueueSelector(None, object(), pollers)  # type: ignore[arg-type]  only asked for its identity
-    rest = selector.rest(None, poller.CommitWatch())
+    rest = selector.rest(None, CommitWatch())
     assert at_least <= rest < at_least + 0.1
     assert time.monotonic() - selector.poller.found_at < 60
