@@ -105,11 +105,14 @@ class QueueSelector:
         named = self.poller.take_named()
         if len(named) > MOST_NAMED:
             named.clear()  # to ask which queues have work is one question
-        for queue in named:
-            if queue not in self._waiting:
-                self._waiting.appendleft(queue)
-        # A queue's name saves us the question which queues have work.
-        self._discovered_at = time.monotonic() if named else float("-inf")
+        self._discovered_at = float("-inf")
+        if named:
+            self.expect_work_in(named)
+
+    def expect_work_in(self, queues: Iterable[str]) -> None:
+        """Look at these queues first, without the question which queues have work."""
+        self._waiting.extendleft(queue for queue in queues if queue not in self._waiting)
+        self._discovered_at = time.monotonic()
 
     def rest(self, poll_interval: float | None, watch: Watch) -> float:
         """Return how long to rest, in seconds: longer each time, up to the poll interval.

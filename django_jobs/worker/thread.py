@@ -148,6 +148,7 @@ class Worker(threading.Thread):
                     self.selector.names,
                     self.poll_interval or get_settings().POLL_INTERVAL,
                     lambda: self._state.pollers.is_notified,
+                    self.selector.expect_work_in,
                 )
             handler_threads.set(self.process.handler_threads)
             self._cleanup.begin()

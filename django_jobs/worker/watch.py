@@ -14,7 +14,7 @@ from .stagger import seconds_of_a_round
 
 LONG_IDLE_SECONDS = 60.0
 LEAST_PAUSE = 0.005
-SHARE = 20  # a question is followed by a pause that is so many times as long
+SHARE = 10  # a question is followed by a pause that is so many times as long as usual ones take
 COUNT_SECONDS = 10.0
 
 
@@ -115,9 +115,10 @@ class ReadyWatch(Watch):
         names: the queues of the thread; None means every queue.
         poll_interval: the seconds that workers rest at the most where nobody watches.
         is_notified: whether notifications arrive, which makes it superfluous.
+        tell: called with the queues that have a ready job.
     """
 
-    paces = ((5.0, 0.1), (LONG_IDLE_SECONDS, 0.5), (float("inf"), 2.5))
+    paces = ((5.0, 0.1), (LONG_IDLE_SECONDS, 1.0), (float("inf"), 5.0))
 
     def __init__(
         self,
@@ -125,15 +126,17 @@ class ReadyWatch(Watch):
         names: Sequence[str] | None,
         poll_interval: float,
         is_notified: Callable[[], bool],
+        tell: Callable[[list[str]], None],
     ) -> None:
         super().__init__()
         self._lent = lent
         self._names = names
         self._poll_interval = poll_interval
         self._is_notified = is_notified
+        self._tell = tell
         self._processes = 1
         self._counted_at = float("-inf")
-        self._seconds = 0.0  # that the last question took
+        self._usual_seconds = 0.0  # that a question takes
 
     @property
     def is_possible(self) -> bool:
@@ -143,7 +146,7 @@ class ReadyWatch(Watch):
     def pace(self, idle_seconds: float) -> float:
         """Return how often to ask: the less often, the longer that takes and the more processes do."""
         usual = super().pace(idle_seconds) * self._poll_interval
-        return max(usual, min(seconds_of_a_round(self._processes), self._poll_interval), SHARE * self._seconds)
+        return max(usual, min(seconds_of_a_round(self._processes), self._poll_interval), SHARE * self._usual_seconds)
 
     def pause_after_looks_in_vain(self, longest: float) -> None:
         """Pause as after any look in vain, and for a moment also after one that was made without it, which said the same."""
@@ -159,5 +162,8 @@ class ReadyWatch(Watch):
                 self._processes, self._counted_at = count_processes(), began
                 began = time.monotonic()
             found = queues_with_work(among=self._names)
-        self._seconds = time.monotonic() - began
-        return any(self._names is None or queue in self._names for queue in found)
+        self._usual_seconds += (time.monotonic() - began - self._usual_seconds) / 8
+        ours = [queue for queue in found if self._names is None or queue in self._names]
+        if ours:
+            self._tell(ours)
+        return bool(ours)
