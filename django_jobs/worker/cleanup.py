@@ -38,6 +38,7 @@ class HandlerCleanup:
         self.sessions = HandlerSessions()
         self._home: int | None = None
         self._changes = 0
+        self._has_run = False
 
     def begin(self) -> None:
         """Watch this thread's sessions, and remember the working directory; in a script it is the one of this call."""
@@ -52,12 +53,19 @@ class HandlerCleanup:
 
     def after_job(self) -> None:
         """Restore the working directory if somebody has changed it."""
+        self._has_run = True
         if self._changes != _changes_of_directory:
             self._changes = _changes_of_directory
             self._go_home()
 
     def after_batch(self) -> None:
-        """Restore the directory even if nobody saw it change; let Django close connections to other databases that are no use."""
+        """Restore the directory even if nobody saw it change; let Django close connections to other databases that are no use.
+
+        Nothing where the thread has only handed jobs to the event loop.
+        """
+        if not self._has_run:
+            return
+        self._has_run = False
         self._go_home()
         ours = jobs_alias()
         for connection in connections.all(initialized_only=True):

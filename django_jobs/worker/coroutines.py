@@ -35,6 +35,9 @@ from .steps import Steps
 
 SETTLE_SECONDS = 0.01
 CANCEL_SECONDS = 0.1
+LAUNCH_SECONDS = 0.001
+OFFER_SECONDS = 0.002  # until a place that is free is offered to a thread that waits for one
+OFFERS = 32  # of all places: one part in so many is offered at once, for each offer is a change of threads
 
 
 @dataclass(slots=True, eq=False)
@@ -57,11 +60,14 @@ class Coroutines(Loop):
         super().__init__("coroutines", state)
         self._settler = settler
         self._lock = threading.Lock()
+        self._has_place = threading.Condition(self._lock)
+        self._places = 0  # that are free
+        self._waiting = 0  # threads, for a place
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_broken = False
-        self._places: threading.Semaphore | None = None
         self._runs: dict[str, Entry] = {}
         self._starting: list[Entry] = []
+        self._is_launching = False  # the loop looks by itself for what is handed over
         self._outcomes: list[Outcome] = []
         self._taken_at = 0.0
         self._sessions = HandlerSessions()
@@ -80,14 +86,17 @@ class Coroutines(Loop):
 
     def hand_over(self, run: Run, handler: Handler, handlers: Registry) -> None:
         """Hand a run to the event loop; waits while as many run as the process may run at once."""
-        loop = self._ensure_loop()
-        assert self._places is not None
-        self._places.acquire()
-        with self._lock:
-            fences = {job.id: job.fence for job in run.jobs}
-            entry = Entry(run, handler, handlers, fences, run.timeout_seconds is not None)
+        loop = self._loop or self._start_loop()
+        fences = {job.id: job.fence for job in run.jobs}
+        entry = Entry(run, handler, handlers, fences, run.timeout_seconds is not None)
+        with self._has_place:
+            self._waiting += 1
+            while not self._places:
+                self._has_place.wait()
+            self._waiting -= 1
+            self._places -= 1
             self._runs.update(dict.fromkeys(fences, entry))
-            is_broken, is_awake = self._is_broken, bool(self._starting)
+            is_broken, is_awake = self._is_broken, self._is_launching or bool(self._starting)
             if not is_broken:
                 self._starting.append(entry)
         if is_broken:  # the process is about to end, and does not wait for a run that nothing starts
@@ -97,11 +106,11 @@ class Coroutines(Loop):
             with suppress(RuntimeError):  # it broke and was closed since, and this run was given up with the others
                 loop.call_soon_threadsafe(self._launch)
 
-    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+    def _start_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                self._places = threading.Semaphore(get_settings().ASYNC_CONCURRENCY)
+                self._places = get_settings().ASYNC_CONCURRENCY
                 if not self.ident:
                     self.start()
                 threading.Thread(target=self._run_loop, args=(loop,), name="event loop", daemon=True).start()
@@ -192,12 +201,16 @@ class Coroutines(Loop):
         self._sessions.lend()
 
     def _launch(self) -> None:
-        """Start the coroutines that were handed over since."""
+        """Start the coroutines that were handed over since; look again in a moment if there were any, for each wake is two calls
+        of the system."""
         assert self._loop is not None
         with self._lock:
             entries, self._starting = self._starting, []
+            self._is_launching = bool(entries)
             for entry in entries:
                 entry.task = self._loop.create_task(self._execute(entry.run, entry.handler, entry.handlers))
+        if entries:
+            self._loop.call_later(LAUNCH_SECONDS, self._launch)
 
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
         turned_away: list[Outcome] = []  # of jobs that were taken off a list
@@ -279,11 +292,24 @@ class Coroutines(Loop):
                     self._outcomes.append(outcome)
                 elif is_current:
                     self._runs.pop(outcome.job.id, None)
-        assert self._places is not None
-        self._places.release()
+            self._places += 1
+            if self._waiting:
+                self._offer()
         for outcome in () if run.abandoned else outcomes:
             self._state.count(outcome)
         self.wake()
+
+    def _offer(self) -> None:
+        """Let the threads that wait for a place go on, once there are enough or some time has passed; the lock is held."""
+        if self._places * OFFERS >= get_settings().ASYNC_CONCURRENCY:
+            self._has_place.notify(self._places)
+        elif self._places == 1:
+            assert self._loop is not None
+            self._loop.call_later(OFFER_SECONDS, self._offer_all)
+
+    def _offer_all(self) -> None:
+        with self._has_place:
+            self._has_place.notify(self._places)
 
     # In the settler's thread.
 

@@ -89,6 +89,37 @@ def test_the_start_of_a_coroutine_is_told(bench: Bench) -> None:
     assert told == ["running True", "runs"]
 
 
+@pytest.mark.parametrize("places", [1, 3, 100])
+def test_no_more_coroutines_run_at_once_than_may_and_the_last_free_place_is_used(
+    bench: Bench, settings: Any, places: int
+) -> None:
+    settings.DJANGO_JOBS = {"ASYNC_CONCURRENCY": places}
+    counts = {"now": 0, "most": 0}
+    release = threading.Event()
+
+    async def nap(payload: dict[str, Any]) -> None:
+        counts["now"] += 1
+        counts["most"] = max(counts["most"], counts["now"])
+        try:
+            while payload.get("is_long") and not release.is_set():
+                await asyncio.sleep(0.02)
+        finally:
+            counts["now"] -= 1
+
+    bench.handle("t.nap", nap)
+    long = [bench.submit("t.nap", {"is_long": True}, priority=10) for _ in range(places - 1)]
+    quick = [bench.submit("t.nap") for _ in range(30)]
+    process = bench.start(threads=2)
+    try:
+        assert {job.wait(60).status for job in quick} == {"completed"}
+        assert counts["now"] == places - 1, "all of them in the place that is left"
+    finally:
+        release.set()
+    assert {job.wait(60).status for job in long} <= {"completed"}
+    process.stop(grace=10)
+    assert counts["most"] == places
+
+
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite has no server to end a session
 def test_a_broken_connection_reaches_one_job_and_no_more(bench: Bench) -> None:
     async def count(payload: dict[str, Any]) -> int:
