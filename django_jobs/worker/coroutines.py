@@ -63,6 +63,7 @@ class Coroutines(Loop):
         self._has_place = threading.Condition(self._lock)
         self._places = 0  # that are free
         self._waiting = 0  # threads, for a place
+        self._is_offering = False  # the loop is about to tell them of those that are free
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_broken = False
         self._runs: dict[str, Entry] = {}
@@ -303,12 +304,14 @@ class Coroutines(Loop):
         """Let the threads that wait for a place go on, once there are enough or some time has passed; the lock is held."""
         if self._places * OFFERS >= get_settings().ASYNC_CONCURRENCY:
             self._has_place.notify(self._places)
-        elif self._places == 1:
+        elif not self._is_offering:
             assert self._loop is not None
-            self._loop.call_later(OFFER_SECONDS, self._offer_all)
+            self._is_offering = True
+            self._loop.call_later(OFFER_SECONDS, self._offer_what_is_free)
 
-    def _offer_all(self) -> None:
+    def _offer_what_is_free(self) -> None:
         with self._has_place:
+            self._is_offering = False
             self._has_place.notify(self._places)
 
     # In the settler's thread.
