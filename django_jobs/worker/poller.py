@@ -23,7 +23,7 @@ from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
 from .stagger import seconds_of_a_round
-from .watch import Watch
+from .watch import LONG_IDLE_SECONDS, Watch
 
 FIRST_REST = 0.005
 # A submit that follows a notification within its quiet time is not told; after that, each is, and there is little to look for.
@@ -34,7 +34,6 @@ DISCOVERY_SECONDS = 0.5
 MOST_NAMED = 20  # queues that notifications name at once; each is a claim
 SLOW_SEARCH_SECONDS = 0.02  # for the queues with work
 NOTIFIED_POLL_SECONDS = 5.0
-LONG_IDLE_SECONDS = 60.0
 LONG_IDLE_POLLS = 5  # times the poll interval, where no notification arrives
 
 
