@@ -133,7 +133,11 @@ def test_atomic_handlers_run_in_sessions_that_bear_the_name_of_the_process(bench
     process = bench.start(THREADS)
     for _ in range(2):
         with crowd.gathered():
-            assert THREADS <= named(process.id) <= THREADS + module.USUAL_NUMBER
+            assert named(process.id) >= THREADS
+            # On a busy machine more are opened for the claims, and kept for a while.
+            wait_until(
+                lambda: named(process.id) <= THREADS + module.USUAL_NUMBER, 30, "one for each thread and the usual"
+            )
         wait_until(few_sessions, 30, "few sessions after a while")
 
 
