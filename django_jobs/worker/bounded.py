@@ -12,6 +12,8 @@ from django.db import Error, connections
 
 from django_jobs.lifecycle import leases
 
+from .flag import Flag
+
 T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
 LOOK_SECONDS = 0.05
@@ -61,7 +63,7 @@ def do_within(seconds: float, work: Callable[[], object]) -> bool:
     return False
 
 
-def unless(stop: threading.Event, work: Callable[[], T]) -> T | None:
+def unless(stop: Flag, work: Callable[[], T]) -> T | None:
     """Return what some work returns, or None once `stop` is set: a thread that waits for a server obeys no signal."""
     thread = Work("first work", work)
     thread.start()

@@ -33,6 +33,7 @@ from .backoff import OutageBackoff
 from .bounded import do_within, unless
 from .child.protocol import Lifeline
 from .files import make_room
+from .flag import Flag
 from .forks import watch_forks
 from .places import Places
 from .process import Process
@@ -156,8 +157,8 @@ class StopSignals:
 
     def __init__(self, *, is_program: bool) -> None:
         self.is_program = is_program
-        self.stop = threading.Event()
-        self.stop_now = threading.Event()
+        self.stop = Flag()
+        self.stop_now = Flag()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -269,7 +270,9 @@ def stopped_text(process: Process) -> str:
     )
 
 
-def start(process: Process, options: Options, signals: StopSignals, ending: threading.Event | None = None) -> None:
+def start(
+    process: Process, options: Options, signals: StopSignals, ending: threading.Event | Flag | None = None
+) -> None:
     """Register the process as soon as the database lets it, and start its threads; unless it is to stop, or `ending` is set."""
     is_ending = ending or signals.stop
     while not (signals.stop.is_set() or is_ending.is_set() or process.is_stopping):

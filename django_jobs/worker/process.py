@@ -22,6 +22,7 @@ from .bounded import do_within
 from .buffer import JobBuffer
 from .child.pool import ChildPool
 from .coroutines import Coroutines
+from .flag import Flag
 from .lease import Lease
 from .listener import Listener
 from .liveness import LivenessMonitor
@@ -256,9 +257,7 @@ class Process:
 
     # Its end.
 
-    def stop(
-        self, *, graceful: bool = True, grace: float | None = None, cut_short: threading.Event | None = None
-    ) -> bool:
+    def stop(self, *, graceful: bool = True, grace: float | None = None, cut_short: Flag | None = None) -> bool:
         """Stop claiming, hand back what has not started, let what runs finish; return whether everything ended in time.
 
         Args:
@@ -267,11 +266,11 @@ class Process:
         """
         self.state.drain()
         limit = get_settings().SHUTDOWN_GRACE_SECONDS if grace is None else grace
-        ended = self._join(time.monotonic() + (limit if graceful else 0.0), cut_short or threading.Event())
+        ended = self._join(time.monotonic() + (limit if graceful else 0.0), cut_short or Flag())
         self._close(ended)
         return ended
 
-    def _join(self, deadline: float, cut_short: threading.Event) -> bool:
+    def _join(self, deadline: float, cut_short: Flag) -> bool:
         while time.monotonic() < deadline and not cut_short.is_set():
             self.watchdog.wake()  # it stands in for threads that broke
             alive = [worker for worker in self.workers() if worker.is_alive() and not worker.slot.abandoned]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
 from collections.abc import Sequence
 
 from django_jobs.conf import get_settings
 
 from .child.protocol import Child
+from .flag import Flag
 from .recovery import Recovery
 from .state import EXIT_CONFIGURATION, EXIT_DRAINED, EXIT_RECYCLE
 
@@ -72,7 +72,7 @@ class Supervisor:
         self._has_started = False
         self._code = EXIT_DRAINED
 
-    def run(self, stop: threading.Event, stop_now: threading.Event) -> int:
+    def run(self, stop: Flag, stop_now: Flag) -> int:
         """Keep the children running until `stop` is set; return the exit code. `stop_now` cuts their grace short."""
         while not stop.is_set() and self._code == EXIT_DRAINED and (self._children or self._restart_at):
             self._start_due()
@@ -157,7 +157,7 @@ class Supervisor:
                 )
                 child.popen.kill()
 
-    def _stop(self, stop_now: threading.Event) -> None:
+    def _stop(self, stop_now: Flag) -> None:
         """Ask the children to finish, kill those that do not in time, and only then hand their jobs back.
 
         The signals go to the children alone: what their handlers have started is theirs to end.
