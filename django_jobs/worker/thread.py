@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from django.conf import settings
@@ -144,7 +144,7 @@ class Worker(threading.Thread):
             if self._has_lent:
                 leases.prepare_when_opened(self._state.id)
                 self._watch = ReadyWatch(
-                    self._state.connections.lent,
+                    self._asking,
                     self.selector.names,
                     self.poll_interval or get_settings().POLL_INTERVAL,
                     lambda: self._state.pollers.is_notified,
@@ -180,6 +180,14 @@ class Worker(threading.Thread):
             self._close_if_idle(time.monotonic())
             self.buffer.end_rest(self.slot)
             self._is_resting = False
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Lend a connection for a question of the watch: a thread that gets no answer does not rest."""
+        self._is_resting, self._went_on_at = False, time.monotonic()
+        with self._state.connections.lent():
+            yield
+        self._is_resting = True
 
     def _is_to_rest_no_more(self) -> bool:
         if self.is_stopping or self._is_connection_idle(time.monotonic()):

@@ -148,6 +148,10 @@ class ReadyWatch(Watch):
         usual = super().pace(idle_seconds) * self._poll_interval
         return max(usual, min(seconds_of_a_round(self._processes), self._poll_interval), SHARE * self._usual_seconds)
 
+    def end(self) -> None:
+        """Ask no more until a look was answered: who rests after an error must not meet it again in its rest."""
+        self._deaf_until = float("inf")
+
     def pause_after_looks_in_vain(self, longest: float) -> None:
         """Pause as after any look in vain, and for a moment also after one that was made without it, which said the same."""
         super().pause_after_looks_in_vain(longest)

@@ -151,6 +151,17 @@ def test_a_look_in_vain_has_said_as_much_as_the_next_question_would(now: list[fl
     assert watch.has_changed()
 
 
+def test_after_an_error_it_asks_nothing_until_a_look_was_answered(now: list[float], are_notified: list[bool]) -> None:
+    watch = ready_watch(are_notified)
+    JobFactory()
+    watch.end()
+    now[0] += 3600
+    assert not watch.has_changed()
+    watch.pause_after_looks_in_vain(LONGEST)
+    now[0] += LEAST_PAUSE
+    assert watch.has_changed()
+
+
 def test_it_asks_the_less_often_the_longer_there_is_no_work_and_the_more_processes_ask(
     now: list[float], are_notified: list[bool]
 ) -> None:
