@@ -61,13 +61,9 @@ _LOOK_AHEAD = CompiledQuery(_ahead)
 
 
 def queues_with_work(besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:
-    """Return the queues that have a ready job, perhaps without those of `besides`, and those that are not of `among`."""
-    return dialect().queues_with_work(besides, among)
-
-
-def count_processes() -> int:
-    """Return how many worker processes live."""
-    return WorkerProcess.objects.alive().count()
+    """Return the queues that have a ready job, of `among` if given, and perhaps without those of `besides`."""
+    found = dialect().queues_with_work(besides, among)
+    return found if among is None else [queue for queue in found if queue in among]
 
 
 def known_queues() -> set[str]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
+from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import Dialect
-from django_jobs.due import count_processes, queues_with_work
+from django_jobs.due import queues_with_work
 
 from .stagger import seconds_of_a_round
 
@@ -163,11 +164,10 @@ class ReadyWatch(Watch):
         began = time.monotonic()
         with self._lent():
             if began - self._counted_at > COUNT_SECONDS:
-                self._processes, self._counted_at = count_processes(), began
+                self._processes, self._counted_at = dialect().count_processes(), began
                 began = time.monotonic()
             found = queues_with_work(among=self._names)
         self._usual_seconds += (time.monotonic() - began - self._usual_seconds) / 8
-        ours = [queue for queue in found if self._names is None or queue in self._names]
-        if ours:
-            self._tell(ours)
-        return bool(ours)
+        if found:
+            self._tell(found)
+        return bool(found)

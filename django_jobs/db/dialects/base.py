@@ -20,6 +20,7 @@ from .words import (
     KEYED_QUEUES,
     LOG,
     MOST_COUNTED,
+    PROCESS,
     READY_QUEUES,
     UNKEYED,
     AttemptRow,
@@ -231,6 +232,10 @@ class Dialect(LimitStatements, WakeStatements):
             statement = " UNION ALL ".join([_COUNT_READY] * len(chunk)) + " ORDER BY place"
             counts += [min(number, most) for _, number in self.read(statement, values)]
         return counts
+
+    def count_processes(self) -> int:
+        """Return how many worker processes live."""
+        return int(self.read(f"SELECT count(*) FROM {PROCESS} WHERE lease_expires_at > {self.now}")[0][0])
 
     def read_now(self) -> datetime:
         """Read the database's clock (aware, UTC)."""

@@ -31,7 +31,6 @@ from .words import (
     LIVE_PROCESS,
     LOG,
     OPEN_EDGES,
-    PROCESS,
     QUEUE,
     READY,
     READY_QUEUES,
@@ -309,10 +308,6 @@ class PostgreSQL(PostgreSQLLimits, Dialect):
     def ready_queues(self) -> list[tuple[str, float]]:
         """Return (queue, seconds for which the first of its ready jobs has been due), of queues that have one and may run it."""
         return [(queue, seconds) for queue, seconds in self.read(_READY_SINCE)]
-
-    def count_processes(self) -> int:
-        """Return how many worker processes live."""
-        return int(self.read(f"SELECT count(*) FROM {PROCESS} WHERE lease_expires_at > {NOW}")[0][0])
 
     def complete(self, rows: Sequence[tuple[str, int, str | None]]) -> set[str]:
         ids, fences, results = zip(*rows, strict=True)
