@@ -84,7 +84,7 @@ class AttemptFactory(DjangoModelFactory):
 
 
 class WorkerProcessFactory(DjangoModelFactory):
-    """A worker process whose lease has about another minute to run."""
+    """A worker process whose lease runs for another hour, longer than the slowest test."""
 
     class Meta:
         model = WorkerProcess
@@ -95,7 +95,7 @@ class WorkerProcessFactory(DjangoModelFactory):
     queues = factory.List(["default"])
     started_at = factory.LazyFunction(a_moment_ago)
     heartbeat_at = factory.SelfAttribute("started_at")
-    lease_expires_at = factory.LazyAttribute(lambda process: process.heartbeat_at + timedelta(minutes=1))
+    lease_expires_at = factory.LazyAttribute(lambda process: process.heartbeat_at + timedelta(hours=1))
 
 
 class QueueFactory(DjangoModelFactory):
