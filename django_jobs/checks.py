@@ -25,6 +25,7 @@ from django_jobs.handlers import encrypts_any, registry
 from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean
 from django_jobs.scheduling.spec import declared
+from django_jobs.worker.connections import MOST_KEPT
 
 SQLITE_OPTIONS = (
     '{"transaction_mode": "IMMEDIATE", "timeout": 20,'
@@ -33,8 +34,8 @@ SQLITE_OPTIONS = (
 SQLITE_TIMEOUT = 10.0
 POOL_DEFAULT = 4  # psycopg_pool's
 BESIDE_THREADS = (
-    4  # connections of a worker process besides one a thread whose handlers use it: lease, listener, two shared
-)
+    2 + MOST_KEPT
+)  # connections of a worker process besides one a thread: lease, listener, those that are shared
 SHORT_LEASE = 10.0
 MOST_TYPES = 20
 _IDS = {"shape": "django_jobs.E001", "key": "django_jobs.E002", "value": "django_jobs.E003"}

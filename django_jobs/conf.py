@@ -122,8 +122,8 @@ class JobsSettings:
 
     LEASE_SECONDS: a worker process silent for this long counts as dead (seconds; its heartbeat comes every quarter).
     SHUTDOWN_GRACE_SECONDS: how long a stopping worker lets its jobs finish (seconds).
-    POLL_INTERVAL: rest of an idle worker between two looks (seconds), five times that after a minute without work; idle
-        workers watch in between, on SQLite for commits, on servers that notify nobody for ready jobs, ten times in it at first.
+    POLL_INTERVAL: how often an idle worker asks for ready jobs on a server that notifies nobody (seconds): ten times in it at
+        first, after a minute once in five. It looks every five of them besides, after that minute every five seconds.
     THREADS: worker threads of a process. ASYNC_CONCURRENCY: coroutine jobs of a process at once.
     PAYLOAD_MAX_BYTES, RESULT_MAX_BYTES: of the encoded JSON (bytes).
     MAX_RETRIES, BASE_DELAY, MAX_DELAY: automatic retries, and the backoff between them (seconds).

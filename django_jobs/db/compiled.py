@@ -40,7 +40,7 @@ class CompiledQuery:
         with connection.cursor() as cursor:
             cursor.execute(compiled.statement, [text if value == _MARK else value for value in compiled.parameters])
             rows = list(map(list, cursor.fetchall()))
-        for row in rows:  # as `SQLCompiler.apply_converters` does, on this thread's connection
+        for row in rows:  # as `SQLCompiler.apply_converters` does
             for place, expression, converters in compiled.converters:
                 for convert in converters:
                     row[place] = convert(row[place], expression, connection)

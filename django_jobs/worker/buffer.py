@@ -320,6 +320,11 @@ class JobBuffer:
         is_overdue = any(now - one.closes_at > PATIENCE_SECONDS for one in self._lists)
         return is_overdue and all(slot.run is not None for slot in self._slots)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a job to be run, or a list that will be."""
+        return bool(self._waiting or self._lists)
+
     def next_run(self, slot: Slot) -> Run | None:
         """Start the next job; None when there is none."""
         with self._lock:

@@ -45,7 +45,7 @@ T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
-LOOK_SECONDS = 0.25  # whether the process stops by itself; a signal ends the wait
+LOOK_SECONDS = 0.1  # whether the process stops by itself; a signal ends the wait
 RELEASE_SECONDS = 1.0
 
 
@@ -162,7 +162,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Handle the signals, where a thread may; the handlers only set events, so a signal never breaks into a statement."""
+        """Handle the signals, where a thread may; the handlers only set flags, so a signal never breaks into a statement."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         if self.is_program:

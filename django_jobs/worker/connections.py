@@ -88,7 +88,7 @@ class ProcessConnections:
         patience = self._patience
         deadline = now + patience
         with self._condition:
-            while not self._free and now < deadline and len(counting := self._counting(now)) >= USUAL_NUMBER:
+            while not self._free and now < deadline and len(counting := self._counting(now, patience)) >= USUAL_NUMBER:
                 self._condition.wait(min(deadline, min(counting) + patience) - now)
                 now = time.monotonic()
             if self._free:
@@ -100,13 +100,12 @@ class ProcessConnections:
             discard(connection)
         return connection
 
-    def _counting(self, now: float) -> list[float]:
-        """Return since when those are lent that will soon be back."""
-        patience = self._patience
+    def _counting(self, now: float, patience: float) -> list[float]:
+        """Return since when those are lent that will soon be back: for less than the patience."""
         return [since for since in self._lent.values() if now - since < patience]
 
     def _longest_rest(self, now: float) -> float:
-        is_usual = len(self._counting(now)) + len(self._free) <= USUAL_NUMBER
+        is_usual = len(self._counting(now, self._patience)) + len(self._free) <= USUAL_NUMBER
         return IDLE_SECONDS if is_usual else SPARE_SECONDS
 
     def _give_back(self, connection: BaseDatabaseWrapper, is_well: bool) -> None:
@@ -119,7 +118,7 @@ class ProcessConnections:
         with self._condition:
             seconds = min(MOST_PATIENCE_SECONDS, now - self._lent.pop(connection))
             self._usual_seconds += (seconds - self._usual_seconds) / 16
-            if self._is_open and len(self._counting(now)) + len(self._free) < MOST_KEPT:
+            if self._is_open and len(self._counting(now, self._patience)) + len(self._free) < MOST_KEPT:
                 self._free.append((connection, now))
             else:
                 surplus.append(connection)

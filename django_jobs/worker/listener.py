@@ -47,8 +47,10 @@ class Listener(Loop):
         except Error as error:
             logger.debug("the listening connection broke: %s", error)
         finally:
-            self._state.pollers.is_notified = False
-        self._state.pollers.wake()
+            pollers = self._state.pollers
+            was_notified, pollers.is_notified = pollers.is_notified, False
+        if was_notified:  # a try in vain, every few seconds behind a pooler, is no reason to look
+            pollers.wake()
         return PAUSE_SECONDS
 
     def _listen(self, subscription: notify.Subscription) -> None:
@@ -56,11 +58,11 @@ class Listener(Loop):
         notify.notify_process(self._state.id)
         connections.close_all()  # the proof went over this thread's ordinary connection, which is not needed again
         pollers = self._state.pollers
-        poll = SharedPoll(subscription, pollers.wake)
-        stagger = Stagger(pollers.wake)
+        poll = SharedPoll(subscription, pollers.processes, pollers.wake)
+        stagger = Stagger(pollers.wake_told)
 
         def listen(seconds: float) -> bool:
-            return self._pass_on(subscription, seconds, poll, stagger)
+            return self._pass_on(subscription, seconds, stagger)
 
         started = time.monotonic()
         while not self.is_over:
@@ -76,24 +78,23 @@ class Listener(Loop):
         """Whether this process claims no more, and so has nothing to look for."""
         return self.is_over or self._state.is_stopping
 
-    def _pass_on(self, subscription: notify.Subscription, seconds: float, poll: SharedPoll, stagger: Stagger) -> bool:
+    def _pass_on(self, subscription: notify.Subscription, seconds: float, stagger: Stagger) -> bool:
         """Pass on what arrives first within so many seconds; return whether there was work."""
-        queues = []
+        queues, pollers = [], self._state.pollers
         for channel, payload in subscription.wait(stagger.seconds_left(seconds)):
             if channel == notify.WORK_CHANNEL:
                 queues.append(payload)
             elif channel == notify.OLD_CHANNEL:
-                self._state.pollers.expect_old(payload)
+                pollers.expect_old(payload)
             elif payload != self._state.id:
                 continue
-            elif not self._state.pollers.is_notified:
-                self._state.pollers.is_notified = True
+            elif not pollers.is_notified:
+                pollers.is_notified = True
             else:
                 self._look_at_requests()
-        if queues:
-            pollers = self._state.pollers
-            pollers.processes = poll.processes
-            for queue in queues:
-                stagger.put_off(queue, longest_delay(pollers.processes, pollers.wakes_in_vain))
+        for queue in queues:
+            stagger.put_off(queue, longest_delay(pollers.processes.number, pollers.wakes_in_vain))
         stagger.look_if_due()
+        if queues:  # after it: nobody is to wait for a count
+            pollers.processes.refresh(subscription.count_processes)
         return bool(queues)

@@ -3,8 +3,8 @@
 Each database has a process of its own with threads of its own (`process.py`), so that a claim, a beat or a settle of one never
 waits for another's server. A thread takes a place before it claims and gives it back after what it claimed has run; it goes to
 the database that had its last turn the longest ago. A database whose server is away keeps nobody out: its places do not count.
-A thread that comes back from a slow claim and finds its place given to another waits for the next one; what it claimed waits in
-the buffer.
+A thread that comes back from a claim, slow or cut off, and finds its place given to another waits for the next one; what it
+claimed waits in the buffer.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Places:
         if self._held.get(worker) == 0.0:
             return True
         with self._lock:
-            state, is_late = worker.process.state, time.monotonic() >= self._held.get(worker, 0.0)
-            if is_late and self._taken() >= self.number:
+            state = worker.process.state
+            if self._taken(besides=worker) >= self.number:
                 self._were_late.add(state)
                 return False
             self._were_late.discard(state)
@@ -120,9 +120,10 @@ class Places:
             self._turns[state] = next(self._numbers)
             waiter.given.set()
 
-    def _taken(self) -> int:
+    def _taken(self, besides: Worker | None = None) -> int:
+        """Return how many places are taken, perhaps without that of one thread."""
         now = time.monotonic()
         return sum(
-            (not until or now < until) and not worker.process.state.is_cut_off
+            (not until or now < until) and worker is not besides and not worker.process.state.is_cut_off
             for worker, until in list(self._held.items())
         )

@@ -22,7 +22,7 @@ from django_jobs.names import queue_problem
 from django_jobs.submission import DEFAULT_QUEUE
 from django_jobs.text import shown
 
-from .stagger import seconds_of_a_round
+from .stagger import ProcessCount, seconds_of_a_round
 from .watch import LONG_IDLE_SECONDS, Watch
 
 FIRST_REST = 0.005
@@ -128,11 +128,9 @@ class QueueSelector:
         elif watch.is_possible or is_long_idle:
             longest *= LONG_IDLE_POLLS
         self._discovered_at = float("-inf")
-        if self._pollers.is_notified:
-            shortest = seconds_of_a_round(self._pollers.processes)
-            rest = max(self.poller.next_rest(longest, NOTIFIED_GROWTH), shortest)
-        else:
-            rest = self.poller.next_rest(longest, GROWTH)
+        rest = self.poller.next_rest(longest, NOTIFIED_GROWTH if self._pollers.is_notified else GROWTH)
+        if self._pollers.is_notified and self.poller.wakes_in_vain:
+            rest = max(rest, min(longest, seconds_of_a_round(self._pollers.processes.number)))
         owed = self._pollers.marks.seconds_owed(self.names)
         return rest if owed is None else min(rest, max(owed, FIRST_REST))
 
@@ -161,12 +159,14 @@ class Poller:
 
     def __init__(self) -> None:
         self.found_at = 0.0
-        self.wakes_in_vain = 0  # since a thread has found work, and one that is about to look counted as such
+        self.wakes_in_vain = (
+            0  # since a thread has found work: looks for what all processes were told of, the next one included
+        )
         self.names: Collection[str] | None = None  # None: all queues
         self._rest = FIRST_REST
         self._named: set[str] = set()
         self._condition = threading.Condition()
-        self._is_woken = False
+        self._is_woken = self._is_told = False
         self._is_polling = False
         self._resting = 0
 
@@ -180,18 +180,21 @@ class Poller:
         """Start over with short rests, because somebody woke a thread, which looks now."""
         self._rest = FIRST_REST_AFTER_NOTIFICATION if is_notified else FIRST_REST
         self.found_at = time.monotonic()
-        self.wakes_in_vain += 1
+        with self._condition:
+            self.wakes_in_vain += self._is_told
+            self._is_told = False
 
     def next_rest(self, longest: float, growth: int) -> float:
         """Return how long the polling thread rests, in seconds: `growth` times as long each time, up to `longest`."""
         rest, self._rest = self._rest, min(self._rest * growth, longest)
         return min(rest, longest)
 
-    def wake(self, queue: str | None = None) -> None:
+    def wake(self, queue: str | None = None, *, is_told: bool = False) -> None:
         """Let one thread look at once; calls before it has looked count as one.
 
         Args:
             queue: the queue that has work, if that is known; nothing happens when these threads do not look at it.
+            is_told: whether other processes are told as well.
         """
         with self._condition:
             if queue is not None:
@@ -200,6 +203,7 @@ class Poller:
                 if len(self._named) <= MOST_NAMED:
                     self._named.add(queue)
             self._is_woken = True
+            self._is_told |= is_told
             self._condition.notify()
 
     def wait_watching(self, watch: Watch, seconds: float, is_over: Callable[[], bool]) -> bool:
@@ -273,7 +277,7 @@ class Pollers:
 
     def __init__(self) -> None:
         self.marks = Marks()
-        self.processes = 1  # that live, as far as is known
+        self.processes = ProcessCount()
         self._lock = threading.Lock()
         self._by_kind: dict[Hashable, Poller] = {}
 
@@ -288,7 +292,7 @@ class Pollers:
 
     @property
     def wakes_in_vain(self) -> int:
-        """How many times in a row a wake brought no thread of any kind a job."""
+        """How many times in a row what all processes were told of brought no thread of any kind a job."""
         return min((poller.wakes_in_vain for poller in self._all()), default=0)
 
     def of(self, kind: Hashable) -> Poller:
@@ -300,6 +304,11 @@ class Pollers:
         """Let one idle thread of each kind look at once, at a queue if it is known which."""
         for poller in self._all():
             poller.wake(queue)
+
+    def wake_told(self, queue: str) -> None:
+        """Wake as `wake` does, for a queue that all processes were told of."""
+        for poller in self._all():
+            poller.wake(queue, is_told=True)
 
     def expect_old(self, queue: str) -> None:
         """Look soon for jobs of a queue that have become ready though they are old."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection
 
 from django_jobs.db import notify
 
+from .stagger import ProcessCount
+
 WAKE_UPS = 100  # of sessions in a second that notifications may cost
 MOST_NOTIFICATIONS = 25  # in a second: with more of them, a worker that is alone looks as often as this
 WINDOW_SECONDS = 1.0
@@ -23,7 +25,7 @@ COST = 3  # a look is followed by a pause that is so many times as long
 SLOWEST_LOOK = 0.03  # with slower ones, as beside what an old snapshot keeps, notifications are better
 UNATTENDED_SECONDS = 0.015  # a job that waits for so long, or for COST looks, is told to all
 LONGEST_SILENCE = 1.0
-COUNT_SECONDS = 10.0
+AVOIDED_SECONDS = 10.0  # after looks that were slow
 TAKEN_SECONDS = 1.0  # until a process asks again after it was told that another one looks
 
 
@@ -49,25 +51,17 @@ class SharedPoll:
     """Whether to look for all, and the looks. Runs in the thread that listens, on its session.
 
     Args:
+        processes: how many share the work, which is kept up to date by others.
         wake: called with a queue that has work, for the threads of this process.
     """
 
-    def __init__(self, subscription: notify.Subscription, wake: Callable[[str], None]) -> None:
+    def __init__(self, subscription: notify.Subscription, processes: ProcessCount, wake: Callable[[str], None]) -> None:
         self._subscription = subscription
+        self._processes = processes
         self._wake = wake
         self._notified = Frequency()
         self._most = float(MOST_NOTIFICATIONS)
-        self._counted_at = self._avoided_until = float("-inf")
-        self._processes = 1
-
-    @property
-    def processes(self) -> int:
-        """How many worker processes live, by a count of the last seconds."""
-        now = time.monotonic()
-        if now - self._counted_at > COUNT_SECONDS:
-            self._counted_at = now
-            self._processes = max(1, self._subscription.count_processes())
-        return self._processes
+        self._avoided_until = float("-inf")
 
     def is_wanted(self) -> bool:
         """Count a notification, and say whether one process had better look for all."""
@@ -75,7 +69,7 @@ class SharedPoll:
         now = time.monotonic()
         if now < self._avoided_until or self._notified.per_second() <= 1:
             return False
-        self._most = min(MOST_NOTIFICATIONS, WAKE_UPS / self.processes)
+        self._most = min(MOST_NOTIFICATIONS, WAKE_UPS / self._processes.number)
         return self._notified.per_second() > self._most
 
     def run(
@@ -102,7 +96,9 @@ class SharedPoll:
         self, queues: Collection[str] | None, listen: Callable[[float], object], is_over: Callable[[], bool]
     ) -> None:
         began = time.monotonic()
-        shortest = max(notify.QUIET_SECONDS, self.processes / WAKE_UPS)  # those who were told look one after the other
+        shortest = max(
+            notify.QUIET_SECONDS, self._processes.number / WAKE_UPS
+        )  # who were told look one after the other
         finds, silence, told_at = Frequency(), shortest, began
         slow = 0
         while not is_over() and (time.monotonic() - began < LEAST_SECONDS or finds.per_second() * 2 > self._most):
@@ -111,7 +107,7 @@ class SharedPoll:
             now = time.monotonic()
             slow = slow + 1 if self._is_slow(now - looked_at) else 0
             if slow == 3:
-                self._avoided_until = now + COUNT_SECONDS
+                self._avoided_until = now + AVOIDED_SECONDS
                 return
             if found:
                 finds.count()

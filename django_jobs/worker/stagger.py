@@ -1,7 +1,8 @@
 """Many processes do not look all at once for what one of them finds: all together they look a hundred times a second.
 
 A notification reaches every idle process, and one of them finds the job. Whoever found work last looks at once; whoever was too
-late puts the next look off, by chance and each time further, so that many notifications meanwhile cost it one look.
+late puts the next look off, by chance and each time further, so that many notifications meanwhile cost it one look, and rests
+for a whole round after it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ FEW = 4  # processes that look whenever they want
 SECONDS_PER_PROCESS = 0.01
 FIRST_SECONDS = 0.005
 MOST_DOUBLINGS = 16
+COUNT_SECONDS = 10.0
 
 
 def seconds_of_a_round(processes: int) -> float:
@@ -26,6 +28,21 @@ def longest_delay(processes: int, wakes_in_vain: int) -> float:
     if not wakes_in_vain:
         return 0.0
     return min(seconds_of_a_round(processes), FIRST_SECONDS * 2.0 ** min(wakes_in_vain, MOST_DOUBLINGS))
+
+
+class ProcessCount:
+    """How many worker processes live, for all threads of this one: counted again after some seconds, by who asks then."""
+
+    def __init__(self, number: int = 1) -> None:
+        self.number = number
+        self._counted_at = float("-inf")
+
+    def refresh(self, count: Callable[[], int]) -> None:
+        """Count them if it is time to."""
+        now = time.monotonic()
+        if now - self._counted_at > COUNT_SECONDS:
+            self._counted_at = now
+            self.number = max(1, count())
 
 
 class Stagger:

@@ -59,7 +59,7 @@ class Worker(threading.Thread):
     Args:
         queue: a queue's name, several names, or an object with `name` and `handlers`; None means every queue.
         handlers: a dict of job types to functions, or a Registry; decorated handlers are found besides.
-        poll_interval: seconds between looks at an idle database.
+        poll_interval: in the place of the setting POLL_INTERVAL (seconds).
         process: the worker process it belongs to; one that is shared by all such workers is made when none is given.
 
     Raises InvalidJob for a bad argument.
@@ -147,6 +147,7 @@ class Worker(threading.Thread):
                     self._asking,
                     self.selector.names,
                     self.poll_interval or get_settings().POLL_INTERVAL,
+                    self._state.pollers.processes,
                     lambda: self._state.pollers.is_notified,
                     self.selector.expect_work_in,
                 )
@@ -329,8 +330,8 @@ class Worker(threading.Thread):
         return ran
 
     def _has_place(self) -> bool:
-        """Whether the thread may run jobs: it needs a place to where databases share them."""
-        return self._places is None or self._places.keep(self)
+        """Whether the thread may run jobs: where databases share places it needs one, and keeps it for no settle alone."""
+        return self._places is None or (self.buffer.has_work and self._places.keep(self))
 
     def _see_to_others(self) -> None:
         """See that a thread is left to claim for the other places."""

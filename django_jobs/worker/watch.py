@@ -11,12 +11,12 @@ from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.base import Dialect
 from django_jobs.due import queues_with_work
 
-from .stagger import seconds_of_a_round
+from .stagger import ProcessCount, seconds_of_a_round
 
 LONG_IDLE_SECONDS = 60.0
 LEAST_PAUSE = 0.005
 SHARE = 10  # a question is followed by a pause that is so many times as long as usual ones take
-COUNT_SECONDS = 10.0
+MOST_SECONDS = 0.5  # that a question counts as
 
 
 class Watch:
@@ -43,7 +43,7 @@ class Watch:
         """Note that the thread has a connection for all that it does here."""
 
     def end(self) -> None:
-        """Note that it has none."""
+        """Note that it has none, or that an error has cost it."""
 
     def pace(self, idle_seconds: float) -> float:
         """Return how often to ask, in seconds, after so long without work."""
@@ -115,6 +115,7 @@ class ReadyWatch(Watch):
         lent: lends the connection.
         names: the queues of the thread; None means every queue.
         poll_interval: the seconds that workers rest at the most where nobody watches.
+        processes: how many of them ask.
         is_notified: whether notifications arrive, which makes it superfluous.
         tell: called with the queues that have a ready job.
     """
@@ -126,6 +127,7 @@ class ReadyWatch(Watch):
         lent: Callable[[], AbstractContextManager[None]],
         names: Sequence[str] | None,
         poll_interval: float,
+        processes: ProcessCount,
         is_notified: Callable[[], bool],
         tell: Callable[[list[str]], None],
     ) -> None:
@@ -135,8 +137,7 @@ class ReadyWatch(Watch):
         self._poll_interval = poll_interval
         self._is_notified = is_notified
         self._tell = tell
-        self._processes = 1
-        self._counted_at = float("-inf")
+        self._processes = processes
         self._usual_seconds = 0.0  # that a question takes
 
     @property
@@ -147,7 +148,9 @@ class ReadyWatch(Watch):
     def pace(self, idle_seconds: float) -> float:
         """Return how often to ask: the less often, the longer that takes and the more processes do."""
         usual = super().pace(idle_seconds) * self._poll_interval
-        return max(usual, min(seconds_of_a_round(self._processes), self._poll_interval), SHARE * self._usual_seconds)
+        return max(
+            usual, min(seconds_of_a_round(self._processes.number), self._poll_interval), SHARE * self._usual_seconds
+        )
 
     def end(self) -> None:
         """Ask no more until a look was answered: who rests after an error must not meet it again in its rest."""
@@ -156,18 +159,17 @@ class ReadyWatch(Watch):
     def pause_after_looks_in_vain(self, longest: float) -> None:
         """Pause as after any look in vain, and for a moment also after one that was made without it, which said the same."""
         super().pause_after_looks_in_vain(longest)
+        self._usual_seconds *= 7 / 8  # the rest may be shorter than its pause, and nobody would ask ever again
         self._deaf_until = max(self._deaf_until, time.monotonic() + LEAST_PAUSE)
 
     def _ask(self) -> bool:
         if self._is_notified():
             return False
-        began = time.monotonic()
         with self._lent():
-            if began - self._counted_at > COUNT_SECONDS:
-                self._processes, self._counted_at = dialect().count_processes(), began
-                began = time.monotonic()
+            self._processes.refresh(dialect().count_processes)
+            began = time.monotonic()
             found = queues_with_work(among=self._names)
-        self._usual_seconds += (time.monotonic() - began - self._usual_seconds) / 8
+        self._usual_seconds += (min(MOST_SECONDS, time.monotonic() - began) - self._usual_seconds) / 8
         if found:
             self._tell(found)
         return bool(found)

@@ -110,7 +110,7 @@ def test_another_isolation_than_read_committed_is_reported(vendor: str, level: A
 
 @pytest.mark.parametrize(
     ("pool", "found"),
-    [(None, 0), (True, 1), ({"max_size": 8}, 0), ({"min_size": 8}, 0), ({"max_size": 7}, 1), ({"min_size": 2}, 1)],
+    [(None, 0), (True, 1), ({"max_size": 10}, 0), ({"min_size": 10}, 0), ({"max_size": 9}, 1), ({"min_size": 2}, 1)],
 )
 def test_a_pool_smaller_than_a_worker_process_is_reported(pool: Any, found: int) -> None:
     with looks_like("postgresql", pool=pool):
@@ -120,7 +120,7 @@ def test_a_pool_smaller_than_a_worker_process_is_reported(pool: Any, found: int)
 def test_more_threads_want_a_larger_pool() -> None:
     with looks_like("postgresql", pool={"max_size": 8}), override_settings(DJANGO_JOBS={"THREADS": 5}):
         (message,) = messages(checks.check_database_options)
-    assert "'max_size': 9" in str(message.hint)
+    assert "'max_size': 11" in str(message.hint)
 
 
 def test_an_engine_without_our_statements_is_an_error() -> None:
@@ -316,7 +316,7 @@ def test_the_version_is_read_from_the_database() -> None:
 
 @pytest.mark.databases("postgresql", "mariadb")
 def test_a_server_that_takes_fewer_connections_than_one_process_wants_is_reported() -> None:
-    with mock.patch.object(checks, "max_connections", return_value=7):
+    with mock.patch.object(checks, "max_connections", return_value=9):
         assert ours(["default"]) == ["django_jobs.W006"]
     with override_settings(DJANGO_JOBS={"THREADS": 1000}):
         assert ours(["default"]) == ["django_jobs.W006"]

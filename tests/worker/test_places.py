@@ -4,6 +4,9 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
+from django_jobs.worker import places as rule
 from django_jobs.worker.cli import Options, StopSignals
 from django_jobs.worker.places import CLAIM_SECONDS, Places
 from django_jobs.worker.several import Group
@@ -91,7 +94,10 @@ def test_a_claim_that_takes_long_keeps_no_place() -> None:
     wait_until(lambda: places.free() == 1, 10 * CLAIM_SECONDS + 5)
 
 
-def test_who_claimed_for_too_long_runs_nothing_beside_those_who_got_the_place_and_has_time_for_the_next_claim() -> None:
+def test_who_claimed_for_too_long_runs_nothing_beside_those_who_got_the_place_and_has_time_for_the_next_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rule, "LATE_CLAIM_SECONDS", 3_600.0)
     places = Places(1)
     slow, other = worker(WorkerState()), worker(WorkerState())
     assert places.take(slow)
@@ -105,6 +111,21 @@ def test_who_claimed_for_too_long_runs_nothing_beside_those_who_got_the_place_an
     wait_until(lambda: time.monotonic() > until)
     assert places.free() == 0, "otherwise a server that is always slow would never have its turn"
     assert places.keep(slow)
+
+
+def test_who_was_cut_off_while_it_claimed_runs_nothing_beside_those_who_got_its_place() -> None:
+    places = Places(1)
+    states = {name: WorkerState() for name in "ab"}
+    cut_off, other = (worker(state) for state in states.values())
+    assert places.take(cut_off)
+    states["a"].asked_at = time.monotonic() - 3_600
+    assert places.take(other)
+    assert places.keep(other)
+    states["a"].asked_at = None
+    assert not places.keep(cut_off)
+    places.leave(cut_off)
+    places.leave(other)
+    assert places.take(cut_off)
 
 
 def test_who_claimed_for_too_long_keeps_a_place_that_nobody_took() -> None:

@@ -14,6 +14,7 @@ from django_jobs.lifecycle import queues
 from django_jobs.models import Job
 from django_jobs.worker import poller, shared_poll
 from django_jobs.worker.shared_poll import SharedPoll
+from django_jobs.worker.stagger import ProcessCount
 from tests.support.factories import JobFactory
 from tests.support.processes import spawn_workers
 from tests.support.waiting import wait_until
@@ -102,7 +103,7 @@ def looking(woken: list[str]) -> Iterator[None]:
     def look() -> None:
         try:
             with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
-                poll = SharedPoll(session, woken.append)
+                poll = SharedPoll(session, ProcessCount(), woken.append)
                 assert poll.run(None, time.sleep, over.is_set)
         finally:
             connections.close_all()
@@ -133,7 +134,7 @@ def test_a_job_that_nobody_takes_is_told_to_all_and_one_of_a_paused_queue_to_nob
 def test_it_looks_once_more_when_it_has_ended(subscription: notify.Subscription) -> None:
     JobFactory(queue="late", status="pending")
     with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
-        assert SharedPoll(session, lambda queue: None).run(["late"], lambda seconds: None, lambda: True)
+        assert SharedPoll(session, ProcessCount(), lambda queue: None).run(["late"], lambda seconds: None, lambda: True)
     assert heard(subscription) == ["late"]
 
 
@@ -141,7 +142,7 @@ def test_it_ends_where_looks_take_long_and_is_not_begun_again_soon(monkeypatch: 
     monkeypatch.setattr(shared_poll, "SLOWEST_LOOK", -1.0)
     monkeypatch.setattr(shared_poll, "WAKE_UPS", 0.001)
     with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
-        poll = SharedPoll(session, lambda queue: None)
+        poll = SharedPoll(session, ProcessCount(), lambda queue: None)
         assert not poll.is_wanted()
         assert poll.is_wanted()
         pauses: list[float] = []
@@ -187,7 +188,9 @@ def test_a_machine_that_has_no_time_for_anybody_does_not_end_it(monkeypatch: pyt
     monkeypatch.setattr(notify.Subscription, "seconds_of_an_answer", lambda self: 3_600.0)
     with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
         pauses: list[float] = []
-        assert SharedPoll(session, lambda queue: None).run(None, pauses.append, lambda: len(pauses) == 10)
+        assert SharedPoll(session, ProcessCount(), lambda queue: None).run(
+            None, pauses.append, lambda: len(pauses) == 10
+        )
         assert len(pauses) == 10
 
 
@@ -198,7 +201,7 @@ def test_who_was_told_that_another_one_looks_does_not_ask_again_at_each_notifica
     monkeypatch.setattr(shared_poll, "TAKEN_SECONDS", 3_600.0)
     assert subscription.begin_poll(None)
     with closing(notify.Subscription(notify.PROCESS_CHANNEL)) as session:
-        poll = SharedPoll(session, lambda queue: None)
+        poll = SharedPoll(session, ProcessCount(), lambda queue: None)
         assert not poll.is_wanted()
         assert poll.is_wanted()
         assert not poll.run(None, time.sleep, lambda: False)

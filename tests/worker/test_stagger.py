@@ -6,7 +6,7 @@ import pytest
 
 from django_jobs.worker import poller
 from django_jobs.worker.poller import Poller, Pollers
-from django_jobs.worker.stagger import FEW, Stagger, longest_delay, seconds_of_a_round
+from django_jobs.worker.stagger import COUNT_SECONDS, FEW, ProcessCount, Stagger, longest_delay, seconds_of_a_round
 from django_jobs.worker.watch import CommitWatch
 from tests.support.waiting import wait_until
 
@@ -41,10 +41,36 @@ def test_wakes_count_as_in_vain_until_work_is_found() -> None:
     assert pollers.wakes_in_vain == 0
     one, other = pollers.of("one"), pollers.of("other")
     for _ in range(3):
+        pollers.wake_told("mail")
         one.expect_work(is_notified=True)
         other.expect_work(is_notified=True)
     other.found_work()
     assert (one.wakes_in_vain, other.wakes_in_vain, pollers.wakes_in_vain) == (3, 0, 0)
+
+
+def test_wakes_by_this_process_itself_and_for_queues_of_others_are_not_in_vain() -> None:
+    pollers = Pollers()
+    mail = pollers.of("mail")
+    mail.names = ["mail"]
+    for wake in (lambda: pollers.wake("mail"), mail.hand_work, pollers.wake, lambda: pollers.wake_told("reports")):
+        wake()
+        mail.expect_work(is_notified=True)
+    assert mail.wakes_in_vain == 0
+    for _ in range(2):  # before it has looked: one look
+        pollers.wake_told("mail")
+    mail.expect_work(is_notified=True)
+    assert mail.wakes_in_vain == 1
+
+
+def test_processes_are_counted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes, now, found = ProcessCount(), [1000.0], [0, 7, 9]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    numbers = []
+    for seconds in (0.0, COUNT_SECONDS, 1.0, COUNT_SECONDS + 1.0):
+        now[0] += seconds
+        processes.refresh(lambda: found.pop(0))
+        numbers.append(processes.number)
+    assert numbers == [1, 1, 7, 9]
 
 
 def test_who_was_told_looks_again_once_submitters_tell_again_however_often_it_was_in_vain() -> None:
@@ -63,11 +89,18 @@ def test_who_was_told_looks_again_once_submitters_tell_again_however_often_it_wa
     assert polling.next_rest(5.0, poller.GROWTH) == poller.FIRST_REST
 
 
-@pytest.mark.parametrize(("processes", "at_least"), [(1, 0.0), (64, 0.6)])
-def test_one_of_many_processes_that_are_told_rests_until_its_turn_to_look(processes: int, at_least: float) -> None:
+@pytest.mark.parametrize(
+    ("processes", "at_least"), [(1, 0.0), (64, seconds_of_a_round(64)), (9_999, poller.NOTIFIED_POLL_SECONDS)]
+)
+def test_one_of_many_processes_that_were_told_in_vain_rests_until_its_turn_to_look(
+    processes: int, at_least: float
+) -> None:
     pollers = Pollers()
-    pollers.is_notified, pollers.processes = True, processes
+    pollers.is_notified, pollers.processes = True, ProcessCount(processes)
     selector = poller.QueueSelector(None, object(), pollers)  # type: ignore[arg-type]  only asked for its identity
-    rest = selector.rest(None, CommitWatch())
-    assert at_least <= rest < at_least + 0.1
-    assert time.monotonic() - selector.poller.found_at < 60
+    assert selector.rest(None, CommitWatch()) == poller.FIRST_REST, "nobody was told of anything"
+    pollers.wake_told("mail")
+    selector.expect_work()
+    assert at_least <= selector.rest(None, CommitWatch()) < at_least + 0.1
+    selector.poller.found_work()
+    assert selector.rest(None, CommitWatch()) == poller.FIRST_REST, "what was not told comes soon after"

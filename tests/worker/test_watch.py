@@ -13,7 +13,7 @@ from django_jobs.lifecycle import leases
 from django_jobs.models import Job
 from django_jobs.worker import poller
 from django_jobs.worker import watch as rule
-from django_jobs.worker.stagger import seconds_of_a_round
+from django_jobs.worker.stagger import COUNT_SECONDS, ProcessCount, seconds_of_a_round
 from django_jobs.worker.watch import LEAST_PAUSE, CommitWatch, ReadyWatch
 from tests.support.databases import Database
 from tests.support.factories import JobFactory
@@ -101,7 +101,7 @@ def are_notified() -> list[bool]:
 
 def ready_watch(are_notified: list[bool], *names: str, told: list[str] | None = None) -> ReadyWatch:
     tell = [] if told is None else told
-    return ReadyWatch(nullcontext, list(names) or None, LONGEST, lambda: are_notified[0], tell.extend)
+    return ReadyWatch(nullcontext, list(names) or None, LONGEST, ProcessCount(), lambda: are_notified[0], tell.extend)
 
 
 def test_it_sees_ready_jobs_of_its_queues_and_only_those(are_notified: list[bool]) -> None:
@@ -171,12 +171,12 @@ def test_it_asks_the_less_often_the_longer_there_is_no_work_and_the_more_process
     for number in range(8):
         leases.register(f"process {number}", queues=[], threads=1)
     assert watch.pace(0.0) == pytest.approx(LONGEST / 10), "it does not count them each time"
-    now[0] += rule.COUNT_SECONDS + 1
+    now[0] += COUNT_SECONDS + 1
     watch.has_changed()
     assert watch.pace(0.0) == seconds_of_a_round(8) < LONGEST
     for number in range(8, 64):
         leases.register(f"process {number}", queues=[], threads=1)
-    now[0] += rule.COUNT_SECONDS + 1
+    now[0] += COUNT_SECONDS + 1
     watch.has_changed()
     assert watch.pace(0.0) == LONGEST, "as often as it would poll"
 
@@ -187,7 +187,20 @@ def test_questions_that_take_long_are_rare(monkeypatch: pytest.MonkeyPatch, are_
     monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
     for _ in range(30):
         watch.has_changed()
-    assert watch.pace(0.0) == pytest.approx(rule.SHARE, rel=0.1)
+    assert watch.pace(0.0) == pytest.approx(rule.SHARE * rule.MOST_SECONDS, rel=0.1)
+
+
+def test_a_server_that_was_slow_once_is_asked_again(monkeypatch: pytest.MonkeyPatch, are_notified: list[bool]) -> None:
+    watch = ready_watch(are_notified)
+    usual = watch.pace(0.0)
+    with monkeypatch.context() as patch:
+        ticks = itertools.count()
+        patch.setattr(time, "monotonic", lambda: float(next(ticks)))
+        watch.has_changed()
+    assert watch.pace(0.0) > 5 * LONGEST, "longer than a rest"
+    for _ in range(40):
+        watch.pause_after_looks_in_vain(LONGEST)  # each was answered
+    assert watch.pace(0.0) == usual
 
 
 @pytest.mark.databases("postgresql", "mariadb")
