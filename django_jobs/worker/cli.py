@@ -30,7 +30,7 @@ from django_jobs.lifecycle import leases
 from django_jobs.names import did_you_mean
 
 from .backoff import OutageBackoff
-from .bounded import do_within, unless
+from .bounded import RELEASE_SECONDS, do_within, unless
 from .child.protocol import Lifeline
 from .files import make_room
 from .flag import Flag
@@ -46,7 +46,6 @@ logger = logging.getLogger("django_jobs")
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
 LOOK_SECONDS = 0.1  # whether the process stops by itself; a signal ends the wait
-RELEASE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

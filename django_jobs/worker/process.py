@@ -18,7 +18,7 @@ from django_jobs.lifecycle.release import release_process
 from django_jobs.waiting import HandlerThreads
 
 from .alerter import Alerter
-from .bounded import do_within
+from .bounded import RELEASE_SECONDS, do_within
 from .buffer import JobBuffer
 from .child.pool import ChildPool
 from .coroutines import Coroutines
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .places import Places
     from .thread import Worker
 
-END_SECONDS = 0.5
+END_SECONDS = 0.5  # that the loops get to end in
 
 
 class Process:
@@ -300,7 +300,7 @@ class Process:
         self.lease.stop()
         if ended and not self.state.is_lost:
             with self._on_its_database():
-                do_within(END_SECONDS, lambda: release_process(self.id))
+                do_within(RELEASE_SECONDS, lambda: release_process(self.id))
 
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""

@@ -16,11 +16,10 @@ from django_jobs.db.connections import discard_connection, use_database, work_on
 from django_jobs.db.errors import is_away
 from django_jobs.lifecycle import leases
 
-from .bounded import Work, do_within
+from .bounded import RELEASE_SECONDS, Work, do_within
 from .child.protocol import Lifeline
 from .cli import (
     DRAIN_LOOK_SECONDS,
-    RELEASE_SECONDS,
     Options,
     StatusLine,
     StopSignals,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from django_jobs.conf import get_settings
 
+from .bounded import RELEASE_SECONDS
 from .child.protocol import Child
 from .flag import Flag
 from .recovery import Recovery
@@ -21,7 +22,6 @@ LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 60.0
 BOOT_SECONDS = 60.0
 KILL_MARGIN = 1.0
-RECOVERY_SECONDS = 0.8
 
 
 class SupervisedChild(Child):
@@ -80,7 +80,7 @@ class Supervisor:
             self._end_silent()
             stop.wait(LOOK_SECONDS)
         self._stop(stop_now)
-        deadline = time.monotonic() + RECOVERY_SECONDS
+        deadline = time.monotonic() + RELEASE_SECONDS
         for recovery in self._recoveries:
             recovery.finish(max(0.0, deadline - time.monotonic()))
         return self._code
