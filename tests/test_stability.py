@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import textwrap
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -47,15 +48,27 @@ def names_of(module: ModuleType) -> set[str]:
 
 
 def members_of(kind: type) -> set[str]:
-    """Return the public methods and properties that the source of a class, or of a base of ours, defines."""
+    """Return the public methods, properties and attributes that the source of a class, or of a base of ours, defines."""
     ours = [vars(base) for base in kind.__mro__ if base.__module__.startswith("django_jobs.")]
-    found = {
+    found = {name for members in ours if "__init__" in members for name in _attributes(members["__init__"])} | {
         name
         for members in ours
         for name, value in members.items()
         if (callable(value) and not inspect.isclass(value)) or isinstance(value, property | classmethod)
     }
     return {name for name in found if not name.startswith("_")}
+
+
+def _attributes(init: Any) -> set[str]:
+    """Return the names of the attributes that an `__init__` sets."""
+    if not inspect.isfunction(init):
+        return set()
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(init))))
+        if isinstance(node, ast.Attribute)
+    ]
+    return {node.attr for node in nodes if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"}
 
 
 def class_of(name: str) -> Any:
@@ -74,7 +87,19 @@ OWN = {
     "JobQueue": {"enqueue_by_rules"},
     "Schedule": {"checked", "clean", "from_db", "save", "take_progress_of", "timing"},
     "Schedule.objects": {"declared_elsewhere", "declared_here", "due", "known_here", "not_declared_elsewhere"},
-    "Worker": {"is_silent", "run", "run_one", "step"},
+    "Worker": {
+        "buffer",
+        "handlers",
+        "idle_since",
+        "is_silent",
+        "poll_interval",
+        "process",
+        "run",
+        "run_one",
+        "selector",
+        "slot",
+        "step",
+    },
     "WorkerProcess.objects": {"at_work", "of_other_sites", "registered", "silent_threads", "snapshots"},
 }
 
