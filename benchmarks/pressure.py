@@ -7,8 +7,8 @@ Chaos: `server_restarted` (one session's process is killed, so that the server e
 `worker_killed` (one of the two, started again), `workers_killed` (each in turn, every few seconds, and started again). A private
 server is used, whose autovacuum looks every 5 seconds.
 
-Of each phase: jobs started ÷ jobs submitted meanwhile, and the time from submit to start. Dead rows and sizes are those at the
-end of the bad phase. A job counts with its first start.
+Of each phase: jobs started ÷ jobs submitted, or to be submitted, meanwhile, and the time from submit to start. Dead rows and
+sizes are those at the end of the bad phase. A job counts with its first start.
 """
 
 import contextlib
@@ -230,10 +230,21 @@ def measure(peer: Peer, pressure: str, rate: int, seconds: int) -> dict[str, Any
         time.sleep(seconds)
         moments.append(time.monotonic())
         time.sleep(1.0)
-    return _figures(moments) | worst
+    _wait_for_server(peer)
+    return _figures(moments, rate) | worst
 
 
-def _figures(moments: list[float]) -> dict[str, Any]:
+def _wait_for_server(peer: Peer) -> None:
+    """Wait until a server that was restarted serves again: clients that come again at once may have kept it from that."""
+    import psycopg
+
+    for _ in range(600):
+        with contextlib.suppress(psycopg.OperationalError), stores.postgresql(peer.store.url):
+            return
+        time.sleep(0.1)
+
+
+def _figures(moments: list[float], rate: int) -> dict[str, Any]:
     submits = work.submits(stores.run_dir())
     starts = work.stamps(stores.run_dir())
     result: dict[str, Any] = {}
@@ -242,9 +253,11 @@ def _figures(moments: list[float]) -> dict[str, Any]:
         mine = [number for number, moment in submits.items() if begin <= moment < end]
         waits = sorted(starts[number] - submits[number] for number in mine if number in starts)
         done = sum(begin <= moment < end for number, moment in starts.items() if number in submits)
-        shares.append(done / max(1, len(mine)))
-        cuts = statistics.quantiles([1000 * each for each in waits], n=100, method="inclusive")
-        result |= {f"{name} p50 ms": cuts[49], f"{name} p99 ms": cuts[98], f"{name}_per_second": done / (end - begin)}
+        shares.append(done / max(len(mine), rate * (end - begin)))  # also of those that could not be submitted
+        result[f"{name}_per_second"] = done / (end - begin)
+        if len(waits) > 1:  # else nothing that was submitted in this phase has started
+            cuts = statistics.quantiles([1000 * each for each in waits], n=100, method="inclusive")
+            result |= {f"{name} p50 ms": cuts[49], f"{name} p99 ms": cuts[98]}
     clean, pressed, recovered = shares
     lost = sum(number not in starts for number, moment in submits.items() if moment < moments[-1])
     return {"pressed_of_clean": pressed / clean, "recovered_of_clean": recovered / clean, "not_started": lost} | result

@@ -17,7 +17,7 @@ from .flag import Flag
 T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
 LOOK_SECONDS = 0.05
-RELEASE_SECONDS = 3.0  # that a process gets to hand back what it holds and to take its row away, on a busy machine as well
+RELEASE_SECONDS = 3.0  # that a process gets to hand back what it holds and to take its row away
 
 
 class Work(threading.Thread, Generic[T]):
