@@ -33,9 +33,7 @@ SQLITE_OPTIONS = (
 )
 SQLITE_TIMEOUT = 10.0
 POOL_DEFAULT = 4  # psycopg_pool's
-BESIDE_THREADS = (
-    2 + MOST_KEPT
-)  # connections of a worker process besides one a thread: lease, listener, those that are shared
+BESIDE_THREADS = 2 + MOST_KEPT  # connections of a process besides one a thread: lease, listener, shared ones
 SHORT_LEASE = 10.0
 MOST_TYPES = 20
 _IDS = {"shape": "django_jobs.E001", "key": "django_jobs.E002", "value": "django_jobs.E003"}
