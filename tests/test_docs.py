@@ -52,7 +52,7 @@ TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 EVERY_PAGE = pytest.mark.parametrize("page", pages(), ids=name_of)
 
 
-def run(site: Path, *command: str, timeout: float = 120) -> str:
+def run(site: Path, *command: str, timeout: float = 300) -> str:
     """Run a command in a site, with our package and no settings of the tests; return what it wrote."""
     dropped = ("DJANGO_SETTINGS_MODULE", "DATABASE_URL", "DJANGO_JOBS_JSON")
     environment = {name: value for name, value in os.environ.items() if name not in dropped}

@@ -15,7 +15,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connection, connections
 
 from django_jobs.models import DeadLetter, Job
-from tests.support import databases
+from tests.support import databases, threads
 from tests.support.databases import VENDORS, Database
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobDependencyFactory, JobFactory
 from tests.support.invariants import check_drained
@@ -41,7 +41,7 @@ def run_pytest(directory: Path, source: str, *options: str, **env: str) -> subpr
         env={**environment, **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -181,12 +181,19 @@ def test_a_thread_that_fails_fails_the_test() -> None:
         run_in_threads([lambda: 1, lambda: 1 // 0])
 
 
-def test_a_thread_that_hangs_is_shown_with_its_stack() -> None:
-    released = threading.Event()
+def test_a_thread_that_hangs_is_shown_with_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, released = threading.Event(), threading.Event()
+    stacks = threads._stacks
 
     def wait_for_good() -> None:
-        released.wait(60)
+        waits.set()
+        released.wait(600)
 
+    def stacks_once_one_waits() -> str:
+        assert waits.wait(60)
+        return stacks()
+
+    monkeypatch.setattr(threads, "_stacks", stacks_once_one_waits)
     with pytest.raises(AssertionError, match=r"threads still run after 0\.1 s[\s\S]*wait_for_good"):
         run_in_threads(wait_for_good, 2, timeout=0.1)
     released.set()
@@ -205,16 +212,29 @@ def test_a_subprocess_talks_to_the_database_under_test() -> None:
 
 
 @pytest.mark.slow
-def test_a_command_that_hangs_is_killed_with_the_daemons_it_started(tmp_path: Path) -> None:
+def test_a_command_that_hangs_is_killed_with_the_daemons_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pid_file = tmp_path / "pid"
     code = f"""
 import pathlib, subprocess, time
 daemon = subprocess.Popen(["sleep", "300"], start_new_session=True)
-pathlib.Path({str(pid_file)!r}).write_text(str(daemon.pid))
+written = pathlib.Path({str(pid_file)!r} + ".new")
+written.write_text(str(daemon.pid))
+written.rename({str(pid_file)!r})
 time.sleep(300)
 """
-    with pytest.raises(AssertionError, match=r"manage\.py shell [\s\S]* still runs after 5 s"):
-        manage("shell", "-c", code, timeout=5)
+    wait = subprocess.Popen.wait
+
+    def wait_once_the_daemon_is_there(process: subprocess.Popen[str], timeout: float | None = None) -> int:
+        monkeypatch.setattr(subprocess.Popen, "wait", wait)
+        wait_until(pid_file.exists, 60, "the daemon")
+        assert is_alive(int(pid_file.read_text()))
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_once_the_daemon_is_there)
+    with pytest.raises(AssertionError, match=r"time\.sleep[\s\S]* still runs after 0\.5 s"):
+        manage(program=("-c", code), timeout=0.5)
     assert not is_alive(int(pid_file.read_text()))
 
 

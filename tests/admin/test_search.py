@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from django_jobs.admin import paging, search
+from django_jobs.admin import base, paging, search
 from django_jobs.admin.search import Search
 from django_jobs.db.transactions import database_now
 from django_jobs.models import Job
@@ -109,7 +109,9 @@ def test_dead_letters_are_found_by_the_values_of_their_jobs() -> None:
 
 
 def test_a_search_by_content_says_how_far_it_looked_and_goes_on_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "STEP", 5)
+    for name in ("SHORT_SEARCH", "LONGEST_SEARCH"):
+        monkeypatch.setattr(base, name, 3600)
+    monkeypatch.setattr(search, "STEP", 5)  # then 10, and the 5 that are left of the window
     monkeypatch.setattr(paging, "WINDOW", 20)
     client = operator()
     old = JobFactory(payload={"account": 7})
@@ -126,10 +128,10 @@ def test_a_search_stops_at_its_limit_of_hits_and_when_its_time_is_up(monkeypatch
     monkeypatch.setattr(search, "STEP", 10)
     JobFactory.create_batch(40, payload={"account": 7})
     wanted = Search(text="account:7", may_see=True)
-    assert (wanted.look(Job.objects.all(), most=None, seconds=9).is_complete) is True
+    assert (wanted.look(Job.objects.all(), most=None, seconds=3600).is_complete) is True
     assert wanted.look(Job.objects.all(), most=None, seconds=0).read == 10
     monkeypatch.setattr(search, "MOST_FOUND", 15)
-    looked = wanted.look(Job.objects.all(), most=None, seconds=9)
+    looked = wanted.look(Job.objects.all(), most=None, seconds=3600)
     assert (len(looked.keys), looked.read, looked.is_complete) == (15, 30, False)
     newest = list(Job.objects.order_by("-pk").values_list("pk", flat=True)[:15])
     assert looked.keys == newest

@@ -26,6 +26,7 @@ from django_jobs.models import (
     JobLog,
     Limit,
     LimitSlot,
+    Operation,
     OperationKind,
     Queue,
     WorkerProcess,
@@ -74,12 +75,13 @@ def test_the_night_shift(desk: Desk) -> None:
         again = [django_jobs.submit("effects.flaky", {"failures": 1}, max_retries=0) for _ in range(8)]
         wait_until(lambda: DeadLetter.objects.open().count() == 8, 60, "eight dead letters")
         page = desk.open("deadletter/causes/")
-        page.get_by_label("Per second").fill("2")
+        page.get_by_label("Per second").fill("0.01")  # one now, the next one in 100 s: far from done when it is paused
         page.get_by_role("button", name="Replay all…").click()
         page.get_by_role("button", name="Replay dead letters").click()
         expect(page.get_by_role("heading", name="replay dead letters")).to_be_visible()
         page.get_by_role("button", name="Pause").click()
         expect(page.locator(".jobs-badge.jobs-paused")).to_be_visible()
+        Operation.objects.update(per_second=None)
         page.get_by_role("button", name="Resume").click()
         expect(page.locator(".jobs-badge.jobs-completed")).to_be_visible()  # the page refreshed itself
         done = Job.objects.filter(pk__in=[job.pk for job in again], status="completed")
@@ -217,7 +219,8 @@ def test_every_confirmation_can_be_read_at_every_width(desk: Desk, long_rows: li
             page.set_viewport_size({"width": 1280, "height": 800})
             page.locator("#action-toggle").check()
             page.locator("select[name=action]").first.select_option(action)
-            page.locator("button[name=index]").first.click()
+            with page.expect_navigation():  # to its end: a click waits for the beginning of the next page only
+                page.locator("button[name=index]").first.click()
             if page.locator("input[name=confirmed]").count():
                 asked.add(action)
                 assert_it_can_be_read(page, f"{path}: {action}")

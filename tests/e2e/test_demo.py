@@ -182,7 +182,7 @@ def test_a_file_that_is_no_text_stays_unmeasured(folder: Path) -> None:
 
 
 def demo(*args: str) -> str:
-    ended = manage("demo", *args, timeout=60)
+    ended = manage("demo", *args, timeout=300)
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}\n{dump_rows()}"
     assert ended.stderr == ""
     return ended.stdout

@@ -1,12 +1,13 @@
 """Many producers and many consumers: every job is run once, none is lost, none is run twice."""
 
+import itertools
 from collections import Counter
 
 import pytest
 
 import django_jobs
 from django_jobs import NewJob
-from django_jobs.models import Attempt, Job, WorkerProcess
+from django_jobs.models import Attempt, Job
 from tests.support.effects.models import Effect
 from tests.support.in_process import running_process
 from tests.support.invariants import check_invariants
@@ -35,19 +36,33 @@ def produce_and_consume(jobs_per_producer: int) -> None:
     check_invariants()
 
 
+def _run_until_both_have_run_one() -> int:
+    """Submit jobs, one after another, until two processes have run one; return how many those were."""
+    submitted = itertools.count(1)
+
+    def both() -> int:
+        django_jobs.submit("effects.record", {})
+        number = next(submitted)
+        done = Job.objects.filter(status="completed").order_by().values("worker_id").distinct()
+        return number if done.count() == 2 else 0
+
+    return wait_until(both, 120, "both processes to run a job")
+
+
 def share(number: int) -> None:
     with spawn_workers("--threads", "4") as one, spawn_workers("--threads", "4") as other:
-        # Both first: one would have run all of it before the other has started.
-        wait_until(lambda: WorkerProcess.objects.alive().count() == 2, 60, "both processes")
+        # Both first: one would have run all of it before the other has begun to claim.
+        before = _run_until_both_have_run_one()
         for start in range(0, number, 1000):
-            django_jobs.submit_many([NewJob("effects.record", {"n": n}) for n in range(start, start + 1000)])
+            batch = [NewJob("effects.record", {"n": n}, job_id=f"shared-{n}") for n in range(start, start + 1000)]
+            django_jobs.submit_many(batch)
         wait_until(lambda: not Job.objects.live().exists(), 300, "the jobs to be run")
         for process in (one, other):
             process.terminate()
         assert (one.wait(timeout=60), other.wait(timeout=60)) == (0, 0), one.output() + other.output()
     starts = Counter(Effect.objects.values_list("job_id", flat=True))
-    assert (len(starts), set(starts.values())) == (number, {1})
-    workers = Counter(Job.objects.values_list("worker_id", flat=True))
+    assert (len(starts), set(starts.values())) == (before + number, {1})
+    workers = Counter(Job.objects.filter(pk__startswith="shared-").values_list("worker_id", flat=True))
     assert sum(workers.values()) == number
     assert len(workers) == 2, "both processes had a share"
     check_invariants()

@@ -139,11 +139,14 @@ def test_the_event_handler_hears_nothing_of_other_queues() -> None:
 
 
 def test_stopping_gracefully_finishes_the_current_job_and_leaves_the_others() -> None:
-    started, go_on = threading.Event(), threading.Event()
+    started = threading.Event()
 
     def slow(payload: Any) -> str:
         started.set()
-        assert go_on.wait(60)
+        worker = threading.current_thread()
+        assert isinstance(worker, Worker)
+        wait_until(lambda: worker.is_stopping, 60, "the worker to be told")
+        time.sleep(0.2)  # whoever does not wait for it goes by meanwhile
         return "finished"
 
     with JobQueueManager({"queues": {"slow": {"max_workers": 1}}}) as manager:
@@ -151,7 +154,6 @@ def test_stopping_gracefully_finishes_the_current_job_and_leaves_the_others() ->
         first, second = manager.submit("slow", {}), manager.submit("slow", {})
         manager.start_workers()
         assert started.wait(60)
-        threading.Timer(0.2, go_on.set).start()
         manager.stop_workers(graceful=True)
         queue = manager.queue("slow")
         assert (queue.get_job(first).result, queue.get_job(second).status) == ("finished", "pending")

@@ -312,9 +312,9 @@ def test_no_statement_more_for_jobs_without_keys(django_assert_num_queries: Any)
         claim("plain", 1, process_id)  # it looks whether there are keys
         with mock.patch.object(turns, "LOOK_SECONDS", 3600.0):
             claim("plain", 1, process_id)
-        with mock.patch.object(turns.lines, "has_keyed", side_effect=AssertionError):
-            turns._known.keep("plain", False)
-            assert len(claim("plain", 1, process_id)) == 1
+            with mock.patch.object(turns.lines, "has_keyed", side_effect=AssertionError):
+                turns._known.keep("plain", False)
+                assert len(claim("plain", 1, process_id)) == 1
 
 
 def test_a_job_with_a_key_that_another_process_submitted_is_found_by_the_next_claim_in_vain() -> None:

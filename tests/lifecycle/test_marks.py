@@ -30,7 +30,7 @@ from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.settle import Outcome, settle
-from django_jobs.models import DeadLetterReason, Job, JobStatus
+from django_jobs.models import DeadLetterReason, Job, JobStatus, WorkerProcess
 from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.numbers import rank_of
 from django_jobs.worker import poller
@@ -73,6 +73,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> None:
         cursor.execute("VACUUM django_jobs_job")
     for name in "pqr":
         leases.register(name, queues=[], threads=1)
+    # Once for all examples of a test, and nobody beats.
+    WorkerProcess.objects.update(lease_expires_at=timezone.now() + timedelta(days=1))
 
 
 @pytest.fixture
@@ -221,9 +223,9 @@ def retried_late(marks: Marks) -> str:
 
 
 def _promoted_when_due_for(since: timedelta, marks: Marks) -> str:
-    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - since)
     pending(DEAD)
     work_off(marks)
+    job = JobFactory(status="scheduled", scheduled_at=timezone.now() - since)
     assert promote() == ["default"]
     return str(job.pk)
 

@@ -257,7 +257,9 @@ def test_a_claim_takes_one_or_two_statements() -> None:
     assert len(statements) == (2 if connection.vendor == "mysql" else 1)
 
 
-def test_a_limit_costs_jobs_that_it_does_not_hold_no_statement_and_no_row() -> None:
+def test_a_limit_costs_jobs_that_it_does_not_hold_no_statement_and_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(active_limits, "FRESH_SECONDS", 3600.0)
+
     def moves() -> list[str]:
         with recorded() as statements:
             settle([Outcome.completed(one) for one in claim("q1", 7, "p")], "p")

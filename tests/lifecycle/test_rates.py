@@ -26,7 +26,7 @@ from django_jobs.testing import advance_time, drain
 from django_jobs.worker.maintenance import TURN_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
-MINUTE = timedelta(minutes=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
@@ -114,26 +114,26 @@ def test_a_limit_needs_a_number() -> None:
 
 
 def test_no_more_start_than_the_rate_says_and_the_next_when_the_first_has_left_the_window() -> None:
-    name = rated(rate="2/m")
+    name = rated(rate="2/h")
     submitted(name, 5)
     assert started() == ["j0", "j1"]
     assert started() == []
-    assert after(timedelta(seconds=50)) == []
-    assert after(timedelta(seconds=10)) == ["j2", "j3"]
-    assert after(timedelta(seconds=59)) == []
-    assert after(timedelta(seconds=1)) == ["j4"]
+    assert after(50 * MINUTE) == []
+    assert after(10 * MINUTE) == ["j2", "j3"]
+    assert after(59 * MINUTE) == []
+    assert after(MINUTE) == ["j4"]
 
 
 def test_the_window_slides() -> None:
-    name = rated(rate="2/m")
+    name = rated(rate="2/h")
     submitted(name, 1)
     assert started() == ["j0"]
-    advance_time(timedelta(seconds=40))
+    advance_time(40 * MINUTE)
     submitted(name, 3, first=1)
     assert started() == ["j1"]
-    assert after(timedelta(seconds=20)) == ["j2"], "40 s after j1, a minute after j0"
-    assert after(timedelta(seconds=39)) == []
-    assert after(timedelta(seconds=1)) == ["j3"]
+    assert after(20 * MINUTE) == ["j2"], "20 minutes after j1, an hour after j0"
+    assert after(39 * MINUTE) == []
+    assert after(MINUTE) == ["j3"]
 
 
 def test_each_value_of_a_key_has_a_rate_of_its_own() -> None:
@@ -323,16 +323,16 @@ def test_a_drain_waits_for_slots_and_not_for_turns() -> None:
 
 
 def test_the_testing_kit_obeys_rates_and_lets_their_time_go_by() -> None:
-    name = rated(rate="2/m")
+    name = rated(rate="2/h")
     submitted(name, 5)
     assert [one.id for one in drain()] == ["j0", "j1"]
     assert drain() == []
     assert Job.objects.get(pk="j2").held_back_by == "type:rated.job"
-    advance_time(MINUTE)
+    advance_time(HOUR)
     assert [one.id for one in drain()] == ["j2", "j3"]
-    advance_time(timedelta(seconds=59))
+    advance_time(59 * MINUTE)
     assert drain() == []
-    advance_time(timedelta(seconds=1))
+    advance_time(MINUTE)
     assert [one.id for one in drain()] == ["j4"]
 
 
@@ -395,9 +395,9 @@ def test_starts_that_no_rate_counts_any_more_are_pruned_bit_by_bit(monkeypatch: 
     name = rated(rate="3/s")
     submitted(name, 3)
     assert len(started()) == 3
-    advance_time(timedelta(seconds=59))
+    advance_time(timedelta(seconds=30))
     assert starts.prune_starts() == 0, "an operator may set a rate of a minute, which counts them"
-    advance_time(timedelta(seconds=5))
+    advance_time(timedelta(seconds=35))
     assert [starts.prune_starts() for _ in range(3)] == [2, 1, 0]
 
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -12,7 +13,8 @@ from django_jobs.lifecycle.children import Answer
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.events import BATCH_ENDED, deliver
 from django_jobs.lifecycle.settle import Outcome, settle
-from django_jobs.models import Batch, Event, Job, JobStep
+from django_jobs.models import Batch, Event, Job, JobStep, WorkerProcess
+from django_jobs.models.fields import DbNow
 from tests.support.threads import run_in_threads
 from tests.support.waiting import wait_until
 
@@ -28,10 +30,15 @@ def claimed(queue: str, process_id: str) -> ClaimedJob:
     return found[0]
 
 
+def register() -> None:
+    for name in ("parents", "kids"):
+        leases.register(name, queues=[], threads=1)
+    WorkerProcess.objects.update(lease_expires_at=DbNow() + timedelta(days=1))  # nobody beats here
+
+
 def race(rounds: int) -> None:
     source = random.Random(7)
-    leases.register("parents", queues=[], threads=1)
-    leases.register("kids", queues=[], threads=1)
+    register()
     for number in range(rounds):
         submit("effects.record", {}, job_id=f"parent-{number}", queue="parents")
         parent = claimed("parents", "parents")
@@ -73,8 +80,7 @@ def test_the_last_child_ends_beside_its_parent_s_settle() -> None:
 def test_a_look_that_comes_too_early_loses_no_wake() -> None:
     """The parent looks, finds a child that runs, and waits again, while that child is settled."""
     source = random.Random(7)
-    leases.register("parents", queues=[], threads=1)
-    leases.register("kids", queues=[], threads=1)
+    register()
     for number in range(ROUNDS):
         submit("effects.record", {}, job_id=f"parent-{number}", queue="parents")
         parent = claimed("parents", "parents")

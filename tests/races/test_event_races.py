@@ -131,7 +131,7 @@ def an_emit_waits_for_no_lock() -> None:
     with transaction.atomic():
         Job.objects.select_for_update().get()
         thread.start()
-        in_time = answered.wait(10)  # MariaDB's own wait for a lock is 50 s
+        in_time = answered.wait(30)  # MariaDB's own wait for a lock is 50 s
     thread.join(60)
     assert in_time, "the emit waited for somebody's lock"
     events.deliver()

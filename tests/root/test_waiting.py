@@ -81,6 +81,7 @@ def test_the_end_of_a_job_is_told_only_while_somebody_waits(monkeypatch: pytest.
     with closing(notify.Subscription(notify.WORK_CHANNEL)) as worker:
         with worker._connection.cursor() as cursor:
             cursor.execute(f"LISTEN {notify.FINISHED_CHANNEL}")  # hears it, as others do, and does not wait for it
+        wait_until(_nobody_waits, 60, "the ends of earlier waiters' sessions")
         cancel([JobFactory().id])
         assert _told(worker) == []
         with closing(notify.Subscription(notify.FINISHED_CHANNEL)):

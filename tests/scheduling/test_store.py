@@ -46,7 +46,7 @@ def get() -> Schedule:
 
 
 def near(moment: datetime | None, ahead: timedelta) -> bool:
-    return moment is not None and abs(moment - database_now() - ahead) < timedelta(seconds=5)
+    return moment is not None and abs(moment - database_now() - ahead) < timedelta(minutes=1)
 
 
 # --- create and cancel

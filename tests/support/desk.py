@@ -28,7 +28,7 @@ def chromium() -> Iterator[Browser]:
         # While a loop runs, Django keeps another connection object for this thread; an earlier database may have left one.
         with suppress(AttributeError):
             del connections["default"]
-        expect.set_options(timeout=15_000)
+        expect.set_options(timeout=60_000)
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
@@ -43,14 +43,15 @@ class Desk:
         self.troubles: list[str] = []
         context = browser.new_context(**options)
         context.add_init_script(NOTE_VIOLATIONS)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         self.page: Page = context.new_page()
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.on("console", lambda message: self._note(message.type, message.text))
         self.page.goto(f"{url}/admin/")
         self.page.fill("#id_username", "operator")
         self.page.fill("#id_password", "secret")
-        self.page.click("input[type=submit]")
+        with self.page.expect_navigation():
+            self.page.click("input[type=submit]")
 
     def _note(self, kind: str, text: str) -> None:
         if kind == "error" and "favicon" not in text and "404" not in text:

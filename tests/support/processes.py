@@ -170,7 +170,7 @@ def _marked(process: subprocess.Popen[Any], mark: str) -> list[int]:
 
 def _kill_all(process: subprocess.Popen[Any], mark: str) -> None:
     """SIGKILL all that carry the mark, again for what was forked meanwhile, and return when none of them runs."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     seen: set[int] = set()
     while alive := {*_marked(process, mark), *filter(is_alive, seen)}:  # a dying process loses its mark first
         for pid in alive:

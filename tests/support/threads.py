@@ -9,22 +9,23 @@ from typing import Any, TypeVar
 from django.db import connections
 
 T = TypeVar("T")
+START_SECONDS = 120.0  # within which all threads have started
 
 
 def run_in_threads(work: Callable[[], T] | Sequence[Callable[[], T]], count: int = 1, timeout: float = 120) -> list[T]:
     """Run one function `count` times, or each of a list of functions once, all started together; return their results.
 
-    Each thread closes its connections. The first exception is raised anew here; threads that are still there after
-    `timeout` seconds raise an AssertionError with every thread's stack.
+    Each thread closes its connections. The first exception is raised anew here; threads that are still there `timeout` seconds
+    after all of them had started raise an AssertionError with every thread's stack.
     """
     functions = [work] * count if callable(work) else list(work)
-    barrier = threading.Barrier(len(functions))
+    barrier = threading.Barrier(len(functions) + 1)
     results: list[Any] = [None] * len(functions)
     errors: list[BaseException] = []
 
     def run(place: int) -> None:
         try:
-            barrier.wait(timeout)
+            barrier.wait(START_SECONDS)
             results[place] = functions[place]()
         except BaseException as error:
             errors.append(error)
@@ -34,6 +35,7 @@ def run_in_threads(work: Callable[[], T] | Sequence[Callable[[], T]], count: int
     threads = [threading.Thread(target=run, args=(place,), daemon=True) for place in range(len(functions))]
     for thread in threads:
         thread.start()
+    barrier.wait(START_SECONDS)
     for thread in threads:
         thread.join(timeout)
     if errors:

@@ -59,7 +59,7 @@ def test_tasks_and_jobs_are_claimed_in_one_order() -> None:
 def test_a_task_whose_worker_was_killed_runs_again_and_its_result_tells_so() -> None:
     result = tasks.kill_worker_once.enqueue()
     with spawn_workers("--processes", "1", settings={"LEASE_SECONDS": 60}):
-        wait_until(lambda: _is_finished(result), 60, "the second attempt")
+        wait_until(lambda: _is_finished(result), 300, "the second attempt")
     assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, 2), dump_rows()
     assert result.attempts == 2
     assert len(set(result.worker_ids)) == 2

@@ -1,5 +1,6 @@
 """A worker process of the test's own, in this interpreter, and handlers that are known to it alone."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 from django_jobs.handlers import Registry, make_handler, make_handler_with_arguments, registry
 from django_jobs.lifecycle.submit import submit
 from django_jobs.models import Job
+from django_jobs.worker import buffer
 from django_jobs.worker.process import Process
+from django_jobs.worker.run import Run
 from django_jobs.worker.thread import start_workers
 
 Handle = Callable[..., None]
@@ -47,6 +50,24 @@ class Bench:
         statuses = [job.wait(timeout).status for job in jobs]
         process.stop(grace=10)
         return statuses
+
+
+def let_its_time_be_over(process: Process) -> Run:
+    """Let the timeout of the one job or list that runs have passed, and return the run.
+
+    For a handler that has said that it began: a short timeout may be over before that, where the machine is slow.
+    """
+    (run,) = [worker.slot.run for worker in process.workers() if worker.slot.run is not None]
+    assert run.deadline is not None
+    run.deadline = time.monotonic()
+    return run
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no claim, settle or wait for a thread last so long that others step in, or what waits is handed back."""
+    for name in ("PATIENCE_SECONDS", "LONGEST_WAIT_SECONDS"):
+        monkeypatch.setattr(buffer, name, 3600.0)
 
 
 @pytest.fixture

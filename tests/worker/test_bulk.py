@@ -15,7 +15,7 @@ from django_jobs.queue import JobQueue
 from django_jobs.worker.local_process import stop_local_process
 from tests.support.waiting import wait_until
 
-from .conftest import Bench
+from .conftest import Bench, let_its_time_be_over
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Payloads = list[dict[str, Any]]
@@ -50,6 +50,7 @@ def ended(jobs: list[Job]) -> list[tuple[str, Any]]:
     return [(job.status, job.result) for job in jobs]
 
 
+@pytest.mark.usefixtures("patience")
 def test_one_call_runs_many_jobs_in_claim_order_and_gives_each_its_result(bench: Bench) -> None:
     calls = Calls(lambda numbers: [{"twice": 2 * n} for n in numbers])
     bench.handle("t.bulk", calls, bulk=30)
@@ -157,13 +158,19 @@ def test_contexts_tell_of_their_jobs_report_progress_and_have_no_steps(bench: Be
 
 
 def test_the_shortest_timeout_ends_the_call_and_all_of_its_jobs_spend_a_try(bench: Bench) -> None:
+    began = threading.Event()
+
     def handler(payloads: Payloads) -> None:
+        began.set()
         while True:
             time.sleep(0.01)
 
     bench.handle("t.bulk", handler, bulk=10, max_retries=0)
-    jobs = [bench.submit("t.bulk", timeout_seconds=seconds) for seconds in (30, 0.2, None)]
-    assert bench.run(*jobs) == ["dead"] * 3
+    jobs = [bench.submit("t.bulk", timeout_seconds=seconds) for seconds in (3600, 600, None)]
+    process = bench.start()
+    assert began.wait(60)
+    assert let_its_time_be_over(process).timeout_seconds == 600
+    assert [job.wait(60).status for job in jobs] == ["dead"] * 3
     assert set(Attempt.objects.values_list("outcome", flat=True)) == {"timed out"}
     assert set(DeadLetter.objects.values_list("reason", flat=True)) == {"timeout"}
 
@@ -175,7 +182,7 @@ def test_a_list_that_ignores_its_timeout_is_given_up_as_a_whole(bench: Bench, se
     def handler(payloads: Payloads) -> None:
         while not go.is_set():
             try:
-                go.wait(0.05)
+                go.wait(60)
             except BaseException:
                 pass
 
@@ -351,15 +358,22 @@ def test_a_list_waits_for_others_up_to_its_time_and_is_running_meanwhile(bench: 
     assert [sorted(numbers) for numbers in calls.lists] == [[0, 1, 2]]
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_list_starts_when_its_time_is_over_and_holds_up_no_other_jobs(bench: Bench) -> None:
     calls = Calls()
-    bench.handle("t.bulk", calls, bulk=3, bulk_wait=0.3)
+    bench.handle("t.bulk", calls, bulk=3, bulk_wait=3600)
     bench.handle("t.plain", lambda payload: len(calls.lists))
     bulk = submit(bench, "t.bulk", 2)
     plain = [bench.submit("t.plain") for _ in range(20)]
-    assert set(bench.run(*bulk, *plain)) == {"completed"}
-    assert calls.lists == [[0, 1]]
+    process = bench.start()
+    assert {job.wait(60).status for job in plain} == {"completed"}
+    assert calls.lists == []
     assert [job.result for job in plain] == [0] * 20, "they ran on the one thread while the list waited"
+    (waiting,) = process.buffers()[0]._lists
+    waiting.closes_at = 0.0
+    process.state.pollers.wake()
+    assert [job.wait(60).status for job in bulk] == ["completed"] * 2
+    assert calls.lists == [[0, 1]]
 
 
 def test_a_drain_waits_for_a_list_that_waits_for_others(bench: Bench) -> None:

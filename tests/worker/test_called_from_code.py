@@ -14,6 +14,7 @@ from django_jobs import submit
 from django_jobs.models import WorkerProcess
 from tests.support.factories import QueueFactory
 from tests.support.processes import ROOT, spawn
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -27,7 +28,7 @@ def test_it_drains_and_gives_the_signal_handlers_back(capsys: pytest.CaptureFixt
         job.refresh_from_db()
         assert job.status == "completed"
     assert [signal.getsignal(number) for number in NUMBERS] == before
-    assert not WorkerProcess.objects.exists()
+    wait_until(lambda: not WorkerProcess.objects.exists(), what="the processes to leave in order")
 
 
 def test_it_logs_a_line_at_its_start_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -102,7 +102,7 @@ def quickly_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_idle_threads_hold_no_connection(bench: Bench) -> None:
     process = bench.start(THREADS)
-    wait_until(lambda: process.state.found_nothing, 20, "a look in vain")
+    wait_until(lambda: process.state.found_nothing, 60, "a look in vain")
     wait_until(few_sessions, 30, "few sessions")
 
 
@@ -174,7 +174,7 @@ def test_a_session_that_a_handler_opens_is_kept_for_the_next_one(bench: Bench) -
     connection_created.connect(set_up)
     try:
         bench.start(1)
-        results = [bench.submit("session").wait(20).result for _ in range(3)]
+        results = [bench.submit("session").wait(60).result for _ in range(3)]
     finally:
         connection_created.disconnect(set_up)
     assert len(set(results)) == 1
@@ -187,7 +187,7 @@ def test_a_session_that_the_server_has_ended_meanwhile_fails_no_handler(
     bench.handle("session", session)
     bench.start(1)
     for _ in range(3):
-        job = bench.submit("session", max_retries=0).wait(20)
+        job = bench.submit("session", max_retries=0).wait(60)
         assert job.status == "completed", job.error
         end(job.result)
 
@@ -205,7 +205,7 @@ def end(session: int) -> None:
             cursor.execute("SELECT count(*) FROM information_schema.processlist WHERE id = %s", [session])
             return cursor.fetchone()[0] == 0
 
-    wait_until(is_gone, 10, "the session has ended")
+    wait_until(is_gone, 60, "the session has ended")
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def lender() -> Iterator[ProcessConnections]:
     lender.open()
     yield lender
     lender.close()
-    wait_until(lambda: sessions() == 0, 10, "all are closed")
+    wait_until(lambda: sessions() == 0, 60, "all are closed")
 
 
 def test_a_third_user_waits_a_moment_and_then_has_a_connection_that_is_closed_when_nobody_needs_it(
@@ -225,7 +225,7 @@ def test_a_third_user_waits_a_moment_and_then_has_a_connection_that_is_closed_wh
     def use() -> None:
         with lender.lent():
             query()
-            together.wait(20)
+            together.wait(60)
 
     def is_back_to_the_usual() -> bool:
         with lender.lent():
@@ -305,6 +305,6 @@ def test_a_receiver_that_leaves_a_transaction_open_stops_nobody(bench: Bench) ->
 def test_a_process_that_has_ended_holds_no_connection(bench: Bench) -> None:
     bench.handle("ask", lambda payload: query())
     process: Process = bench.start(2)
-    bench.submit("ask").wait(20)
+    bench.submit("ask").wait(60)
     assert process.stop(grace=10)
-    wait_until(lambda: sessions() == 0, 20, "no session is left")
+    wait_until(lambda: sessions() == 0, 60, "no session is left")

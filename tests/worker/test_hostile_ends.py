@@ -135,7 +135,7 @@ RETURNED: dict[str, Callable[[], Any]] = {
     "an exception": lambda: Silent(),
     "a class": lambda: Silent,
 }
-WAIT = 8
+WAIT = 60
 WAYS = ("a thread", "a coroutine", "a transaction", "a list")
 
 

@@ -1,7 +1,7 @@
 """An inline worker runs one job in the script's own thread: its outcome is settled before it goes on, or else by the watchdog."""
 
+import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -14,6 +14,8 @@ from django_jobs.worker.local_process import local_process, stop_local_process
 from django_jobs.worker.thread import Worker
 from tests.support.locked import Locked
 from tests.support.waiting import wait_until
+
+from .conftest import let_its_time_be_over
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -62,22 +64,31 @@ def test_what_a_script_has_run_is_settled_though_its_connection_breaks_then(queu
 @pytest.mark.databases("postgresql")
 def test_a_script_that_is_stuck_in_its_job_does_not_hold_up_the_timeout(queue: JobQueue, settings: Any) -> None:
     settings.DJANGO_JOBS = {"TIMEOUT_GRACE_SECONDS": 0.2}
-    release = threading.Event()
+    began = threading.Event()
+    reader, writer = os.pipe()
 
-    def sleep_in_c(payload: dict[str, Any]) -> None:
-        while not release.wait(0.0):
-            time.sleep(8)  # nothing interrupts it
+    def wait_in_c(payload: dict[str, Any]) -> None:
+        began.set()
+        os.read(reader, 1)  # nothing interrupts it
 
-    queue.register_handler("t.stuck", sleep_in_c)
-    queue.enqueue("t.stuck", {}, job_id="stuck", timeout_seconds=0.2)
+    queue.register_handler("t.stuck", wait_in_c)
+    queue.enqueue("t.stuck", {}, job_id="stuck", timeout_seconds=600)
     thread = threading.Thread(target=lambda: (queue.process_next(), connections.close_all()), daemon=True)
     thread.start()
-    wait_until(lambda: queue.get_job("stuck").status == "dead", 60, "the job to be given up")
-    (loop,) = [thread for thread in threading.enumerate() if thread.name.startswith("maintenance ")]
-    local_process()
-    wait_until(
-        lambda: not loop.is_alive(), 60, "the process that is over to end, now that another one has taken its place"
-    )
-    release.set()
-    thread.join(60)
+    try:
+        assert began.wait(60)
+        process = local_process()
+        let_its_time_be_over(process)
+        wait_until(lambda: queue.get_job("stuck").status == "dead", 60, "the job to be given up")
+        assert local_process() is not process
+        wait_until(
+            lambda: not process.maintenance.is_alive(),
+            60,
+            "the process that is over to end, now that another one has taken its place",
+        )
+    finally:
+        os.write(writer, b".")
+        thread.join(60)
+        os.close(reader)
+        os.close(writer)
     assert queue.get_job("stuck").status == "dead"

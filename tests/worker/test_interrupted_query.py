@@ -12,7 +12,7 @@ from tests.support.processes import spawn_workers
 def test_the_jobs_after_a_timeout_inside_a_query_are_right() -> None:
     pairs = []
     for _ in range(4):
-        slow = submit("effects.slow_query", {"seconds": 1.5}, timeout_seconds=0.3, max_retries=0)
+        slow = submit("effects.slow_query", {"seconds": 0.7}, timeout_seconds=1, max_retries=0)
         pairs.append((slow, submit("effects.sum_of_rows", {}, max_retries=0)))
     with spawn_workers("--drain", "--threads", "1", settings={"TIMEOUT_GRACE_SECONDS": 20}) as workers:
         assert workers.wait(60) == 0, workers.output()

@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,14 +86,16 @@ def test_an_empty_loop_and_steps_around_it_are_on_record(bench: Bench) -> None:
     assert [*JobStep.objects.values_list("kind", flat=True)] == ["step", "iterate", "step"]
 
 
-def test_the_cursor_is_written_now_and_then_and_not_for_each_row(bench: Bench) -> None:
+def test_the_cursor_is_written_now_and_then_and_not_for_each_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     effects(40)
     seen: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(iterations, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def flow(context: Any, payload: Any) -> None:
         with CaptureQueriesContext(connection) as queries:
             for _ in context.iterate("rows", Effect.objects.all(), every=0.1):
-                time.sleep(0.01)
+                clock[0] += 0.01
         seen.extend(query["sql"] for query in queries)
 
     assert bench.run(handle(bench, flow)) == ["completed"]

@@ -23,7 +23,7 @@ from tests.support.factories import JobFactory
 from tests.support.in_process import running_process
 from tests.support.waiting import wait_until
 
-from .conftest import Bench
+from .conftest import Bench, let_its_time_be_over
 
 pytestmark = pytest.mark.django_db(transaction=True)
 logger = logging.getLogger("shop.log")
@@ -184,18 +184,21 @@ def test_the_log_of_a_running_job_can_be_read_a_moment_later(bench: Bench) -> No
 
 @override_settings(DJANGO_JOBS={"TIMEOUT_GRACE_SECONDS": 0.1})
 def test_a_run_that_ignores_its_timeout_leaves_what_it_logged_until_it_was_given_up(bench: Bench) -> None:
-    is_over = threading.Event()
+    began, is_over = threading.Event(), threading.Event()
 
     def work(payload: Any) -> None:
         logger.info("begins")
         while not is_over.is_set():
             with suppress(TimedOut):
+                began.set()
                 is_over.wait(60)
 
-    bench.handle("t.log", work, timeout_seconds=0.1, max_retries=0, log_level="INFO")
+    bench.handle("t.log", work, timeout_seconds=600, max_retries=0, log_level="INFO")
     job = bench.submit("t.log")
-    bench.start()
+    process = bench.start()
     try:
+        assert began.wait(60)
+        let_its_time_be_over(process)
         assert job.wait(60).status == "dead"
         assert lines(job) == ["INFO shop.log: begins"]
         wait_until(lambda: not logs.open_logs, 60, "the end of its log, which comes after the commit that ends the job")
@@ -278,7 +281,7 @@ def test_a_handler_in_a_process_of_its_own_has_its_log_written_there(ends: str, 
     """When it kills its process, what it logged until a second before is on record."""
     job = JobFactory(job_type="effects.log_isolated", payload={"ends": ends}, max_retries=0)
     with running_process(threads=1):
-        status = wait_until(lambda: Job.objects.get().finished_at and Job.objects.get().status, 60)
+        status = wait_until(lambda: Job.objects.get().finished_at and Job.objects.get().status, 300)
     assert status == ("completed" if ends == "well" else "dead")
     number = Attempt.objects.count() if ends == "killed" else 1
     assert number == (3 if ends == "killed" else 1)

@@ -19,6 +19,7 @@ from django_jobs.db.server import product_and_version
 from django_jobs.db.sessions import leaves_nothing
 from django_jobs.models import Attempt, Job
 from django_jobs.stats import queue_stats
+from django_jobs.worker import thread
 
 from .conftest import Bench
 
@@ -421,7 +422,9 @@ def test_ordinary_work_keeps_its_session(bench: Bench) -> None:
 
 
 @pytest.mark.databases("postgresql")
-def test_what_the_server_can_reset_costs_no_new_session(bench: Bench) -> None:
+def test_what_the_server_can_reset_costs_no_new_session(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread, "IDLE_SECONDS", 3600.0)
+
     def leave(payload: dict[str, Any]) -> int:
         run_sql("SELECT set_config('app.x', 'y', false)")()
         return int(value("SELECT pg_backend_pid()")())
@@ -430,8 +433,9 @@ def test_what_the_server_can_reset_costs_no_new_session(bench: Bench) -> None:
     bench.handle("t.held", lambda payload: (leave({}), run_raw("SELECT 1")())[0], max_retries=0)
     bench.handle("t.settings", lambda payload: [value(ask)() for ask in SETTINGS], max_retries=0)
     names = ("settings", "leave", "settings", "leave", "held", "leave")
-    jobs = [bench.submit(f"t.{name}") for name in names]
-    assert set(bench.run(*jobs)) == {"completed"}, [job.error for job in jobs]
+    bench.start()
+    jobs = [bench.submit(f"t.{name}").wait(60) for name in names]
+    assert {job.status for job in jobs} == {"completed"}, [job.error for job in jobs]
     first, second, held, after = (jobs[n].result for n in (1, 3, 4, 5))
     assert first == second == held != after
     assert jobs[0].result == jobs[2].result

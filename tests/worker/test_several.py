@@ -180,12 +180,14 @@ def test_one_of_them_may_be_named_alone(environment: dict[str, str]) -> None:
 @pytest.mark.slow
 def test_one_that_is_away_at_the_start_is_waited_for_and_the_others_are_served(database: Database) -> None:
     job = django_jobs.submit("effects.record", using="default")
+    waits = "cannot be used, waiting for it"
     away = {"MORE_DATABASES": json.dumps({"tenant": "postgresql://nobody@127.0.0.1:1/nothing"})}
     with spawn_workers(settings=BOTH, env=away) as workers:
         wait_until(lambda: jobs("default").filter(pk=job.pk, status="completed").exists(), 60)
+        wait_until(lambda: workers.output().count(waits) >= 2, 60, "its member to say that it waits")
         workers.terminate()
         assert workers.wait(60) == 0, workers.output()
-    assert workers.output().count("cannot be used, waiting for it") == 2, "once at the start, once by its member"
+    assert workers.output().count(waits) == 2, "once at the start, once by its member"
 
 
 @pytest.mark.slow

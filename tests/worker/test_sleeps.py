@@ -15,6 +15,7 @@ from django_jobs.exceptions import JobsError
 from django_jobs.models import Attempt, DeadLetter, Job, JobStep
 from django_jobs.models.fields import DbNow
 from django_jobs.signals import job_failed, job_retried, job_started
+from django_jobs.worker import context as context_module
 from tests.support.waiting import wait_until
 
 from .conftest import Bench
@@ -237,7 +238,10 @@ def test_a_sleep_in_a_step_is_refused(bench: Bench) -> None:
     assert not JobStep.objects.exists()
 
 
-def test_a_step_is_one_statement_and_a_later_run_reads_the_records_in_one(bench: Bench) -> None:
+def test_a_step_is_one_statement_and_a_later_run_reads_the_records_in_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context_module, "SECONDS_BETWEEN_LOOKS", 3600.0)
     seen: list[list[str]] = []
 
     def flow(context: Any, payload: Any) -> None:

@@ -13,7 +13,7 @@ from django.db.backends.signals import connection_created
 from django_jobs.lifecycle import leases
 from django_jobs.models import Job, WorkerProcess
 from django_jobs.models.fields import DbNow
-from django_jobs.worker import poller
+from django_jobs.worker import maintenance, poller
 from django_jobs.worker.lease import Lease
 from django_jobs.worker.state import WorkerState
 from django_jobs.worker.watch import ReadyWatch
@@ -26,7 +26,7 @@ from .conftest import Bench
 
 pytestmark = pytest.mark.django_db(transaction=True)
 POLL = 0.02
-BURST = 5  # a heartbeat and the looks of a rescue, which come every 15 s, may all fall into a short count
+BURST = 5  # what comes every few seconds may all fall into a short count
 
 
 class Statements:
@@ -57,7 +57,10 @@ def counted() -> Iterator[Statements]:
         connection_created.disconnect(watch)
 
 
-def test_an_idle_process_asks_little(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_process_asks_little(database: Database, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "LEASE_SECONDS": 3600}  # no beat or rescue falls into the count
+    for name in ("TICK_SECONDS", "PRUNE_SECONDS"):
+        monkeypatch.setattr(maintenance, name, 3600.0)
     monkeypatch.setattr(ReadyWatch, "paces", ((float("inf"), 1.0),))
     with counted() as statements, running_process(threads=4) as process:
         # Rests grow while nothing is found: it is idle once a rest is the longest.
@@ -70,8 +73,9 @@ def test_an_idle_process_asks_little(database: Database, monkeypatch: pytest.Mon
         wait_until(
             lambda: any(sql.startswith(declared) for _, sql in statements.seen), 60, "what is written at the start"
         )
-        statements.seen.clear()
+        wait_until(lambda: _looks_ahead(statements) >= 2, 60, "the end of the first round of maintenance")
         began = time.monotonic()
+        statements.seen.clear()
         time.sleep(4)
         lasted = time.monotonic() - began
         seen = list(statements.seen)
@@ -90,8 +94,8 @@ def test_a_process_without_work_for_long_polls_less(database: Database, monkeypa
     monkeypatch.setattr(ReadyWatch, "paces", ((float("inf"), 5.0),))
     with counted() as statements, running_process(threads=4):
         wait_until(lambda: _polls(statements) >= 25, 60, "rests that have grown")
-        statements.seen.clear()
         began = time.monotonic()
+        statements.seen.clear()
         wait_until(lambda: _polls(statements) >= 8, what="more looks")
         seen, lasted = _polls(statements), time.monotonic() - began
     per_rest = 2 if database.vendor == "mariadb" else 1  # a question and a look
@@ -101,6 +105,10 @@ def test_a_process_without_work_for_long_polls_less(database: Database, monkeypa
 def _polls(statements: Statements) -> int:
     looks = "WITH RECURSIVE found", "SELECT DISTINCT queue"
     return sum(thread == "worker" and sql.startswith(looks) for thread, sql in statements.seen)
+
+
+def _looks_ahead(statements: Statements) -> int:
+    return sum(thread == "maintenance" and sql.startswith("SELECT (SELECT") for thread, sql in statements.seen)
 
 
 def test_a_heartbeat_is_one_statement_whatever_runs() -> None:

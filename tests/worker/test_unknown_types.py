@@ -48,7 +48,10 @@ def test_a_site_that_is_alone_ends_it_at_once() -> None:
 
 
 @pytest.mark.parametrize("trace", ["process", "schedule", "setting"])
-def test_it_is_left_where_another_site_is_known_or_the_setting_says_so(settings: Any, trace: str) -> None:
+def test_it_is_left_where_another_site_is_known_or_the_setting_says_so(
+    settings: Any, trace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown_type, "SHORTEST_DELAY", 60.0)
     if trace == "process":
         WorkerProcessFactory(site="theirs")
     elif trace == "schedule":

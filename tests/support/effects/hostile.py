@@ -130,10 +130,11 @@ def _count_effects(queries: bool) -> None:
 
 @job("effects.slow_query")
 def slow_query(payload: dict[str, Any]) -> None:
-    """Wait in the database, on the connection that the thread keeps."""
+    """Wait in the database, on the connection that the thread keeps, again and again until it is interrupted."""
     statement = {"postgresql": "SELECT pg_sleep(%s)", "mysql": "SELECT SLEEP(%s)"}[connection.vendor]
     with connection.cursor() as cursor:
-        cursor.execute(statement, [payload["seconds"]])
+        while True:
+            cursor.execute(statement, [payload["seconds"]])
 
 
 @job("effects.sum_of_rows")
