@@ -116,6 +116,12 @@ class Limit:
         """The key as an operator reads it: a payload's key, a function's name, or nothing."""
         return key_text(self.key)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The arguments of a limit that counts as this one does, as JSON takes them, for a process without its function."""
+        key = "key" if callable(self.key) else self.key  # its value is in the job's row
+        return {"concurrency": self.concurrency, "rate": self.rate, "key": key, "name": self.name}
+
     def full_name(self, owner: str) -> str:
         """Return the name under which it is kept: its own, or its owner's, such as "type:mail.send" or "queue:mail"."""
         return f"name:{self.name}" if self.name else owner

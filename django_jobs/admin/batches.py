@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy, ngettext_lazy
 
 from django_jobs.db.transactions import database_now
 from django_jobs.exceptions import JobsError
+from django_jobs.lifecycle.callbacks import types_of
 from django_jobs.lifecycle.cancel import cancel_batch
 from django_jobs.lifecycle.moved import Moved
 from django_jobs.lifecycle.replay import replay_batch
@@ -21,7 +22,6 @@ from django_jobs.masking import pretty
 from django_jobs.models import Batch, BatchStatus, Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY, LIVE
-from django_jobs.text import shown
 
 from .base import RowAdmin
 from .operations import Act, Chunk, OperatingAdmin
@@ -142,7 +142,7 @@ class BatchAdmin(RowAdmin, OperatingAdmin):
             "counts": self._counts(row, counts),
             "facts": [*_facts(row), *self._awaited_by(row)],
             "parent_url": self.object_url("batch", row.parent_id) if row.parent_id else "",
-            "callbacks": _types_of(row.callbacks),
+            "callbacks": types_of(row.callbacks),
             "may_see": may_see,
             "metadata": pretty(row.metadata) if may_see and row.metadata else "",
             "nested": [
@@ -172,16 +172,6 @@ class BatchAdmin(RowAdmin, OperatingAdmin):
             for status, label in JobStatus.choices
             if counts[status]
         ]
-
-
-def _types_of(callbacks: Any) -> dict[str, str]:
-    """Return the job types of callbacks by their names; of what a hand has written in their place, what can be shown."""
-    if not isinstance(callbacks, dict):
-        return {"?": shown(callbacks)}
-    return {
-        name: str(callback.get("job_type")) if isinstance(callback, dict) else shown(callback)
-        for name, callback in callbacks.items()
-    }
 
 
 def _bar(counts: Mapping[str, int]) -> str:

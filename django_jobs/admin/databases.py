@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseRedirectBase
 from django.template.response import SimpleTemplateResponse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -38,6 +40,8 @@ def on_chosen_database(view: View) -> View:
         chosen = _chosen(request, databases)
         with use_database(chosen):
             response = view(request, *args, **kwargs)
+        if isinstance(response, HttpResponseRedirectBase) and request.session.get(KEPT) not in (None, chosen):
+            _keep_database(response, chosen)  # it acted on that of its form
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
             response.context_data = {**(response.context_data or {}), "console_databases": _choices(databases, chosen)}
             _render_on(response, chosen)
@@ -60,6 +64,15 @@ def _chosen(request: HttpRequest, databases: tuple[str, ...]) -> str:
         if name in databases:
             return str(name)
     return databases[0]
+
+
+def _keep_database(response: HttpResponseRedirectBase, chosen: str) -> None:
+    """Let a page of this site that follows show the same database."""
+    scheme, host, path, query, fragment = urlsplit(response.url)
+    if not host:
+        parameters = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name != ASKED]
+        query = urlencode([*parameters, (ASKED, chosen)])
+        response["Location"] = urlunsplit((scheme, host, path, query, fragment))
 
 
 def _choices(databases: tuple[str, ...], chosen: str) -> list[dict[str, Any]]:

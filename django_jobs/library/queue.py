@@ -111,7 +111,7 @@ class JobQueue:
         self.config = parse_config(name, config)
         self.handlers = QueueHandlers(name, self.config)
         if self.config.limit is not None:
-            declare_queue(name, self.config.limit)
+            declare_queue(name, self.config.limit, using)
         self._inline_workers = threading.local()
 
     def __repr__(self) -> str:
@@ -189,7 +189,8 @@ class JobQueue:
         """
         process = self._process()
         with process.state.claiming():
-            jobs = claim(self.name, 1, process.id, ageing=self._ageing)
+            with process.state.connections.lent():  # prepared, whatever the site's isolation level is
+                jobs = claim(self.name, 1, process.id, ageing=self._ageing)
             for claimed in jobs:
                 process.hold(claimed)
                 _start(claimed)
@@ -250,7 +251,8 @@ class JobQueue:
         process = local_process(self.using)
         process.start()
         with process.state.claiming():
-            claimed = move_to(job_id, str(status), process_id=process.id, options=options)
+            with process.state.connections.lent():
+                claimed = move_to(job_id, str(status), process_id=process.id, options=options)
             if claimed is not None:
                 process.hold(claimed)
                 _start(claimed)

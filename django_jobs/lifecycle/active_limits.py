@@ -86,7 +86,7 @@ class _Known:
     """What this process knows: the limits of its code and settings, and the numbers of their rows as last read."""
 
     def __init__(self) -> None:
-        self._of_queues: dict[str, Limit] = {}  # of JobQueue objects
+        self._of_queues: dict[str, dict[str, Limit]] = {}  # of JobQueue objects, by database
         self._types: dict[str, Limit] = {}
         self._queues: dict[str, Limit] = {}
         self._version = -1  # of the registry that these were read from
@@ -96,17 +96,19 @@ class _Known:
         self.watched_queues: set[str] = set()
 
     def declared(self) -> tuple[dict[str, Limit], dict[str, Limit]]:
-        """Return the limits that the code declares, by type and by queue."""
+        """Return the limits that the code declares for the jobs of the current database, by type and by queue."""
         settings = get_settings()
         if self._version != registry.version or self._settings is not settings:
             limited = [handler for handler in registry if handler.limit is not None]
             self._types = {handler.job_type: handler.limit for handler in limited if handler.limit is not None}
-            of_settings = {name: queue.limit for name, queue in settings.QUEUES.items() if queue.limit is not None}
-            self._queues = {**of_settings, **self._of_queues}
+            self._queues = {name: queue.limit for name, queue in settings.QUEUES.items() if queue.limit is not None}
             self.watched_queues = {*self._queues, *(handler.queue or DEFAULT_QUEUE for handler in limited)}
+            self.watched_queues.update(*self._of_queues.values())
             self._version, self._settings = registry.version, settings
             self._active.clear()
-        return self._types, self._queues
+        if not self._of_queues:
+            return self._types, self._queues
+        return self._types, {**self._queues, **self._of_queues.get(jobs_alias(), {})}
 
     def active(self) -> ActiveLimits:
         types, queues = self.declared()
@@ -119,9 +121,12 @@ class _Known:
             self._active[alias] = (time.monotonic(), found)
         return found
 
-    def declare_queue(self, queue: str, limit: Limit) -> None:
-        self._of_queues[queue] = limit
+    def declare_queue(self, queue: str, limit: Limit, alias: str) -> None:
+        self._of_queues.setdefault(alias, {})[queue] = limit
         self._version = -1
+
+    def of_queue_object(self, queue: str) -> Limit | None:
+        return self._of_queues.get(jobs_alias(), {}).get(queue) if self._of_queues else None
 
     def forget_numbers(self) -> None:
         self._active.clear()
@@ -159,9 +164,14 @@ def watch(queue: str) -> None:
     _known.watched_queues.add(queue)
 
 
-def declare_queue(queue: str, limit: Limit) -> None:
-    """Let a limit hold for a queue in this process, as one of the settings does."""
-    _known.declare_queue(queue, limit)
+def declare_queue(queue: str, limit: Limit, using: str | None = None) -> None:
+    """Let a limit hold for a queue of a database in this process, as one of the settings does; None: of the current database."""
+    _known.declare_queue(queue, limit, using or jobs_alias())
+
+
+def limit_of_queue_object(queue: str) -> Limit | None:
+    """Return the limit that this process alone declares for a queue of the current database, with a JobQueue."""
+    return _known.of_queue_object(queue)
 
 
 def declared_limits() -> dict[str, Limit]:

@@ -93,6 +93,16 @@ def check_callback(path: str, callback: Any) -> None:
         raise InvalidJob(f"{path}: {error}") from None
 
 
+def types_of(callbacks: Any) -> dict[str, str]:
+    """Return the job types of callbacks by their names; of what a hand has written in their place, what can be shown."""
+    if not isinstance(callbacks, Mapping):
+        return {"?": shown(callbacks)}
+    return {
+        name: str(callback.get("job_type")) if isinstance(callback, Mapping) else shown(callback)
+        for name, callback in callbacks.items()
+    }
+
+
 def _options(callback: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(callback["options"])
     if "scheduled_at" in options:

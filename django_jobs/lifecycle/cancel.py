@@ -40,7 +40,7 @@ def cancel_some(ids: Iterable[str]) -> Moved:
         for worker_id in workers:
             after_commit(partial(notify_process, worker_id))
         moved += cancelled
-        _cancel_children(scheduled)
+        cancel_children(scheduled)
     if moved.done:
         notify_finished()
         notify_cascade()
@@ -62,8 +62,8 @@ def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str], list[str]]:
     return moved, {job.worker_id or "" for job in running}, scheduled
 
 
-def _cancel_children(ids: Sequence[str]) -> None:
-    """Cancel the children that jobs, which are cancelled now, were waiting for."""
+def cancel_children(ids: Sequence[str]) -> None:
+    """Cancel the children that jobs, which are cancelled now, were waiting for, or had begun to run."""
     if not ids:
         return
     waits = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, ended_at=None)
@@ -101,7 +101,10 @@ def cancel_as_requested(ids: Iterable[str]) -> list[Ended]:
     Returns what ended. Call it in the transaction that made them wait, so that none of them is claimed in between.
     """
     requested = Job.objects.filter(pk__in=ids, status__in=WAITING, cancel_requested_at__isnull=False)
-    return _cancel_waiting(dict(requested.values_list("pk", "batch_id")))
+    batch_of = dict(requested.values_list("pk", "batch_id"))
+    if batch_of:
+        after_commit(lambda: cancel_children(sorted(batch_of)))
+    return _cancel_waiting(batch_of)
 
 
 def cancel_batch(batch_id: str) -> int:

@@ -9,6 +9,8 @@ from django_jobs.db.transactions import database_now, transactional
 from django_jobs.exceptions import InvalidJob
 from django_jobs.models import Cause
 
+from .users import known_here
+
 
 @transactional
 def note_cause(fingerprint: str, *, note: str = "", muted_until: datetime | None = None, by: Any = None) -> None:
@@ -22,5 +24,5 @@ def note_cause(fingerprint: str, *, note: str = "", muted_until: datetime | None
     now = database_now()
     if muted_until is not None and (muted_until.tzinfo is None or muted_until <= now):
         raise InvalidJob(f"muted_until {muted_until!r}: give a time with a time zone that is not past")
-    values = {"note": note, "muted_until": muted_until, "changed_at": now, "changed_by": by}
+    values = {"note": note, "muted_until": muted_until, "changed_at": now, "changed_by": known_here(by)}
     Cause.objects.update_or_create(fingerprint=fingerprint, defaults=values)

@@ -156,8 +156,8 @@ def _claim_in_turn(queue: str, limit: int, process_id: str, ageing: float | None
     """Claim from a queue where some jobs have a fair key; those without one are taken as those of one more key."""
     for number in range(MOST_ROUNDS):
         looked_at = max(limit, ROUND) if number else limit
-        found, jobs = _claim_round_in_turn(queue, limit, looked_at, process_id, ageing)
-        if jobs or not found:
+        goes_on, jobs = _claim_round_in_turn(queue, limit, looked_at, process_id, ageing)
+        if jobs or not goes_on:
             return jobs
     return []
 
@@ -166,7 +166,7 @@ def _claim_in_turn(queue: str, limit: int, process_id: str, ageing: float | None
 def _claim_round_in_turn(
     queue: str, limit: int, looked_at: int, process_id: str, ageing: float | None
 ) -> tuple[bool, list[ClaimedJob]]:
-    """Return whether there was a ready job, and up to `limit` jobs that may run, out of the first ones in turn."""
+    """Return whether another round may find more, and up to `limit` jobs that may run, out of the first ones in turn."""
     limits = active_limits()
     dialect().lock_turns(queue)
     line = Line(queue)
@@ -185,7 +185,8 @@ def _claim_round_in_turn(
     # Whom a limit has held back has had its turn; whom we put back has not.
     last = place[kept[-1].id] if kept else len(waiting)
     turns.serve(line, [(job.rank, job.fair_key) for job in jobs if place[job.id] <= last])
-    return bool(jobs), kept
+    # Those who are first may all be locked by a transaction of the site: look once at who comes behind them.
+    return bool(jobs) or looked_at < ROUND, kept
 
 
 @retried

@@ -112,12 +112,20 @@ def _new_value(value: Any, is_wanted: bool) -> Any:
     return None if fresh is None else {KEY: fresh}
 
 
-def _new_callbacks(callbacks: Mapping[str, Any]) -> dict[str, Any] | None:
+def _is_callback(value: Any) -> bool:
+    """Say whether this is a callback, and nothing that a hand has written in its place."""
+    return isinstance(value, dict) and {"payload", "job_type"} <= value.keys()
+
+
+def _new_callbacks(callbacks: Any) -> dict[str, Any] | None:
     """Return the callbacks of a batch with their payloads as they are to be stored; None when they may stay."""
+    if not isinstance(callbacks, dict):
+        return None
     news = {
         name: fresh
         for name, callback in callbacks.items()
-        if (fresh := _new_value(callback["payload"], encrypts_type(callback["job_type"]))) is not None
+        if _is_callback(callback)
+        and (fresh := _new_value(callback["payload"], encrypts_type(callback["job_type"]))) is not None
     }
     if not news:
         return None

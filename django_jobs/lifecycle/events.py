@@ -115,7 +115,8 @@ def _wake(event: Event) -> bool:
     No lock is waited for: neither an emit nor a delivery is held up by a worker that has such a job in hand.
     """
     waits = _open_waits().filter(event_name=event.name, event_key=event.key, job__status__in=LIVE)
-    if event.expires_at is not None:
+    # Children end after their parent has begun to wait for them, whatever a clock that was set back says.
+    if event.expires_at is not None and event.name != BATCH_ENDED:
         waits = waits.filter(started_at__lte=event.expires_at)
     first: dict[str, int] = {}  # a job sees an event once, whatever number of its waits asks for it
     for key, job_id in waits.order_by("job_id", "position").values_list("pk", "job_id"):

@@ -54,4 +54,5 @@ def in_chunks(values: Sequence[K], size: int) -> Iterator[Sequence[K]]:
 def lock_jobs(ids: Sequence[str]) -> dict[str, Job]:
     """Lock jobs in the one order that all moves use, and return those that exist, as they are now."""
     rows = Job.objects.filter(pk__in=ids).order_by("pk").select_for_update()
-    return {job.pk: job for job in rows.only("pk", "status", "queue", "worker_id", "batch_id", "pending_limits")}
+    columns = ("status", "queue", "worker_id", "batch_id", "pending_limits", "job_type", "limit_key", "queue_limit_key")
+    return {job.pk: job for job in rows.only("pk", *columns)}

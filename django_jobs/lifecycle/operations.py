@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError
 from django.db.models import Model, QuerySet
 
+from django_jobs.db.connections import jobs_alias
+from django_jobs.db.errors import is_away
 from django_jobs.db.transactions import database_now, transactional
 from django_jobs.exceptions import InvalidJob, OperationNotFound
 from django_jobs.models import DeadLetter, Job, Operation, OperationKind, OperationState, ScheduleTick
@@ -27,6 +28,7 @@ from .delete import delete_finished, discard
 from .moved import CHUNK, Moved
 from .promote import run_now
 from .replay import replay_some, replay_some_dead_letters
+from .users import known_here
 
 logger = logging.getLogger("django_jobs")
 KEPT = timedelta(days=90)
@@ -76,7 +78,7 @@ def begin(
         ids=None if ids is None else sorted(set(ids)),
         options=dict(options or {}),
         per_second=per_second,
-        created_by=by,
+        created_by=known_here(by),
         address=address,
     )
     if kind == OperationKind.CHANGE:
@@ -92,7 +94,7 @@ def _write(operation: Operation) -> Operation:
         operation.filters[f"{born}__lt"] = (now + timedelta(milliseconds=1)).isoformat()  # as fine as SQLite's clock
     operation.total = rows_of(operation).count() if operation.ids is None else len(operation.ids)
     operation.created_at = operation.next_at = now
-    operation.save(force_insert=True)
+    operation.save(force_insert=True, using=jobs_alias())
     Operation.objects.filter(ended_at__lt=now - KEPT).delete()
     return operation
 
@@ -140,15 +142,15 @@ def _switch(operation_id: int, allowed: set[OperationState], **changes: Any) -> 
 def move_operations() -> float | None:
     """Make one step of the operation that is due first; return the seconds until the next step of any, None without one.
 
-    An operation whose step fails for a reason of its own ends as failed; an error of the database is raised.
+    An operation whose step fails for a reason of its own ends as failed; where the database is away, its error is raised.
     """
     for operation_id in list(Operation.objects.due().order_by("next_at", "pk").values_list("pk", flat=True)):
         try:
             if _step(operation_id):
                 break
-        except DatabaseError:
-            raise
         except Exception as error:
+            if is_away(error):
+                raise
             logger.exception("operation %s failed", operation_id)
             _fail(operation_id, f"{type(error).__name__}: {error}")
     following = Operation.objects.running().order_by("next_at").values_list("next_at", DbNow()).first()
@@ -174,7 +176,8 @@ def _step(operation_id: int) -> bool:
         operation.next_at = now + timedelta(seconds=size / operation.per_second)
     if len(ids) < size:
         operation.state, operation.next_at, operation.ended_at = OperationState.FINISHED, None, now
-    operation.save(update_fields=["state", "started_at", "ended_at", "next_at", "done", "skipped", "cursor"])
+    columns = ["state", "started_at", "ended_at", "next_at", "done", "skipped", "cursor"]
+    operation.save(update_fields=columns, using=jobs_alias())
     return True
 
 

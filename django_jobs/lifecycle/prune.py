@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import PROTECT, RESTRICT, Exists, ForeignObjectRel, OuterRef, Q, QuerySet
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import jobs_alias
@@ -53,10 +53,12 @@ def prune_batch(limit: int = BATCH) -> int:
 
 
 def may_go(jobs: QuerySet[Job]) -> QuerySet[Job]:
-    """Keep the jobs without which nothing is missing: no open dead letter, no live dependent, no batch that goes on."""
+    """Keep the jobs without which nothing is missing: no open dead letter, no live dependent, no batch that goes on, and no row
+    of the site that is protected.
+    """
     open_dead_letter = DeadLetter.objects.filter(job_id=OuterRef("pk")).open()
     unfinished = Batch.objects.unfinished().filter(pk=OuterRef("batch_id"))
-    return jobs.filter(~Exists(open_dead_letter), ~_is_needed(), ~Exists(unfinished))
+    return jobs.filter(~Exists(open_dead_letter), ~_is_needed(), ~Exists(unfinished)).exclude(_is_protected())
 
 
 def _unneeded(ids: list[str]) -> list[str]:
@@ -87,9 +89,31 @@ def delete_ended(ids: Sequence[str]) -> list[str]:
     if batch_ids:
         BatchMember.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
     LimitSlot.objects.filter(job_id__in=locked)._raw_delete(jobs_alias())
-    Job.objects.filter(pk__in=locked)._raw_delete(jobs_alias())
+    if _relations_of_site():  # what each `on_delete` says is done
+        Job.objects.filter(pk__in=locked).delete()
+    else:
+        Job.objects.filter(pk__in=locked)._raw_delete(jobs_alias())
     _delete_emptied(batch_ids)
     return locked
+
+
+def _relations_of_site() -> list[ForeignObjectRel]:
+    """Return the foreign keys to jobs that models of the site have."""
+    return [
+        field
+        for field in Job._meta.get_fields(include_hidden=True)
+        if isinstance(field, ForeignObjectRel) and field.related_model._meta.app_label != Job._meta.app_label
+    ]
+
+
+def _is_protected() -> Q:
+    """Return the condition that a model of the site refers to a job that is not to go before it."""
+    condition = Q(pk__in=[])
+    for relation in _relations_of_site():
+        if relation.on_delete in (PROTECT, RESTRICT):
+            rows = relation.related_model._base_manager.using(jobs_alias())
+            condition |= Q(Exists(rows.filter(**{relation.field.name: OuterRef("pk")})))
+    return condition
 
 
 def _delete_emptied(batch_ids: set[str]) -> None:

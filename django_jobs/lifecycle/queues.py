@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import transactional
 from django_jobs.models import Queue
 from django_jobs.models.fields import DbNow
@@ -21,6 +22,7 @@ def pause(queue: str) -> None:
 def resume(queue: str) -> None:
     """Let workers claim from a queue again."""
     Queue.objects.filter(name=queue).update(paused_at=None)
+    notify_work(queue, is_old=True)
 
 
 @transactional

@@ -323,7 +323,7 @@ def _claim_for(
             most -= len(some)
             left[scope] -= len(some)
     unknown = [(*where, *jobs[-1][:3]) for where, jobs in chosen.items() if jobs[-1].is_overtaken is None]
-    overtaken = {unknown[number][:2] for number in dialect().overtaken(unknown)} if unknown else set()
+    overtaken = {some[number][:2] for some in chunks(unknown) for number in dialect().overtaken(some)}
     by_queue: dict[str, list[str]] = {}
     for (scope, queue), jobs in chosen.items():
         if (scope, queue) not in overtaken:

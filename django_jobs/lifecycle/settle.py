@@ -26,7 +26,7 @@ from django_jobs.text import describe_exception, exception_path, fingerprint, fo
 
 from . import logs, scopes, slots, starts, turns
 from .batches import settle_members
-from .cancel import cancel_as_requested
+from .cancel import cancel_as_requested, cancel_children
 from .claim import ClaimedJob, claim_freed, held_claim
 from .dependents import dependents_of, settle_dependents, wake_dependents
 from .members import Ended, held_by_others
@@ -508,6 +508,8 @@ def _settle_others(
     ended: list[Ended] = []
     if bad := sorted(outcome.job.id for outcome in settled if outcome.status in ENDED_BADLY):
         ended = _members(outcome for outcome in settled if outcome.status in ENDED_BADLY) + settle_dependents(bad)
+    if cancelled := [outcome.job.id for outcome in settled if outcome.status == JobStatus.CANCELLED]:
+        after_commit(partial(cancel_children, cancelled))
     if waiting := [outcome.job.id for outcome in settled if outcome.status in WAITING]:
         ended += cancel_as_requested(waiting)
     for queue in {outcome.job.queue for outcome in settled if outcome.status == JobStatus.PENDING}:

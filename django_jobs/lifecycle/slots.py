@@ -252,8 +252,8 @@ def take_turns() -> float | None:
     if seconds is None or seconds > 0:
         return seconds
     scopes = starts.take_due_turns()
-    if not scopes:
-        return starts.EARLY_SECONDS  # other processes are at it
+    if not scopes:  # other processes are at it; what is overdue for long is of limits that only they know
+        return starts.EARLY_SECONDS if seconds > -starts.OVERDUE_SECONDS else starts.AGAIN_SECONDS
     _let_in(scopes)
     return starts.seconds_until_turn()
 
@@ -286,9 +286,9 @@ def _sweep(scopes: Sequence[str]) -> None:
         if is_lifted or (most is None and is_removed(name_of_scope(scope))):
             while _free(scope):
                 pass
-            starts.forget_turn(scope)
         elif most is not None:
             known.append(scope)
+    starts.forget_turns([scope for scope in scopes if starts.has_no_rate(scope, limits)])
     if known:
         _let_in(known)
 

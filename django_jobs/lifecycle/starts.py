@@ -27,17 +27,19 @@ from django.db.models import Count, Max, Min
 from django_jobs.db.dialects import dialect
 from django_jobs.db.notify import notify_turn
 from django_jobs.db.transactions import database_now, transactional
-from django_jobs.limit import Rate
+from django_jobs.limit import Rate, name_of_scope
 from django_jobs.models import LimitStart, LimitTurn
 from django_jobs.models.fields import DbNow
 
-from .active_limits import active_limits
+from .active_limits import ActiveLimits, active_limits, is_removed
 
 EARLY_SECONDS = 0.05
 MOST_EARLY = 500
 MOST_TURNS = 50
+MOST_LOOKED_AT = 1000  # some may be of limits that only other processes know
 MOST_RECORDS = 3  # of one start, as long as each takes so long that it is not true any more
 AGAIN_SECONDS = 0.25  # until another process lets in whom one was about to let in that died
+OVERDUE_SECONDS = 1.0
 CLOCK_SECONDS = 5.0  # a start so much later than now is none that a clock that goes on has written
 PRUNE_ROWS = 500
 
@@ -178,16 +180,26 @@ def take_due_turns() -> list[str]:
     """Return scopes whose turn has come, for the caller to let jobs in; other processes leave these to it for a moment."""
     due = LimitTurn.objects.filter(due_at__lte=DbNow()).order_by("due_at").select_for_update(skip_locked=True)
     limits = active_limits()
-    scopes = [scope for scope in due.values_list("pk", flat=True)[:MOST_TURNS] if limits.rate(scope) is not None]
+    found = list(due.values_list("pk", flat=True)[:MOST_LOOKED_AT])
+    scopes = [scope for scope in found if limits.rate(scope) is not None][:MOST_TURNS]
     if scopes:
         later = database_now() + timedelta(seconds=AGAIN_SECONDS)
         LimitTurn.objects.filter(pk__in=scopes).update(due_at=later)
+    forget_turns([scope for scope in found if has_no_rate(scope, limits)])
     return scopes
 
 
-def forget_turn(scope: str) -> None:
-    """Delete the turn of a scope whose limit was removed or lifted."""
-    LimitTurn.objects.filter(pk=scope).delete()
+def has_no_rate(scope: str, limits: ActiveLimits) -> bool:
+    """Say whether nobody waits for a rate in a scope: its limit has none, or was removed."""
+    name = name_of_scope(scope)
+    return limits.rate(scope) is None and (name in limits.by_name or is_removed(name))
+
+
+def forget_turns(scopes: Sequence[str]) -> None:
+    """Delete the turns of scopes that have no rate any more."""
+    turns = LimitTurn.objects.filter(pk__in=scopes)
+    if scopes and turns.exists():
+        turns.delete()
 
 
 def seconds_until_turn() -> float | None:

@@ -100,7 +100,8 @@ class Timing:
             return due
         for count, _ in enumerate(self.ticks(due, now)):
             if count == most:
-                return self._next_cron(earliest)
+                begin = self._next_cron(earliest)
+                return begin if begin <= now else self.latest(due, now)
         return due
 
     @property

@@ -102,8 +102,10 @@ def _dicts(jobs: Any) -> Iterator[dict[str, Any]]:
         if not page:
             return
         first, last = page[0][0], page[-1][0]
-        # Also of jobs between these that are not in the queryset; a list of ids takes longer to read than most pages' parts.
-        parts = list(_parts(job_id__gte=first, job_id__lte=last))
+        if jobs.query.where:  # between these lie others, perhaps millions
+            parts = list(_parts(job_id__in=[row[0] for row in page]))
+        else:  # a list of ids takes longer to read than most pages' parts
+            parts = list(_parts(job_id__gte=first, job_id__lte=last))
         batches = batches_of({row[0]: row[-1] for row in page})
         for row in page:
             job = list(row[:-1])

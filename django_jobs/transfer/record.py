@@ -13,7 +13,7 @@ from django_jobs.ids import new_id
 from django_jobs.models.attempt import Attempt, AttemptOutcome
 from django_jobs.models.dead_letter import DeadLetter, DeadLetterReason
 from django_jobs.models.dependency import DependencyState, JobDependency, OnFailure
-from django_jobs.models.job import LIVE, TERMINAL, Job, JobStatus
+from django_jobs.models.job import LAST_FENCE, LIVE, MOST, MOST_CRASHES, TERMINAL, Job, JobStatus
 from django_jobs.models.job_log import JobLog
 from django_jobs.models.step import JobStep, StepKind
 from django_jobs.numbers import priority_of, rank_of, to_unix
@@ -155,8 +155,8 @@ _EXTRA: dict[str, Check] = {
     "finished_at": nullable(unix_moment),
     "cancel_requested_at": nullable(unix_moment),
     "unique_key": nullable(by(RULES["unique_key"])),
-    "fence": by(integer(0, 2**63 - 1)),
-    "crash_count": by(integer(0, 32_767)),
+    "fence": by(integer(0, LAST_FENCE)),
+    "crash_count": by(integer(0, MOST_CRASHES)),
     "worker_id": nullable(text(128)),
     "progress": nullable(by(number(0, 1))),
     "progress_message": text(200),
@@ -299,7 +299,7 @@ class Reading:
             scheduled_at=scheduled_at,
             created_at=created_at,
             max_retries=3 if submission.max_retries is None else submission.max_retries,
-            retry_count=take("", data, "retry_count", by(integer(0, _LARGEST)), 0),
+            retry_count=take("", data, "retry_count", by(integer(0, MOST)), 0),
             timeout_seconds=submission.timeout_seconds,
             result=take("", data, "result", _result, None),
             error=take("", data, "error", nullable(text()), None),

@@ -19,7 +19,7 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import encrypts_type
 from django_jobs.lifecycle.release import wait_again
 from django_jobs.models import Attempt, DeadLetter, DeadLetterReason, Job, JobDependency, JobLog, JobStatus, JobStep
-from django_jobs.models.job import LIVE
+from django_jobs.models.job import LAST_FENCE, LIVE
 from django_jobs.payloads import compact, encode_payload, encode_result
 from django_jobs.rules import RULES, Refused, integer
 from django_jobs.submission import EMPTY, OPTION_RULES
@@ -32,7 +32,7 @@ from .values import plain, text_rule
 
 MOST_KINDS = 10_000
 LENGTH = 8  # the bytes that say how long a page is
-_error_text, _fence = text_rule(), integer(0, 2**63 - 1)
+_error_text, _fence = text_rule(), integer(0, LAST_FENCE)
 FIELDS: Mapping[type[Model], Sequence[Any]] = {
     Job: Job._meta.concrete_fields,
     **{

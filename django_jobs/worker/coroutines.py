@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 from django.db import Error, connections, reset_queries
 
@@ -72,6 +72,7 @@ class Coroutines(Loop):
         self._outcomes: list[Outcome] = []
         self._taken_at = 0.0
         self._sessions = HandlerSessions()
+        self._thread_of_database_work = ThreadSensitiveContext()
 
     @property
     def running(self) -> int:
@@ -176,6 +177,7 @@ class Coroutines(Loop):
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             work_on(self._state.database)
+            self._use_own_thread()
             asyncio.set_event_loop(loop)
             loop.run_until_complete(sync_to_async(self._watch_sessions)())
             loop.run_forever()
@@ -196,6 +198,10 @@ class Coroutines(Loop):
             error = "the event loop of its worker process broke"
             self.give_up_run(run, [Outcome.crashed(job, error, options, seconds=run.seconds) for job in run.jobs])
 
+    def _use_own_thread(self) -> None:
+        """Let `sync_to_async` use one thread of this loop, and not one for all: another database's server may be silent."""
+        SyncToAsync.thread_sensitive_context.set(self._thread_of_database_work)
+
     def _watch_sessions(self) -> None:
         """Watch the sessions of the thread that all coroutines share for their database work: one has them all the time."""
         self._sessions.begin()
@@ -205,6 +211,7 @@ class Coroutines(Loop):
         """Start the coroutines that were handed over since; look again in a moment if there were any, for each wake is two calls
         of the system."""
         assert self._loop is not None
+        self._use_own_thread()  # in this callback's context, which each task gets a copy of
         with self._lock:
             entries, self._starting = self._starting, []
             self._is_launching = bool(entries)

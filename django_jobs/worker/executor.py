@@ -147,7 +147,8 @@ def run_atomic(
     """Run the handler and settle its jobs in one transaction; their rows are touched last.
 
     A transaction that the database undid (a deadlock, a serialization failure) is run again from its beginning: nothing of it
-    has happened, so no retry is spent. Each such run leaves an attempt; after AGAIN of them the next one is a failure.
+    has happened, so no retry is spent. Each such run leaves an attempt; after AGAIN of them the next one is a failure. Where a
+    rate counts starts, the jobs wait for their next one as any others do.
     """
     undone = 0
     while True:
@@ -166,6 +167,8 @@ def run_atomic(
             if undone == AGAIN or not is_transient(error) or sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise
             reason = f"the database undid its transaction, which is run again: {describe_exception(error)}"
+            if any(job.rated for job in run.jobs):
+                return [Outcome.released(job, reason)._replace(seconds=time.monotonic() - started) for job in run.jobs]
             if not record_undone(run.jobs, process_id, reason, time.monotonic() - started):
                 raise LeaseLost(f"job {run.job.id} was taken away from this worker") from None
             undone += 1

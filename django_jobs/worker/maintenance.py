@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection, work_on
+from django_jobs.db.errors import is_away
 from django_jobs.db.notify import cascade_in_process, notify_work, turns_in_process
 from django_jobs.due import look_ahead
-from django_jobs.lifecycle.active_limits import active_limits
+from django_jobs.lifecycle.active_limits import active_limits, forget_numbers
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.events import deliver, prune_events
 from django_jobs.lifecycle.farewell import forget_gone
-from django_jobs.lifecycle.limits import write_declared
 from django_jobs.lifecycle.operations import move_operations
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
@@ -35,6 +35,7 @@ from .state import WorkerState
 
 logger = logging.getLogger("django_jobs")
 PROMOTE_SECONDS = 1.0
+FAILED_SECONDS = 5.0  # until a chore that failed by itself, and not because the database is away, is tried again
 LATE_SECONDS = PROMOTE_SECONDS  # a promotion that comes later tells of it; at RECENT_SECONDS none needs to
 CHORE_SECONDS = 2.0  # a chore may take longer than a look ahead before its server is taken for silent
 TICK_SECONDS = 60.0  # `promote` sees each second whether a tick or a step is due, or an event to be delivered
@@ -57,7 +58,7 @@ class Maintenance(Loop):
         super().__init__("maintenance", state)
         self._liveness = liveness
         self._max_rss = max_rss
-        self._synced = self._limits_written = False
+        self._synced = False
         self._swept_to = ""
         self._cascades_requested = self._cascades_done = 0
         lease = get_settings().LEASE_SECONDS
@@ -127,9 +128,13 @@ class Maintenance(Loop):
                 with self._state.connections.lent():
                     rest = chore()
             except Exception as error:  # one bad chore must not end the others
-                rest = self._state.backoff.after(error)
-                self._liveness.contact_lost()
                 discard_connection()
+                if is_away(error):
+                    rest = self._state.backoff.after(error)
+                    self._liveness.contact_lost()
+                else:
+                    rest = FAILED_SECONDS
+                    logger.exception("the chore %s of worker process %s failed", chore.__name__, self._state.id)
             self._state.asked_at = None
             self._due[chore] = time.monotonic() + rest
         return max(0.0, min(self._due.values()) - time.monotonic())
@@ -199,10 +204,8 @@ class Maintenance(Loop):
         return 0.0 if self.owes_cascade else get_settings().LEASE_SECONDS
 
     def look_at_limits(self) -> float:
-        """Let in whom no limit holds back any more; the first time, write the limits that the code declares."""
-        if not self._limits_written:
-            write_declared()
-            self._limits_written = True
+        """Let in whom no limit holds back any more."""
+        forget_numbers()
         self._swept_to = sweep(self._swept_to, SCOPES_PER_SWEEP)
         return LIMITS_SECONDS
 

@@ -14,6 +14,7 @@ from django_jobs.db.connections import on_database
 from django_jobs.db.notify import listen_in_process, old_in_process
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob
+from django_jobs.lifecycle.limits import write_declared
 from django_jobs.lifecycle.release import release_process
 from django_jobs.waiting import HandlerThreads
 
@@ -165,6 +166,7 @@ class Process:
             if not self._is_registered:
                 with self._on_its_database():
                     leases.register(self.id, queues=self.queues or [], threads=self.threads)
+                    write_declared()  # before the first claim: what runs already counts
                 self._is_registered = True
         return True
 
@@ -287,6 +289,8 @@ class Process:
 
     def _close(self, ended: bool) -> None:
         self.has_ended = True
+        if not ended:  # before the loop stops, which ends its tasks as failures
+            self.coroutines.give_up_all()
         for stop_listening in self._stop_listening:
             stop_listening()
         for loop in (self.coroutines, self.maintenance, self.listener, self.watchdog, self.log_writer, self.alerter):

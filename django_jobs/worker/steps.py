@@ -559,5 +559,11 @@ class Steps:
             self.stop(error, DeadLetterReason.STEP_MISMATCH)
 
     def error_after(self, error: BaseException) -> BaseException:
-        """Return what counts of a handler that raised: an error that made the job dead, else what was raised."""
+        """Return what counts of a handler that raised: an error that made the job dead, else what was raised.
+
+        A TaskGroup raises what leaves the handler to wait in a group.
+        """
+        if self.fatal is None and self._leaving is not None and isinstance(error, BaseExceptionGroup):
+            _, others = error.split(Waiting)
+            return self._leaving if others is None else error
         return self.fatal or error

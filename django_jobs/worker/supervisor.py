@@ -90,7 +90,11 @@ class Supervisor:
         due = [moment for moment in self._restart_at if moment <= now]
         self._restart_at = [moment for moment in self._restart_at if moment > now]
         for _ in due:
-            self._children.append(SupervisedChild(self._arguments))
+            try:
+                self._children.append(SupervisedChild(self._arguments))
+            except OSError as error:  # no process, no memory or no file is free just now
+                logger.error("a worker process could not be started: %s", error)
+                self._restart_at.append(now + LONGEST_PAUSE)
 
     def _reap(self, *, is_stopping: bool) -> None:
         """Note the children that ended: their jobs are to be taken back, and each is replaced, soon or later."""

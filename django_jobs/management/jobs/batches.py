@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from django_jobs.exceptions import BatchNotFound
+from django_jobs.lifecycle.callbacks import types_of
 from django_jobs.models import Batch, BatchStatus
 from django_jobs.waiting import wait_for_batch
 
@@ -51,7 +52,7 @@ def show(options: dict[str, Any], out: Output) -> None:
     """Print all that is known of one batch."""
     batch = _find(options["batch_id"])
     values = batch_values(batch)
-    values["callbacks"] = {name: callback["job_type"] for name, callback in batch.callbacks.items()}
+    values["callbacks"] = types_of(batch.callbacks)
     values["nested"] = list(batch.children.order_by("pk").values_list("pk", flat=True))
     if out.as_json:
         out.json(values)

@@ -9,6 +9,7 @@ from django.db import Error
 from django_jobs.conf import get_settings
 from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
+from django_jobs.lifecycle.active_limits import limit_of_queue_object
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import Outcome
 from django_jobs.worker.bulk import execute_all
@@ -45,7 +46,10 @@ class Isolation:
     def _watch_over(self, child: IsolatedChild, run: Run, handler: Handler, handlers: Registry) -> Outcome:
         deadline = run.start_clock()  # ours to keep: the watchdog could interrupt this thread only
         job, state = run.job, self._state
-        child.order({"job_id": job.id, "fence": job.fence, "process_id": state.id, "database": state.database})
+        order = {"job_id": job.id, "fence": job.fence, "process_id": state.id, "database": state.database}
+        if (limit := limit_of_queue_object(job.queue)) is not None:  # the child has no JobQueue that would tell it
+            order["queue_limit"] = (job.queue, limit.told)
+        child.order(order)
         answer = child.answer(lambda: self._wants_end(run, deadline))
         if answer == "settled":
             return Outcome.completed(run.job, needs_settle=False)

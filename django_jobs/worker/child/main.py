@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from django.conf import settings
 from django.db import Error, reset_queries
@@ -22,8 +22,10 @@ from django_jobs.db.connections import discard_connection, usable_connection, us
 from django_jobs.db.sessions import HandlerSessions
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.active_limits import declare_queue
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import settle, settle_again
+from django_jobs.limit import Limit
 from django_jobs.worker.backoff import OutageBackoff
 from django_jobs.worker.bulk import execute_all
 from django_jobs.worker.log_writer import LogWriter
@@ -72,7 +74,16 @@ def _leave() -> NoReturn:
     os._exit(1)  # not reached
 
 
-def _run(sessions: HandlerSessions, job_id: str, fence: int, process_id: str) -> str:
+def _run(
+    sessions: HandlerSessions,
+    job_id: str,
+    fence: int,
+    process_id: str,
+    queue_limit: tuple[str, dict[str, Any]] | None = None,
+) -> str:
+    if queue_limit is not None:
+        declare_queue(queue_limit[0], Limit(**queue_limit[1]))
+
     def claim() -> ClaimedJob | None:
         usable_connection()
         leases.prepare_connection(process_id)
