@@ -19,13 +19,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
 from django_jobs.conf import NAME, parse, valid_settings
-from django_jobs.db.connections import jobs_alias, jobs_connection, use_database
+from django_jobs.db.connections import MOST_SHARED, jobs_alias, jobs_connection, use_database
 from django_jobs.db.server import OLDEST, journal_mode, max_connections, missing_migrations, product_and_version
 from django_jobs.handlers import encrypts_any, registry
 from django_jobs.limit import Limit
 from django_jobs.names import did_you_mean
 from django_jobs.scheduling.spec import declared
-from django_jobs.worker.connections import MOST_KEPT
 
 SQLITE_OPTIONS = (
     '{"transaction_mode": "IMMEDIATE", "timeout": 20,'
@@ -33,7 +32,7 @@ SQLITE_OPTIONS = (
 )
 SQLITE_TIMEOUT = 10.0
 POOL_DEFAULT = 4  # psycopg_pool's
-BESIDE_THREADS = 2 + MOST_KEPT  # connections of a process besides one a thread: lease, listener, shared ones
+BESIDE_THREADS = 2 + MOST_SHARED  # connections of a process besides one a thread: lease, listener, shared ones
 SHORT_LEASE = 10.0
 MOST_TYPES = 20
 _IDS = {"shape": "django_jobs.E001", "key": "django_jobs.E002", "value": "django_jobs.E003"}

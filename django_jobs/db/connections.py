@@ -28,11 +28,12 @@ _AS_IT_IS = nullcontext()
 _chosen: ContextVar[str | None] = ContextVar("django_jobs_database", default=None)
 # Connections that the threads of a worker process share, one at a time, with the name of the process.
 shared: WeakKeyDictionary[BaseDatabaseWrapper, str] = WeakKeyDictionary()
+MOST_SHARED = 4  # that a process keeps of them
 
 
 @cache
 def _job_model() -> type[Model]:
-    return apps.get_model("django_jobs", "Job")
+    return apps.get_model("django_jobs", "Job", require_ready=False)  # a JobQueue may be made where models are defined
 
 
 def jobs_alias() -> str:

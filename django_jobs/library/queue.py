@@ -111,7 +111,8 @@ class JobQueue:
         self.config = parse_config(name, config)
         self.handlers = QueueHandlers(name, self.config)
         if self.config.limit is not None:
-            declare_queue(name, self.config.limit, using)
+            with on_database(using):
+                declare_queue(name, self.config.limit)
         self._inline_workers = threading.local()
 
     def __repr__(self) -> str:

@@ -121,8 +121,8 @@ class _Known:
             self._active[alias] = (time.monotonic(), found)
         return found
 
-    def declare_queue(self, queue: str, limit: Limit, alias: str) -> None:
-        self._of_queues.setdefault(alias, {})[queue] = limit
+    def declare_queue(self, queue: str, limit: Limit) -> None:
+        self._of_queues.setdefault(jobs_alias(), {})[queue] = limit
         self._version = -1
 
     def of_queue_object(self, queue: str) -> Limit | None:
@@ -164,9 +164,9 @@ def watch(queue: str) -> None:
     _known.watched_queues.add(queue)
 
 
-def declare_queue(queue: str, limit: Limit, using: str | None = None) -> None:
-    """Let a limit hold for a queue of a database in this process, as one of the settings does; None: of the current database."""
-    _known.declare_queue(queue, limit, using or jobs_alias())
+def declare_queue(queue: str, limit: Limit) -> None:
+    """Let a limit hold for a queue of the current database in this process, as one of the settings does."""
+    _known.declare_queue(queue, limit)
 
 
 def limit_of_queue_object(queue: str) -> Limit | None:

@@ -20,11 +20,10 @@ from django.conf import settings
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_jobs.db.connections import discard, is_cut, is_stuck, jobs_connection, shared
+from django_jobs.db.connections import MOST_SHARED, discard, is_cut, is_stuck, jobs_connection, shared
 from django_jobs.lifecycle import leases
 
 USUAL_NUMBER = 2
-MOST_KEPT = 4  # those that are lent and soon back included
 PATIENCE_SECONDS = 0.1  # how long one of them may be in use, and others may wait for it, before another is opened
 MOST_PATIENCE_SECONDS = 1.0
 IDLE_SECONDS = 10.0  # a connection that nobody has used for so long is closed; of these the last one stays
@@ -118,7 +117,7 @@ class ProcessConnections:
         with self._condition:
             seconds = min(MOST_PATIENCE_SECONDS, now - self._lent.pop(connection))
             self._usual_seconds += (seconds - self._usual_seconds) / 16
-            if self._is_open and len(self._counting(now, self._patience)) + len(self._free) < MOST_KEPT:
+            if self._is_open and len(self._counting(now, self._patience)) + len(self._free) < MOST_SHARED:
                 self._free.append((connection, now))
             else:
                 surplus.append(connection)

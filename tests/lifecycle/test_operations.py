@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError
+from django.db import OperationalError
 
 from django_jobs.db.transactions import database_now
 from django_jobs.due import has_due_work, look_ahead
@@ -148,7 +148,7 @@ def test_an_operation_is_paused_resumed_and_stopped() -> None:
         operations.stop(77)
 
 
-@pytest.mark.parametrize("error", [DatabaseError("gone"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OperationalError("gone"), KeyboardInterrupt()])
 def test_a_step_that_is_cut_off_has_not_been_made(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     JobFactory.create_batch(5, status="dead")
     operation = begin(OperationKind.REPLAY, filters={"status": "dead"})
