@@ -235,9 +235,10 @@ class JobQueue:
             )
         process = local_process(self.using)
         process.start()
-        promote()
-        if active_limits().have_rates:
-            take_turns()
+        with process.state.connections.lent():
+            promote()
+            if active_limits().have_rates:
+                take_turns()
         return process
 
     @_there

@@ -122,8 +122,10 @@ class _Known:
         return found
 
     def declare_queue(self, queue: str, limit: Limit) -> None:
-        self._of_queues.setdefault(jobs_alias(), {})[queue] = limit
-        self._version = -1
+        limits = self._of_queues.setdefault(jobs_alias(), {})
+        if limits.get(queue) != limit:
+            limits[queue] = limit
+            self._version = -1
 
     def of_queue_object(self, queue: str) -> Limit | None:
         return self._of_queues.get(jobs_alias(), {}).get(queue) if self._of_queues else None

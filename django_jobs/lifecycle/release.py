@@ -14,6 +14,7 @@ from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import lock_wait, transactional
 from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
+from django_jobs.models.job import LAST_FENCE
 
 from . import slots
 from .active_limits import NO_LIMITS, active_limits
@@ -134,7 +135,7 @@ def wait_again(job: Job) -> None:
     """Make a job that ran elsewhere, and is not saved here yet, wait under a fence that its old worker does not know."""
     if job.status == JobStatus.RUNNING:
         job.status = JobStatus.PENDING
-        job.fence += 1
+        job.fence = min(job.fence + 1, LAST_FENCE)
         job.started_at = job.cancel_requested_at = None
         job.worker_id = job.progress = None
         job.progress_message = ""

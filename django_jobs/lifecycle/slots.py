@@ -288,7 +288,7 @@ def _sweep(scopes: Sequence[str]) -> None:
                 pass
         elif most is not None:
             known.append(scope)
-    starts.forget_turns([scope for scope in scopes if starts.has_no_rate(scope, limits)])
+    starts.forget_turns(starts.without_rate(scopes, limits))
     if known:
         _let_in(known)
 

@@ -36,7 +36,7 @@ from .active_limits import ActiveLimits, active_limits, is_removed
 EARLY_SECONDS = 0.05
 MOST_EARLY = 500
 MOST_TURNS = 50
-MOST_LOOKED_AT = 1000  # some may be of limits that only other processes know
+MOST_LOOKED_AT = 5000  # some may be of limits that only other processes know
 MOST_RECORDS = 3  # of one start, as long as each takes so long that it is not true any more
 AGAIN_SECONDS = 0.25  # until another process lets in whom one was about to let in that died
 OVERDUE_SECONDS = 1.0
@@ -178,21 +178,30 @@ def write_turns(turns: Mapping[str, datetime | None], now: datetime) -> None:
 @transactional
 def take_due_turns() -> list[str]:
     """Return scopes whose turn has come, for the caller to let jobs in; other processes leave these to it for a moment."""
-    due = LimitTurn.objects.filter(due_at__lte=DbNow()).order_by("due_at").select_for_update(skip_locked=True)
+    due = LimitTurn.objects.filter(due_at__lte=DbNow()).order_by("due_at")
     limits = active_limits()
     found = list(due.values_list("pk", flat=True)[:MOST_LOOKED_AT])
-    scopes = [scope for scope in found if limits.rate(scope) is not None][:MOST_TURNS]
+    forget_turns(without_rate(found, limits))
+    ours = [scope for scope in found if limits.rate(scope) is not None][:MOST_TURNS]
+    free = due.filter(pk__in=ours).select_for_update(skip_locked=True)
+    scopes = list(free.values_list("pk", flat=True)) if ours else []
     if scopes:
         later = database_now() + timedelta(seconds=AGAIN_SECONDS)
         LimitTurn.objects.filter(pk__in=scopes).update(due_at=later)
-    forget_turns([scope for scope in found if has_no_rate(scope, limits)])
     return scopes
 
 
-def has_no_rate(scope: str, limits: ActiveLimits) -> bool:
-    """Say whether nobody waits for a rate in a scope: its limit has none, or was removed."""
-    name = name_of_scope(scope)
-    return limits.rate(scope) is None and (name in limits.by_name or is_removed(name))
+def without_rate(scopes: Iterable[str], limits: ActiveLimits) -> list[str]:
+    """Return the scopes where nobody waits for a rate: their limit has none, or was removed."""
+    is_over: dict[str, bool] = {}  # by the limit's name, for that may be asked of the database
+    some: list[str] = []
+    for scope in scopes:
+        name = name_of_scope(scope)
+        if name not in is_over:
+            is_over[name] = limits.rate(scope) is None and (name in limits.by_name or is_removed(name))
+        if is_over[name]:
+            some.append(scope)
+    return some
 
 
 def forget_turns(scopes: Sequence[str]) -> None:

@@ -186,6 +186,7 @@ class Coroutines(Loop):
             self._state.recycle_after(error)
         finally:
             _end_tasks(loop)
+            self._end_own_thread()
             loop.close()
 
     def _give_up_broken(self) -> None:
@@ -201,6 +202,13 @@ class Coroutines(Loop):
     def _use_own_thread(self) -> None:
         """Let `sync_to_async` use one thread of this loop, and not one for all: another database's server may be silent."""
         SyncToAsync.thread_sensitive_context.set(self._thread_of_database_work)
+
+    def _end_own_thread(self) -> None:
+        """Let that thread close its connections and end, once it has done what it is at; it is not waited for."""
+        executor = SyncToAsync.context_to_thread_executor.pop(self._thread_of_database_work, None)
+        if executor is not None:
+            executor.submit(connections.close_all)
+            executor.shutdown(wait=False)
 
     def _watch_sessions(self) -> None:
         """Watch the sessions of the thread that all coroutines share for their database work: one has them all the time."""

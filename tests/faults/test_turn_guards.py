@@ -63,8 +63,10 @@ def run_one() -> list[str]:
 
 def a_claim_beside_another_takes_the_next_turn() -> None:
     begin(KEYED, "aabb")
-    first, second = _meanwhile(lambda: claim("default", 1, "one"), lambda: claim("default", 1, "two"))
+    with mock.patch.object(turns, "first_in_turn", side_effect=turns.first_in_turn) as look:
+        first, second = _meanwhile(lambda: claim("default", 1, "one"), lambda: claim("default", 1, "two"))
     assert ids(first) + ids(second) == ["a0", "b2"]
+    assert [call.args[1] for call in look.call_args_list] == [1, 1], "who is behind those that the other one has locked"
 
 
 def the_round_goes_on_behind_the_key_that_was_served_last() -> None:

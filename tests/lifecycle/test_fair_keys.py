@@ -1,6 +1,7 @@
 """Fair keys: the jobs of one queue and priority take turns by their keys, in every way to claim them."""
 
 from collections import Counter
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from django_jobs.queue import JobQueue
 from django_jobs.testing import advance_time, run_due
 from django_jobs.testing.factory import worker_process
 from django_jobs.worker.local_process import stop_local_process
+from tests.support.locked import Locked
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -102,6 +104,18 @@ def test_priority_comes_before_turns(by_tenant: Any) -> None:
     _many("b", 3, priority=9)
     _many("c", 1, priority=9)
     assert _claimed(limit=7) == ["b", "c", "b", "b", "a", "a", "a"]
+
+
+@pytest.mark.databases("postgresql", "mariadb")  # on SQLite there is one writer
+def test_jobs_at_the_head_that_the_site_has_locked_do_not_stop_the_queue(by_tenant: Any) -> None:
+    firsts = [_many(key, number)[0] for key, number in (("a", 3), ("b", 2), ("c", 1))]
+    with ExitStack() as stack:
+        for first in firsts:
+            stack.enter_context(Locked(first.pk))
+        with worker_process() as process_id:
+            found = [one for _ in range(4) for one in claim("default", 1, process_id)]
+    assert sorted(one.fair_key for one in found) == ["a", "a", "b"]
+    assert not {one.id for one in found} & {first.pk for first in firsts}
 
 
 def test_a_key_that_was_away_is_owed_nothing(by_tenant: Any) -> None:

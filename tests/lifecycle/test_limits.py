@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 import django_jobs
 from django_jobs import Limit, NewJob, job, submit, submit_many
@@ -22,6 +24,7 @@ from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from django_jobs.models import Limit as LimitRow
+from django_jobs.worker.process import Process
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -170,6 +173,18 @@ def test_who_settles_claims_those_that_were_held_back_with_it() -> None:
     assert sorted([*ids(third), *ids(claim("default", 10, "p"))]) == ["j08", "j09", "j10", "j11"], "one was let in"
 
 
+def test_who_settles_in_hundreds_of_scopes_claims_who_is_next_in_each() -> None:
+    name, keys = limited(concurrency=1, key="account"), 505
+    submit_many([NewJob(name, {"account": number % keys}) for number in range(2 * keys)])
+    first: list[ClaimedJob] = []
+    while claimed := claim("default", keys - len(first), "p"):
+        first += claimed
+    assert len(first) == keys
+    second = handed_over(*first, most=512)
+    assert len(second) == keys
+    assert sorted(slots_taken()) == sorted(f"type:limited.job {number}" for number in range(keys))
+
+
 def test_who_settles_overtakes_nobody(settings: Any) -> None:
     name, other = limited(concurrency=1), limited("limited.other", concurrency=9)
     for number in range(3):
@@ -234,6 +249,18 @@ def test_a_cancelled_job_that_nobody_has_claimed_does_not_keep_those_of_its_subm
     submit_many([NewJob(name, job_id=one) for one in ("a", "b")])  # `b` is held back from the start
     cancel(["a"])
     assert ids(claim("default", 5, "p")) == ["b"]
+
+
+def test_a_limit_makes_a_cancel_ask_a_few_questions_more_and_not_some_for_each_job() -> None:
+    def questions() -> int:
+        jobs = submit_many([NewJob("catalogue.report", {"scan_id": number}) for number in range(50)])
+        with CaptureQueriesContext(connection) as asked:
+            assert len(cancel([one.pk for one in jobs]).done) == 50
+        return len(asked)
+
+    without_limit = questions()
+    limited(concurrency=1)  # of another type
+    assert questions() <= without_limit + 5
 
 
 def test_a_cancelled_job_that_was_let_in_gives_its_turn_on() -> None:
@@ -378,6 +405,43 @@ def test_jobs_that_ran_when_a_limit_was_declared_count() -> None:
     done(*first)
     slots.sweep()
     assert ids(claim("default", 10, "p")) == ["j2"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_slots_that_a_process_without_the_limit_has_left_behind_keep_nobody_from_being_next(concurrency: int) -> None:
+    name = "limited.job"
+    job(name)(lambda payload: None)
+    for number in range(7):
+        submit(name, {}, job_id=f"j{number}")
+    old = claim("default", 2, "p")
+    registry.forget(name)
+    limited(concurrency=concurrency)
+    limits.write_declared()
+    done(*old)  # claimed without the limit: their slots are not given on
+    assert LimitSlot.objects.filter(waits=False, job__status="completed").count() == 2
+    running = claim("default", 10, "p")
+    assert ids(running) == ["j2", "j3"][:concurrency]
+    for number in range(2 + concurrency, 7):
+        done(running.pop(0))
+        running += (following := claim("default", 10, "p"))
+        assert ids(following) == [f"j{number}"], "at once, without a sweep"
+    done(*running)
+    assert claim("default", 10, "p") == []
+
+
+def test_a_new_process_counts_before_its_first_claim_what_others_run_without_the_limit() -> None:
+    name = "limited.job"
+    job(name)(lambda payload: None)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    assert ids(claim("default", 2, "p")) == ["j0", "j1"]
+    registry.forget(name)
+    limited(concurrency=2)
+    new = Process(threads=1)
+    new.register()
+    assert slots_taken() == ["type:limited.job"] * 2
+    assert claim("default", 10, new.id) == []
+    assert [*Job.objects.held_back().values_list("pk", flat=True)] == ["j2"]
 
 
 def test_rows_of_limits_follow_the_code(settings: Any) -> None:

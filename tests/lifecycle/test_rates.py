@@ -22,6 +22,7 @@ from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.limit import Rate, parse_rate
 from django_jobs.models import Attempt, Job, LimitSlot, LimitStart, LimitTurn
+from django_jobs.models import Limit as LimitRow
 from django_jobs.testing import advance_time, drain
 from django_jobs.worker.maintenance import TURN_SECONDS
 
@@ -367,6 +368,62 @@ def test_a_rate_that_was_removed_holds_nobody() -> None:
     slots.sweep()
     assert [one.id for one in claimed()] == ["j1", "j2"]
     assert not LimitTurn.objects.exists()
+
+
+def turns_since(past: timedelta, *scopes: str) -> None:
+    """Write turns that came so long ago."""
+    LimitTurn.objects.bulk_create([LimitTurn(scope=scope, due_at=database_now() - past) for scope in scopes])
+
+
+def turns() -> set[str]:
+    return set(LimitTurn.objects.values_list("pk", flat=True))
+
+
+def test_a_turn_goes_with_its_rate_where_the_concurrency_stays() -> None:
+    name = rated(rate="1/m", concurrency=5)
+    submitted(name, 8)
+    assert started() == ["j0"]
+    assert claimed() == []
+    assert turns() == {f"type:{name}"}
+    limits.set_limit(f"type:{name}", rate=None)
+    slots.sweep()
+    assert turns() == set()
+    assert len(claimed()) == 5
+
+
+def test_a_turn_that_nobody_waits_for_and_whose_limit_has_no_rate_is_deleted_when_it_is_due() -> None:
+    rated(concurrency=5)
+    rated("rated.removed", concurrency=5)
+    registry.forget("rated.removed")
+    job("rated.removed")(lambda payload: None)
+    turns_since(HOUR, "type:rated.job", "type:rated.job 7", "type:rated.removed")
+    turns_since(-HOUR, "type:rated.job 8")
+    assert starts.take_due_turns() == []
+    assert turns() == {"type:rated.job 8"}
+
+
+def test_dead_turns_and_those_of_another_site_keep_no_turn_from_being_taken() -> None:
+    rated("rated.dead", concurrency=5, key="account")
+    name = rated(rate="1/m")
+    submitted(name, 2)
+    assert started() == ["j0"]
+    assert claimed() == []
+    LimitRow.objects.create(name="name:elsewhere", declared=True, rate="1/m", site="another")
+    theirs = {f"name:elsewhere {number}" for number in range(starts.MOST_TURNS + 10)}
+    turns_since(2 * HOUR, *theirs)
+    turns_since(HOUR, *(f"type:rated.dead {number}" for number in range(starts.MOST_TURNS + 10)))
+    assert after(MINUTE) == ["j1"]
+    assert turns() == theirs, "their own processes take them"
+
+
+def test_a_turn_that_only_another_site_can_take_is_not_asked_for_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rated(rate="1/m")
+    LimitRow.objects.create(name="name:elsewhere", declared=True, rate="1/m", site="another")
+    turns_since(HOUR, "name:elsewhere")
+    assert slots.take_turns() == starts.AGAIN_SECONDS
+    monkeypatch.setattr(starts, "OVERDUE_SECONDS", 24 * 3600.0)
+    assert slots.take_turns() == starts.EARLY_SECONDS, "another process may be at it"
+    assert turns() == {"name:elsewhere"}
 
 
 def test_a_clock_that_was_set_back_stops_nobody_for_longer_than_the_window() -> None:

@@ -1,9 +1,13 @@
 """`manage.py jobs`: the verbs of batches."""
 
+from typing import Any
+
 import pytest
+from django.test import override_settings
 
 import django_jobs
 from django_jobs import NewJob
+from django_jobs.encryption import as_stored
 from django_jobs.models import Batch, Job
 from django_jobs.testing import drain
 from tests.support.commands import jobs, json_lines, refused
@@ -66,3 +70,31 @@ def test_cancel_and_replay_say_how_many_members_they_moved(batch: Batch) -> None
     assert refused("batch", "cancel", batch.pk)[0] == 1
     assert json_lines("batch", "replay", batch.pk) == [{"id": batch.pk, "members": 2}]
     assert Job.objects.filter(status="pending", job_type="effects.fail").count() == 1
+
+
+BY_HAND = ["effects.record", {"on_finish": {"job_id": None}}, {"on_finish": "effects.record"}, ["on_finish"]]
+
+
+@pytest.mark.parametrize("callbacks", BY_HAND, ids=str)
+def test_callbacks_that_a_hand_has_written_are_shown_as_they_are(batch: Batch, callbacks: Any) -> None:
+    Batch.objects.filter(pk=batch.pk).update(callbacks=callbacks)
+    assert "status: running" in jobs("batch", "show", batch.pk)
+    (values,) = json_lines("batch", "show", batch.pk)
+    assert values["id"] == batch.pk
+
+
+@pytest.mark.parametrize("callbacks", BY_HAND, ids=str)
+def test_callbacks_that_a_hand_has_written_are_left_and_those_behind_them_are_encrypted(
+    batch: Batch, callbacks: Any
+) -> None:
+    with django_jobs.batch("behind", on_finish=NewJob("effects.record", {"word": "secret"})) as behind:
+        behind.submit("effects.record")
+    assert batch.pk < behind.pk
+    Batch.objects.filter(pk=batch.pk).update(callbacks=callbacks)
+    with override_settings(DJANGO_JOBS={"ENCRYPT": True}):
+        (told,) = json_lines("encrypt")
+    assert told["unreadable"] == 0
+    with as_stored():
+        stored = dict(Batch.objects.values_list("pk", "callbacks"))
+    assert stored[batch.pk] == callbacks
+    assert set(stored[behind.pk]["on_finish"]["payload"]) == {"$encrypted"}

@@ -7,21 +7,25 @@ from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import Client, override_settings
 
 import django_jobs
 from django_jobs import testing
+from django_jobs.admin import operations
 from django_jobs.backends import task
 from django_jobs.compat import task_backends
 from django_jobs.db.connections import use_database
 from django_jobs.exceptions import InvalidJob
+from django_jobs.lifecycle.operations import move_operations
 from django_jobs.lifecycle.replay import replay_dead_letters
 from django_jobs.metrics import expose
-from django_jobs.models import DeadLetter, Job, Schedule
+from django_jobs.models import Cause, DeadLetter, Job, Operation, Schedule
 from django_jobs.monitoring import health, metrics
 from django_jobs.queue import JobQueue, JobQueueManager, Scheduler
 from django_jobs.scheduling import spec
@@ -298,6 +302,112 @@ def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> 
     client.post(address, form)
     dead.refresh_from_db()
     assert dead.status == "pending"
+
+
+@pytest.mark.parametrize("of", ["jobs", "dead letters"])
+def test_an_operation_is_begun_and_carried_out_in_the_database_of_its_page_alone(
+    monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    monkeypatch.setattr(operations, "CHUNK", 1)
+    for alias in ("default", "tenant"):
+        for _ in range(3):
+            testing.make_job(TYPE, status="dead" if of == "dead letters" else "pending", using=alias)
+    path, action = ("job", "discard_selected") if of == "jobs" else ("deadletter", "replay_selected")
+    client = operator()
+    client.get(f"/admin/django_jobs/{path}/?database=default")
+    before = rows_in("default")
+    form = {"action": action, "index": "0", "select_across": "1", "confirmed": "1", "django_jobs_database": "tenant"}
+    answer = client.post(f"/admin/django_jobs/{path}/", form, follow=True)
+    assert not Operation.objects.using("default").exists()
+    begun = Operation.objects.using("tenant").get()
+    assert (begun.total, begun.created_by_id) == (3, None), "its users are in the other database"
+    assert answer.redirect_chain == [(f"/admin/django_jobs/operation/{begun.pk}/change/?database=tenant", 302)]
+    assert answer.status_code == 200, "the page of the operation follows"
+    for alias in ("default", "tenant"):
+        with use_database(alias):
+            while move_operations() is not None:
+                pass
+    assert rows_in("default") == before
+    begun.refresh_from_db()
+    assert (begun.state, begun.done, begun.skipped) == ("finished", 3, 0)
+    left = Job.objects.using("tenant").values_list("status", flat=True)
+    assert [*left] == ([] if of == "jobs" else ["pending"] * 3)
+
+
+def rows_in(alias: str) -> list[Any]:
+    """Return the rows of a database that an operation could touch."""
+    tables = (Job.objects, DeadLetter.objects, Operation.objects)
+    return [list(table.using(alias).order_by("pk").values()) for table in tables]
+
+
+def test_a_cause_of_another_database_than_the_users_is_noted_again_and_again() -> None:
+    for _ in range(2):
+        testing.make_job(TYPE, status="dead", using="tenant")
+    fingerprint = DeadLetter.objects.using("tenant").values_list("fingerprint", flat=True).first() or ""
+    client = operator()
+    address = f"/admin/django_jobs/deadletter/causes/{quote(fingerprint)}/note/"
+    for note in ("the bank was closed", "it is open again"):
+        answer = client.post(address, {"note": note, "django_jobs_database": "tenant"})
+        assert answer.status_code == 302
+        kept = Cause.objects.using("tenant").get()
+        assert (kept.fingerprint, kept.note, kept.changed_by_id) == (fingerprint, note, None)
+    assert not Cause.objects.using("default").exists()
+
+
+def test_the_page_that_follows_an_act_is_of_the_same_database_whatever_was_chosen_since() -> None:
+    testing.make_job(TYPE, status="dead", using="tenant")
+    letter = DeadLetter.objects.using("tenant").get()
+    client = operator()
+    client.get("/admin/django_jobs/deadletter/?database=default")
+    form = {"action": "replay_selected", "index": "0", "_selected_action": [letter.pk], "confirmed": "1"}
+    answer = client.post(
+        "/admin/django_jobs/deadletter/", {**form, "back": "page", "django_jobs_database": "tenant"}, follow=True
+    )
+    url = f"/admin/django_jobs/deadletter/{letter.pk}/change/?database=tenant"
+    assert answer.redirect_chain == [(url, 302)]
+    assert answer.status_code == 200
+    assert letter.job_id in answer.text
+    assert '<a href="?database=tenant" aria-current="page">' in answer.text
+
+
+def test_a_list_that_follows_an_act_keeps_its_filters() -> None:
+    here, there = (testing.make_job(TYPE, queue="mail", using=alias) for alias in ("default", "tenant"))
+    other = django_jobs.submit(TYPE, using="tenant")
+    client = operator()
+    client.get("/admin/django_jobs/job/?database=default")
+    form = {
+        "action": "change_selected",
+        "index": "0",
+        "_selected_action": [there.pk],
+        "confirmed": "1",
+        "priority": "9",
+    }
+    address = "/admin/django_jobs/job/?queue=mail&q=&database=default"
+    answer = client.post(address, {**form, "django_jobs_database": "tenant"}, follow=True)
+    (location, _), *_ = answer.redirect_chain
+    assert parse_qs(urlsplit(location).query, keep_blank_values=True) == {
+        "queue": ["mail"], "q": [""], "database": ["tenant"]
+    }  # fmt: skip
+    assert there.pk in answer.text
+    assert here.pk not in answer.text
+    assert other.pk not in answer.text
+
+
+def test_an_act_on_the_chosen_database_leads_to_a_plain_address() -> None:
+    testing.make_job(TYPE, status="dead")
+    letter = DeadLetter.objects.get()
+    client = operator()
+    form = {
+        "action": "replay_selected",
+        "index": "0",
+        "_selected_action": [letter.pk],
+        "confirmed": "1",
+        "back": "page",
+    }
+    for chosen in ("", "?database=default"):
+        client.get(f"/admin/django_jobs/deadletter/{chosen}")
+        answer = client.post("/admin/django_jobs/deadletter/", {**form, "django_jobs_database": "default"})
+        assert answer["Location"] == f"/admin/django_jobs/deadletter/{letter.pk}/change/"
 
 
 def test_who_replayed_a_dead_letter_of_another_database_than_the_users_is_left_to_the_admins_log() -> None:

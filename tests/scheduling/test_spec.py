@@ -172,6 +172,16 @@ def test_the_missed_ticks_are_bounded() -> None:
     assert rare.bounded(NOON, NOON + timedelta(days=9), 50) == NOON
 
 
+def test_of_ticks_that_lie_close_together_and_long_ago_the_last_one_is_left() -> None:
+    timing = Timing(kind="cron", cron="0-9 * * * *")
+    due, now = NOON - timedelta(hours=2), NOON + 30 * MINUTE
+    begin = timing.bounded(due, now, 5)
+    assert begin == NOON + 9 * MINUTE, "the next one after the last five minutes comes after now"
+    assert [*timing.ticks(begin, now)] == [begin]
+    assert timing.bounded(due, NOON + 12 * MINUTE, 5) == NOON + 8 * MINUTE
+    assert timing.bounded(due, now, 50) == due, "there are no more than that"
+
+
 # --- declared in code
 
 

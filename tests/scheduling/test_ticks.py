@@ -15,6 +15,7 @@ from django_jobs.exceptions import InvalidJob, ScheduleNotFound
 from django_jobs.models import Job, Schedule, ScheduleTick
 from django_jobs.models.schedule import ScheduleQuerySet
 from django_jobs.scheduling import ticks
+from django_jobs.scheduling.spec import check_schedule
 from django_jobs.scheduling.store import create_schedule, disable
 from django_jobs.scheduling.ticks import run_schedule_now, tick
 from tests.support.factories import JobFactory
@@ -243,6 +244,14 @@ def test_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.count("interval") == 5
     assert made.count("cron") in (2, 3)  # five minutes of it
     assert least <= made.count("rare") - 1 <= most  # the one in its row, and each midnight since: three
+
+
+def test_all_goes_on_where_the_bound_leaves_no_time_with_a_tick() -> None:
+    spec = check_schedule("cron", "effects.record", cron="0-9 * * * *", catch_up="all")
+    due = datetime(2024, 5, 1, 0, 0, tzinfo=UTC)
+    last = datetime(2024, 5, 1, 12, 9, tzinfo=UTC)
+    with mock.patch.object(ticks, "MOST_CAUGHT_UP", 5):
+        assert ticks._plan(spec, due, last + 21 * MINUTE) == ([last], last + 51 * MINUTE)
 
 
 def test_the_latest_is_caught_up_within_its_grace_only() -> None:

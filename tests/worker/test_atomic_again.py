@@ -2,16 +2,23 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import OperationalError
-from django.db.models import F
+from django.db.models import F, Q
 
-from django_jobs.models import Attempt, Job
+from django_jobs import Limit, job, submit
+from django_jobs.handlers import registry
+from django_jobs.lifecycle import active_limits
+from django_jobs.models import Attempt, Job, LimitStart
+from django_jobs.testing import advance_time
 from django_jobs.worker.executor import AGAIN
 from tests.support.effects.models import Effect
 from tests.support.threads import run_in_threads
+from tests.support.waiting import wait_until
 
 from .conftest import Bench
 
@@ -53,6 +60,41 @@ def test_a_transaction_that_is_always_undone_fails_in_the_end(bench: Bench) -> N
     assert bench.run(bench.submit("t.refused"), timeout=60) == ["dead"]
     assert len(starts) == AGAIN + 1
     assert Counter(Attempt.objects.values_list("outcome", flat=True)) == {"released": AGAIN, "failed": 1}
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    yield
+    registry.forget("t.rated")
+    active_limits.forget_queues()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_run_that_a_rate_counts_waits_for_its_next_start(bench: Bench) -> None:
+    starts = []
+
+    @job("t.rated", limit=Limit(rate="1/h"), atomic=True, max_retries=0)
+    def undone_once(payload: dict[str, Any]) -> None:
+        starts.append(1)
+        if len(starts) == 1:
+            raise DEADLOCK
+
+    one = submit("t.rated")
+    process = bench.start()
+    waits = Q(pending_limits__gt=0, status="pending")
+    wait_until(
+        lambda: starts and Job.objects.filter(waits | Q(status="completed")).exists(), 60, "it waits for its rate"
+    )
+    row = Job.objects.get()
+    assert (row.status, row.retry_count, row.crash_count, len(starts)) == ("pending", 0, 0, 1)
+    attempt = Attempt.objects.get()
+    assert attempt.outcome == "released"
+    assert "undid its transaction" in attempt.error
+    assert LimitStart.objects.count() == 1
+    process.stop(grace=10)
+    advance_time(timedelta(hours=1))
+    assert bench.run(one) == ["completed"]
+    assert (len(starts), LimitStart.objects.count(), Attempt.objects.count()) == (2, 2, 1)
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # on SQLite nobody can take it away while its transaction is open

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 
 from django_jobs import Retry
-from django_jobs.models import DeadLetter, Job
+from django_jobs.models import Attempt, DeadLetter, Job
 from django_jobs.signals import job_retried, job_started
 from django_jobs.worker import coroutines
 from django_jobs.worker.state import EXIT_RECYCLE
@@ -214,3 +214,100 @@ def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench
         release.set()
         job_retried.disconnect(slowly)
     assert len(runs) == 2
+
+
+def test_a_process_that_is_stopped_without_grace_hands_its_coroutines_back_and_fails_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What has ended waits to be settled, so that the loop is stopped while the settler has something to do yet.
+    monkeypatch.setattr(coroutines, "SETTLE_SECONDS", 0.3)
+    begun, ended = threading.Event(), threading.Event()
+
+    async def long(payload: dict[str, Any]) -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    async def short(payload: dict[str, Any]) -> None:
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        ended.set()
+
+    bench.handle("t.long", long, max_retries=0)
+    bench.handle("t.short", short, max_retries=0)
+    job, other = bench.submit("t.long"), bench.submit("t.short")
+    process = bench.start()
+    assert begun.wait(60)
+    assert ended.wait(60)
+    assert not process.stop(graceful=False)
+    process.release_running()
+    job.refresh_from_db()
+    assert (job.status, job.retry_count, job.error) == ("pending", 0, None)
+    assert [*job.attempts.values_list("outcome", "number")] == [("released", 1)]
+    other.refresh_from_db()
+    assert other.status in ("completed", "pending"), "the machine may have been too slow to settle it"
+    assert not Attempt.objects.exclude(outcome="released").exists()
+
+
+def in_its_thread(bench: Bench, queue: str) -> Any:
+    """Start a process for a queue of its own, and submit a job for it; return the thread of that job's database work."""
+    bench.start(queues=[queue])
+    job = bench.submit("t.thread", queue=queue).wait(60)
+    assert job.status == "completed"
+    return job.result
+
+
+def test_each_event_loop_has_a_thread_of_its_own_for_database_work(bench: Bench) -> None:
+    async def thread(payload: dict[str, Any]) -> int:
+        await sync_to_async(Job.objects.count)()
+        return await sync_to_async(threading.get_ident)()
+
+    bench.handle("t.thread", thread)
+    left, right = in_its_thread(bench, "left"), in_its_thread(bench, "right")
+    again = {queue: bench.submit("t.thread", queue=queue).wait(60).result for queue in ("left", "right")}
+    assert left != right
+    assert again == {"left": left, "right": right}
+
+
+def test_a_handler_that_blocks_the_thread_of_its_database_work_holds_up_no_other_process(bench: Bench) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        begun.set()
+        return release.wait(600)
+
+    async def block(payload: dict[str, Any]) -> bool:
+        return await sync_to_async(wait)()
+
+    async def count(payload: dict[str, Any]) -> int:
+        return await sync_to_async(Job.objects.count)()
+
+    bench.handle("t.block", block)
+    bench.handle("t.count", count)
+    for queue in ("left", "right"):
+        bench.start(queues=[queue])
+    try:
+        blocked = bench.submit("t.block", queue="left")
+        assert begun.wait(60)
+        assert bench.submit("t.count", queue="right").wait(60).status == "completed"
+        blocked.refresh_from_db()
+        assert blocked.status == "running"
+    finally:
+        release.set()
+    assert blocked.wait(60).result is True
+
+
+def test_the_thread_of_database_work_closes_its_connection_and_ends_with_its_loop(bench: Bench) -> None:
+    used: list[Any] = []
+
+    def use() -> None:
+        Job.objects.count()
+        used.extend((connections[DEFAULT_DB_ALIAS], threading.current_thread()))
+
+    async def work(payload: dict[str, Any]) -> None:
+        await sync_to_async(use)()
+
+    bench.handle("t.work", work)
+    assert bench.run(bench.submit("t.work")) == ["completed"]
+    wrapper, thread = used
+    wait_until(lambda: wrapper.connection is None, 60, "the connection to be closed")
+    wait_until(lambda: not thread.is_alive(), 60, "the thread to end")

@@ -1,21 +1,27 @@
 """What a process sees of its own rows: what nobody holds is handed back, what somebody may yet hold is not."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+from django.db import IntegrityError, OperationalError
 
 from django_jobs import submit
+from django_jobs.db.transactions import database_now
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.models import Attempt, Job
 from django_jobs.models.worker_process import ProcessSnapshot
-from django_jobs.worker import liveness, state
+from django_jobs.worker import liveness, maintenance, state
 from django_jobs.worker.buffer import JobBuffer, Slot
 from django_jobs.worker.liveness import LivenessMonitor
+from django_jobs.worker.maintenance import Maintenance
 from django_jobs.worker.process import Process
 from django_jobs.worker.state import WorkerState
+from tests.support.factories import JobFactory, WorkerProcessFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 HALF_A_LEASE = 30.0
@@ -145,3 +151,46 @@ def test_a_job_that_is_handed_over_to_the_event_loop_is_held_at_every_moment(
     monkeypatch.setattr(process.coroutines, "held", then_hand_over(lambda: there))
     monkeypatch.setattr(buffer, "held", then_hand_over(buffer.held))
     assert process.held() == {job.id: claimed.fence}
+
+
+# --- a chore that fails by itself is no outage
+
+
+STEP_SECONDS = 2.5  # of the maintenance, on the clock that the test moves
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [(IntegrityError("a row of the site is in the way"), False), (OperationalError("the server closed it"), True)],
+    ids=["of its own", "outage"],
+)
+def test_a_chore_that_fails_at_each_call_switches_rescue_off_only_while_the_database_is_away(
+    own: Own, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, is_outage: bool
+) -> None:
+    monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: own.now))
+    tried: list[float] = []
+
+    class Failing(Maintenance):
+        def prune(self) -> float:
+            tried.append(own.now)
+            raise error
+
+    ours = Failing(own.state, own.monitor)
+    long_ago = database_now() - timedelta(hours=1)
+    other = WorkerProcessFactory(heartbeat_at=long_ago, lease_expires_at=long_ago)
+    job = JobFactory(status="running", worker_id=other.pk)
+    with caplog.at_level("ERROR", "django_jobs"):
+        for _ in range(40):
+            own.now += STEP_SECONDS
+            ours.step()
+    assert tried[0] == 1000.0 + maintenance.PRUNE_SECONDS / 2, "before the other one has stood still for long enough"
+    told = [record for record in caplog.messages if record.startswith("the chore prune of worker process ")]
+    job.refresh_from_db()
+    if is_outage:
+        assert (job.status, job.worker_id, told) == ("running", other.pk, [])
+        return
+    assert job.status == "pending", "the other process was seen dead"
+    assert Attempt.objects.get().outcome == "crashed"
+    assert {after - before for before, after in pairwise(tried)} == {maintenance.FAILED_SECONDS}
+    assert len(told) == len(tried)
+    assert own.state.backoff.count == 0

@@ -10,6 +10,7 @@ from django_jobs import Limit, job, submit
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits
 from django_jobs.models import Attempt, Job, LimitStart
+from django_jobs.queue import JobQueue
 from django_jobs.testing import advance_time
 from tests.support.waiting import wait_until
 
@@ -62,6 +63,15 @@ def test_a_rate_counts_the_starts_of_every_kind_of_handler(
         run_until(completed, bench)
         advance_time(HOUR)
     assert [Job.objects.get(pk=one.pk).result for one in jobs] == [0, 1, 2, 3, 4]
+
+
+def test_a_child_counts_the_starts_of_a_rate_that_only_a_queue_object_declares(bench: Bench) -> None:
+    queue = JobQueue("mail", limit=Limit(rate="2/h"))
+    for number in range(5):
+        queue.enqueue("effects.greet", {"name": str(number)})
+    run_until(2, bench)
+    advance_time(HOUR)
+    run_until(4, bench)
 
 
 def test_a_rate_counts_each_job_of_a_list(bench: Bench) -> None:

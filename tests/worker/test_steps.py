@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from django_jobs import Fail, Retry, Snooze
+from django_jobs import Fail, Retry, Snooze, emit
 from django_jobs.exceptions import JobsError, LeaseLost, StepMismatch
 from django_jobs.lifecycle.prune import prune
 from django_jobs.models import Attempt, DeadLetter, Job, JobStep
 from django_jobs.models.fields import DbNow
 from tests.support.databases import Database
 from tests.support.effects.models import Effect, leave_effect
+from tests.support.waiting import wait_until
 
 from .conftest import Bench
 
@@ -439,6 +440,60 @@ def test_a_coroutine_is_no_atomic_step_and_has_no_steps_inside(bench: Bench) -> 
 
     assert bench.run(handle(bench, nesting)) == ["dead"]
     assert "a step's function cannot ask for steps" in dead()[1]
+
+
+def test_a_task_group_waits_as_its_steps_do_and_spends_no_retry(bench: Bench) -> None:
+    async def flow(context: Any, payload: Any) -> Any:
+        async with asyncio.TaskGroup() as outer:
+            nap = outer.create_task(context.asleep("nap", 0.2))
+            async with asyncio.TaskGroup() as inner:
+                waits = [inner.create_task(context.await_event(name)) for name in ("left", "right")]
+        return [nap.result(), *(wait.result()["n"] for wait in waits)]
+
+    job = handle(bench, flow, max_retries=0)
+    bench.start()
+    wait_until(lambda: Attempt.objects.exists(), 60, "the job to wait")
+    job.refresh_from_db()
+    assert (job.retry_count, job.crash_count, job.error) == (0, 0, None)
+    for number, name in enumerate(("left", "right")):
+        emit(name, payload={"n": number})
+    assert job.wait(60).status == "completed"
+    assert job.result == [None, 0, 1]
+    assert set(Attempt.objects.values_list("outcome", flat=True)) == {"waiting"}
+    assert sorted(name for _, name, _, _ in steps()) == ["left", "nap", "right"]
+
+
+def test_a_task_group_of_sleeps_alone_waits_too(bench: Bench) -> None:
+    async def flow(context: Any, payload: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            for name in ("one", "other"):
+                group.create_task(context.asleep(name, 3600))
+
+    job = handle(bench, flow, max_retries=0)
+    bench.start()
+    wait_until(lambda: Attempt.objects.exists(), 60, "the job to wait")
+    job.refresh_from_db()
+    assert (job.status, job.retry_count, job.error) == ("scheduled", 0, None)
+    assert Attempt.objects.get().outcome == "waiting"
+
+
+def test_a_task_group_with_an_error_besides_is_a_failure(bench: Bench) -> None:
+    async def break_when_cancelled() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise ValueError("broken") from None
+
+    async def flow(context: Any, payload: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(break_when_cancelled())
+            await asyncio.sleep(0)
+            group.create_task(context.asleep("nap", 3600))
+
+    assert bench.run(handle(bench, flow, max_retries=0)) == ["dead"]
+    assert dead()[0] == "retries exhausted"
+    assert "broken" in DeadLetter.objects.get().traceback
+    assert Attempt.objects.get().outcome == "failed"
 
 
 # --- replay and retention

@@ -1,8 +1,9 @@
 """The supervisor: what a deploy may do to the files under it, what ends it, and how long it waits between starts."""
 
+import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ import pytest
 from django_jobs.lifecycle.submit import submit
 from django_jobs.models import Job, WorkerProcess
 from django_jobs.worker import supervisor
-from django_jobs.worker.state import EXIT_CONFIGURATION, EXIT_RECYCLE
+from django_jobs.worker.flag import Flag
+from django_jobs.worker.state import EXIT_CONFIGURATION, EXIT_DRAINED, EXIT_RECYCLE
 from django_jobs.worker.supervisor import FIRST_PAUSE, LONGEST_PAUSE, SupervisedChild, Supervisor
 from tests.support.proc import children
 from tests.support.processes import Workers, manage, spawn
@@ -113,6 +115,38 @@ def test_a_wrong_command_line_ends_it_with_a_message(site: Path) -> None:
     assert (refused.returncode, refused.stderr.count("\n")) == (EXIT_CONFIGURATION, 1)
     assert "the queue 'nowhere'" in refused.stderr
     assert manage("runworkers", "--processes", "2", "--threads", "0", program=program).returncode == 2
+
+
+class Refused:
+    """Stands in for a child whose first start the system refuses; the second one drains at once."""
+
+    starts = 0
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        type(self).starts += 1
+        if self.starts == 1:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        self.process_id, self.left_in_order = "p", True
+        self.popen = SimpleNamespace(pid=1, poll=lambda: EXIT_DRAINED)
+        self.line = SimpleNamespace(close=lambda: None)
+
+    def listen(self) -> None:
+        """Nothing is sent."""
+
+
+@pytest.mark.databases("sqlite")
+def test_a_child_that_the_system_cannot_start_just_now_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "SupervisedChild", Refused)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(Refused, "starts", 0)
+    with caplog.at_level("ERROR", "django_jobs"):
+        assert Supervisor(1, [], is_drain=True).run(Flag(), Flag()) == EXIT_DRAINED
+    assert Refused.starts == 2
+    (told,) = caplog.messages
+    assert told.startswith("a worker process could not be started: ")
+    assert "Resource temporarily unavailable" in told
 
 
 class TestItsPauses:
