@@ -6,7 +6,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.db.models.signals import post_migrate
-from django.utils.module_loading import autodiscover_modules
+from django.utils.module_loading import autodiscover_modules, import_string
 from django.utils.translation import gettext_lazy as _
 
 
@@ -45,4 +45,15 @@ def _write_declared_schedules(*, using: str, **kwargs: Any) -> None:
 def _is_a_task_backend() -> bool:
     """Say whether TASKS names one of our backends; a site without one may have a `tasks.py` of another library."""
     backends = getattr(settings, "TASKS", None) or {}
-    return any(str(backend.get("BACKEND", "")).startswith("django_jobs.") for backend in backends.values())
+    return any(_is_ours(str(backend.get("BACKEND", ""))) for backend in backends.values())
+
+
+def _is_ours(path: str) -> bool:
+    """Say whether a class is one of our backends, or a site's own that is made of one."""
+    if path.startswith("django_jobs."):
+        return True
+    try:
+        found = import_string(path)
+    except ImportError:  # Django's own check says so
+        return False
+    return isinstance(found, type) and any(base.__module__.startswith("django_jobs.") for base in found.__mro__)

@@ -44,7 +44,7 @@ def decrypted(token: str) -> str:
 
     try:
         return keys.decrypt(token).decode()
-    except InvalidToken:
+    except (InvalidToken, ValueError):  # the second of what a hand has written that is not ASCII
         raise EncryptionError(UNREADABLE) from None
 
 
@@ -58,13 +58,13 @@ def renewed(token: str) -> str | None:
 
     try:
         _first_key().decrypt(token)
-    except InvalidToken:
+    except (InvalidToken, ValueError):
         pass
     else:
         return None
     try:
         return keys.rotate(token).decode()
-    except InvalidToken:
+    except (InvalidToken, ValueError):
         raise EncryptionError(UNREADABLE) from None
 
 

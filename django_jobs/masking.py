@@ -21,7 +21,7 @@ def masked(value: Any) -> Any:
     """
     if isinstance(value, Unreadable):
         return gettext("encrypted; no key of this site reads it")
-    words = tuple(word.lower() for word in get_settings().REDACT)
+    words = tuple(_plain(word) for word in get_settings().REDACT)
     try:
         return _masked(value, words)
     except RecursionError:  # written by hand into the row
@@ -37,8 +37,12 @@ def _masked(value: Any, words: tuple[str, ...]) -> Any:
 
 
 def _is_secret(key: Any, words: tuple[str, ...]) -> bool:
-    name = str(key).lower().replace("-", "_")
+    name = _plain(str(key))
     return any(word in name for word in words)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def unmasked(edited: Any, original: Any) -> Any:

@@ -129,14 +129,21 @@ def positive_seconds(value: Any) -> float:
 
 
 def web_address(value: Any) -> str:
-    """Allow an address of http or https."""
+    """Allow an address of http or https, without a user and a password, which nobody would send."""
     try:
         parts = urlsplit(value) if isinstance(value, str) and value.isprintable() else None
-        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = (
+            parts is not None
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and "@" not in parts.netloc
+            and (parts.path + parts.query).isascii()
+        )
     except ValueError:
         valid = False
     if not valid or " " in value:
-        raise Refused("an address that begins with https:// or http://")
+        raise Refused("an address that begins with https:// or http://, in ASCII behind the host, and without a user")
     return str(value)
 
 

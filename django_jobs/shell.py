@@ -82,14 +82,19 @@ class _Command(ProcessGroup):
 
     def __init__(self, command: str) -> None:
         ending, self._alive = os.pipe()
-        super().__init__(
-            ["/bin/sh", "-c", _SCRIPT, "sh", command],
-            stdin=ending,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
-        os.close(ending)
+        try:
+            super().__init__(
+                ["/bin/sh", "-c", _SCRIPT, "sh", command],
+                stdin=ending,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+            )
+        except BaseException:  # too long for the system, say
+            os.close(self._alive)
+            raise
+        finally:
+            os.close(ending)
         self._stdout, self._stderr = _Tail(), _Tail()
         self._selector = selectors.DefaultSelector()
         for pipe, tail in ((self.popen.stdout, self._stdout), (self.popen.stderr, self._stderr)):

@@ -193,7 +193,9 @@ def _reset(connection: BaseDatabaseWrapper, watch: Watch) -> bool:
     try:
         raw.execute("DISCARD ALL")
         connection.init_connection_state()
-        connection_created.send(sender=type(connection), connection=connection)  # a site may set up its sessions there
+        connection_created.send(
+            sender=type(connection).__bases__[1], connection=connection
+        )  # a site may set it up there
     except Exception:  # the server's, or one of a receiver: a new session has it too, and says so where it is opened
         return False
     watch.changed, watch.attributes = False, {}
@@ -265,16 +267,17 @@ class _WatchedConnection:
         super().__setattr__(name, value)
 
     def connect(self) -> None:
-        """Connect; what sets up a new session is no handler's doing."""
-        watch = self.__dict__.get(WATCH)
-        if watch is None or not watch.is_on:
-            super().connect()  # type: ignore[misc]
-            return
-        watch.is_on = False
+        """Connect as what Django made: receivers of `connection_created` may ask for that class, and set up the session.
+
+        What sets up a new session is no handler's doing.
+        """
+        watched = type(self)
+        self.__class__ = watched.__bases__[1]
         try:
-            super().connect()  # type: ignore[misc]
+            self.connect()
         finally:
-            watch.is_on = True
+            if WATCH in self.__dict__:
+                self.__class__ = watched
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Make a cursor of the driver."""

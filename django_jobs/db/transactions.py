@@ -47,7 +47,7 @@ def transactional(move: Callable[P, T]) -> Callable[P, T]:
     @wraps(move)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         connection = jobs_connection()
-        if connection.in_atomic_block:
+        if connection.in_atomic_block or _is_manual(connection):
             with transaction.atomic(using=connection.alias):
                 return move(*args, **kwargs)
         tries = _Tries()
@@ -71,11 +71,16 @@ def retried(statement: Callable[P, T]) -> Callable[P, T]:
             try:
                 return statement(*args, **kwargs)
             except DatabaseError as error:
-                if in_transaction():
+                if in_transaction() or _is_manual(jobs_connection()):
                     raise
                 tries.rest_or_raise(error)
 
     return run
+
+
+def _is_manual(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether the caller begins and commits transactions himself, with autocommit off."""
+    return connection.connection is not None and not connection.autocommit
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,14 @@ class Thresholds:
     max_wait: float = 300.0
     max_dead_letters: int | None = None
     min_workers: int = 1
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds given as text; raise ValueError for any other text, and for one that nothing exceeds."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError("not a number")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ A probe cannot log in, so none of them needs a user, whatever the site's middlew
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
-from django.db import transaction
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -16,12 +17,15 @@ from django.views.decorators.http import require_safe
 from . import health as probes
 
 View = Callable[[HttpRequest], HttpResponse]
-_LIMITS = {"max_wait": float, "max_dead_letters": int, "min_workers": int}
+_LIMITS: dict[str, Callable[[Any], Any]] = {"max_wait": probes.seconds, "max_dead_letters": int, "min_workers": int}
 
 
 def _open_to_probes(view: View) -> View:
     """Answer whoever reads, without a user, a transaction or a cache."""
-    return login_not_required(transaction.non_atomic_requests(never_cache(require_safe(view))))
+    view = login_not_required(never_cache(require_safe(view)))
+    for alias in connections:  # any of them may have ATOMIC_REQUESTS, and be away
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
 
 
 @_open_to_probes
@@ -39,7 +43,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 @_open_to_probes
 def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 when workers are alive and keep up, else 503. Thresholds may be in the query: `?max_wait=60&min_workers=2`."""
-    limits = {}
+    limits: dict[str, Any] = {}
     for name, text in request.GET.items():
         if name not in _LIMITS:
             return JsonResponse({"problems": [f"unknown threshold; give {', '.join(_LIMITS)}"]}, status=400)

@@ -122,8 +122,11 @@ class Context:
         if not self._run.cancel_requested and self.is_time_to_look:
             self._looked = time.monotonic()
             standing = progress.standing(self.job_id, self.fence)
-            self._run.lost = not standing.is_held
-            self._run.cancel_requested = standing.cancel_requested
+            # Only set: another thread may have noted either meanwhile.
+            if not standing.is_held:
+                self._run.lost = True
+            if standing.cancel_requested:
+                self._run.cancel_requested = True
             self._refuse_lost()
         if self._run.cancel_requested:
             raise Cancelled

@@ -45,5 +45,8 @@ def _after_fork() -> None:
         # Kept and never closed: to close it here would end the session that the parent still uses.
         _kept.append(connection.connection)
         connection.connection = None
-        connection.in_atomic_block = False
-        connection.savepoint_ids, connection.run_on_commit = [], []
+        connection.in_atomic_block = connection.needs_rollback = connection.closed_in_transaction = False
+        connection.atomic_blocks, connection.savepoint_ids, connection.run_on_commit = [], [], []
+        if pools := getattr(connection, "_connection_pools", None):  # their sessions are the parent's, too
+            _kept.append(dict(pools))
+            pools.clear()

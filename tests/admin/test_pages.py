@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from django.contrib.admin.utils import quote
 from django.db import connection
+from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from django_jobs.admin.graph import layers_of, places_of
@@ -194,6 +195,9 @@ def test_a_mask_hides_values_in_every_depth_and_is_taken_off_where_it_was_left()
     shown = masked(value)
     assert shown == {"a": [{"token": MASK}, 2], "secret": MASK, "plain": "x"}
     assert unmasked(shown, value) == value
+    with override_settings(DJANGO_JOBS={"REDACT": ["x-api-key"]}):
+        headers = {"X-Api-Key": "x", "x_api_key": "x", "other": "x"}
+        assert masked(headers) == {"X-Api-Key": MASK, "x_api_key": MASK, "other": "x"}
     assert unmasked({"a": [{"token": "new"}, 3], "b": MASK}, value) == {"a": [{"token": "new"}, 3], "b": MASK}
 
 

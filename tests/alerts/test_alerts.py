@@ -130,6 +130,27 @@ def test_a_schedule_is_told_of_that_was_disabled_for_an_error() -> None:
 # --- how often
 
 
+def test_what_happens_while_it_is_told_is_told_an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    DeadLetterFactory(fingerprint="one")
+
+    def send_slowly(*args: Any) -> Any:
+        claimed_at = Alert.objects.get(key="cause:one").claimed_at
+        wait_until(lambda: database_now() > claimed_at)
+        again = DeadLetterFactory(fingerprint="one", died_at=database_now())
+        wait_until(lambda: database_now() > again.died_at)
+        return sending.send(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("django_jobs.alerts.tell.send", send_slowly)
+        assert [finding.key for finding in tell(BY_MAIL).findings] == ["cause:one"]
+    an_hour = timedelta(minutes=62)
+    Alert.objects.update(told_at=F("told_at") - an_hour)
+    DeadLetter.objects.update(died_at=F("died_at") - an_hour)
+    assert [finding.key for finding in tell(BY_MAIL).findings] == ["cause:one"]
+    Alert.objects.update(told_at=F("told_at") - an_hour)
+    assert tell(BY_MAIL).findings == []
+
+
 def test_what_goes_on_is_told_each_hour_and_what_happened_once() -> None:
     DeadLetterFactory(fingerprint="one")
     JobFactory(queue="late")
@@ -391,6 +412,8 @@ def test_the_command_tells_and_tests(receiver: Hook, capsys: pytest.CaptureFixtu
         ({"webhook": "ftp://a/b"}, "https://"),
         ({"webhook": "https://"}, "https://"),
         ({"webhook": "http://a/ b"}, "https://"),
+        ({"webhook": "https://ops:hunter2@hooks.example.com/x"}, "without a user"),
+        ({"webhook": "https://hooks.example.com/é"}, "in ASCII"),
         ({"webhook": 7}, "https://"),
         ({"email": ["a@b"], "queue_wait": "soon"}, "such as"),
         ({"email": ["a@b"], "queue_wait": 0}, "such as"),

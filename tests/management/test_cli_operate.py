@@ -194,6 +194,7 @@ def test_health_wants_workers_that_keep_up() -> None:
     JobFactory(queue="slow")
     code, (problem,) = refused("health", "--max-wait", "-1")
     assert (code, "queue 'slow'" in problem) == (1, True)
+    assert "invalid seconds value" in refused("health", "--max-wait", "nan")[1][0]
 
 
 def test_another_database_is_chosen_by_its_alias() -> None:

@@ -21,6 +21,7 @@ from django_jobs.lifecycle.leases import beat, register
 from django_jobs.lifecycle.queues import pause
 from django_jobs.models import WorkerProcess
 from django_jobs.models.fields import DbNow
+from django_jobs.monitoring import views
 from django_jobs.monitoring.health import Thresholds, health, live, ready
 from django_jobs.queue import Scheduler
 from django_jobs.testing import advance_time, make_job
@@ -174,7 +175,13 @@ def test_a_database_that_is_away_is_an_answer_and_its_address_stays_in_the_log(
     assert "10.0.0.7" in caplog.text
 
 
-@pytest.mark.parametrize("query", ["max_wait=soon", "min_workers=1.5", "max_wiat=3"])
+def test_no_probe_is_in_a_transaction_of_any_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "connections", ["default", "jobs", "reports"])
+    view: Any = views._open_to_probes(lambda request: HttpResponse())
+    assert view._non_atomic_requests == {"default", "jobs", "reports"}
+
+
+@pytest.mark.parametrize("query", ["max_wait=soon", "max_wait=nan", "min_workers=1.5", "max_wiat=3"])
 def test_a_threshold_that_means_nothing_is_refused(query: str) -> None:
     assert get(f"/jobs/health/?{query}", 400)["problems"]
 

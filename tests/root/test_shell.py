@@ -194,6 +194,14 @@ def test_gigabytes_of_output_cost_no_memory(amount: str) -> None:
     assert grown <= 10 * 1024, f"{grown} KiB"
 
 
+def test_a_command_that_cannot_be_started_leaves_no_file_open() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(OSError, match="too long"):
+            run("x" * 200_000)
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
+
+
 def test_the_job_type_is_there_when_the_setting_is_on_and_only_then() -> None:
     assert registry.find("shell") is None
     with override_settings(DJANGO_JOBS=SHELL_ON):

@@ -180,6 +180,25 @@ def test_a_session_that_a_handler_opens_is_kept_for_the_next_one(bench: Bench) -
     assert len(set(results)) == 1
 
 
+def test_receivers_that_ask_for_the_class_of_djangos_connection_set_up_the_sessions_of_threads(bench: Bench) -> None:
+    made: list[str] = []
+
+    def set_up(connection: Any, **rest: object) -> None:
+        if connection not in shared:
+            made.append(threading.current_thread().name.partition(" ")[0])
+
+    bench.handle("session", session)
+    bench.handle("closes", lambda payload: connections["default"].close())
+    connection_created.connect(set_up, sender=type(connections["default"]))
+    try:
+        bench.start(1)
+        for name in ("session", "closes", "session"):
+            bench.submit(name).wait(60)
+    finally:
+        connection_created.disconnect(set_up, sender=type(connections["default"]))
+    assert made.count("worker") >= 2
+
+
 def test_a_session_that_the_server_has_ended_meanwhile_fails_no_handler(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

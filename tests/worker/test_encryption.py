@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import override_settings
 
 import django_jobs
-from django_jobs import NewJob, emit, job, submit, submit_many
+from django_jobs import NewJob, emit, encryption, job, submit, submit_many
 from django_jobs.encryption import MARK, as_stored
 from django_jobs.exceptions import EncryptionError, InvalidJob
 from django_jobs.handlers import registry
@@ -317,6 +317,13 @@ def test_the_command_encrypts_what_was_stored_before_the_type_said_so(declared: 
         assert encrypt_stored().changed == Job.objects.count() + Batch.objects.count()
         assert is_nowhere()
         assert {"word": SECRET} in [one.payload for one in Job.objects.all()]
+
+
+def test_what_a_hand_has_written_in_the_place_of_a_token_is_told_and_holds_up_nobody(declared: Any) -> None:
+    for read in (encryption.decrypted, encryption.renewed):
+        for token in ("é", "", "x" * 100):
+            with pytest.raises(EncryptionError):
+                read(token)
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite locks no rows

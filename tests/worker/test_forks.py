@@ -1,10 +1,15 @@
 """Handlers that fork: their children end when they are told to, and leave the worker's sessions alone."""
 
+import os
+from collections.abc import Callable
+from typing import Any
+
 import pytest
-from django.db import connection
+from django.db import connection, connections, transaction
 
 from django_jobs import submit
 from django_jobs.models import Job
+from django_jobs.worker.forks import _after_fork
 from tests.support.processes import spawn_workers
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,3 +41,55 @@ def test_a_forked_child_has_sessions_of_its_own() -> None:
     )
     after.refresh_from_db()
     assert after.result == 42
+
+
+def of_a_child(look: Callable[[], object]) -> str:
+    """Fork, and return as text what a function returns in the child."""
+    ours, theirs = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            _after_fork()
+            os.write(theirs, str(look()).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return text
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+def test_a_child_of_an_atomic_handler_may_begin_transactions_of_its_own() -> None:
+    def look() -> bool:
+        with transaction.atomic(durable=True):
+            return Job.objects.exists()
+
+    with transaction.atomic():
+        assert of_a_child(look) == "False"
+
+
+@pytest.mark.databases("postgresql")
+def test_a_child_takes_no_session_of_its_parents_pool() -> None:
+    pooled: Any = connections.create_connection("default")
+    options = {**connections.settings["default"].get("OPTIONS", {}), "pool": {"min_size": 1, "max_size": 1}}
+    pooled.settings_dict = {**pooled.settings_dict, "OPTIONS": options}
+
+    def session() -> str:
+        with pooled.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            return str(cursor.fetchone()[0])
+
+    try:
+        mine = session()
+        pooled.close()  # it goes back to the pool, open
+
+        def look() -> str:
+            pooled.connection = None
+            return session()
+
+        assert of_a_child(look) not in ("", mine)
+        assert session() == mine
+    finally:
+        pooled.close()
+        pooled.close_pool()

@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
     probe.add_argument("--ready", action="store_true", help="only: does the database answer, with all migrations")
     limits = probes.Thresholds()
     parser.add_argument(
-        "--max-wait", type=float, default=limits.max_wait, metavar="SECONDS",
+        "--max-wait", type=probes.seconds, default=limits.max_wait, metavar="SECONDS",
         help="how long a ready job may wait in a queue that is not paused (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
