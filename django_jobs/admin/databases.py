@@ -40,7 +40,7 @@ def on_chosen_database(view: View) -> View:
         chosen = _chosen(request, databases)
         with use_database(chosen):
             response = view(request, *args, **kwargs)
-        if isinstance(response, HttpResponseRedirectBase) and request.session.get(KEPT) not in (None, chosen):
+        if isinstance(response, HttpResponseRedirectBase) and request.session.get(KEPT, usual_alias()) != chosen:
             _keep_database(response, chosen)  # it acted on that of its form
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
             response.context_data = {**(response.context_data or {}), "console_databases": _choices(databases, chosen)}

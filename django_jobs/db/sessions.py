@@ -193,9 +193,8 @@ def _reset(connection: BaseDatabaseWrapper, watch: Watch) -> bool:
     try:
         raw.execute("DISCARD ALL")
         connection.init_connection_state()
-        connection_created.send(
-            sender=type(connection).__bases__[1], connection=connection
-        )  # a site may set it up there
+        # A site may set up its sessions there.
+        connection_created.send(sender=type(connection).__bases__[1], connection=connection)
     except Exception:  # the server's, or one of a receiver: a new session has it too, and says so where it is opened
         return False
     watch.changed, watch.attributes = False, {}

@@ -182,9 +182,9 @@ def take_due_turns() -> list[str]:
     limits = active_limits()
     found = list(due.values_list("pk", flat=True)[:MOST_LOOKED_AT])
     forget_turns(without_rate(found, limits))
-    ours = [scope for scope in found if limits.rate(scope) is not None][:MOST_TURNS]
+    ours = [scope for scope in found if limits.rate(scope) is not None]
     free = due.filter(pk__in=ours).select_for_update(skip_locked=True)
-    scopes = list(free.values_list("pk", flat=True)) if ours else []
+    scopes = list(free.values_list("pk", flat=True)[:MOST_TURNS]) if ours else []
     if scopes:
         later = database_now() + timedelta(seconds=AGAIN_SECONDS)
         LimitTurn.objects.filter(pk__in=scopes).update(due_at=later)

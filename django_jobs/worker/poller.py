@@ -159,9 +159,7 @@ class Poller:
 
     def __init__(self) -> None:
         self.found_at = 0.0
-        self.wakes_in_vain = (
-            0  # since a thread has found work: looks for what all processes were told of, the next one included
-        )
+        self.wakes_in_vain = 0  # looks for what all processes were told of, since one has found work; with the next one
         self.names: Collection[str] | None = None  # None: all queues
         self._rest = FIRST_REST
         self._named: set[str] = set()

@@ -96,9 +96,8 @@ class SharedPoll:
         self, queues: Collection[str] | None, listen: Callable[[float], object], is_over: Callable[[], bool]
     ) -> None:
         began = time.monotonic()
-        shortest = max(
-            notify.QUIET_SECONDS, self._processes.number / WAKE_UPS
-        )  # who were told look one after the other
+        # Those who were told look one after the other.
+        shortest = max(notify.QUIET_SECONDS, self._processes.number / WAKE_UPS)
         finds, silence, told_at = Frequency(), shortest, began
         slow = 0
         while not is_over() and (time.monotonic() - began < LEAST_SECONDS or finds.per_second() * 2 > self._most):
