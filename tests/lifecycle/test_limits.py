@@ -392,14 +392,21 @@ def test_a_sweep_lets_in_whom_a_deleted_row_or_a_removed_limit_has_left_behind()
     assert ids(claim("default", 10, "p")) == ["j2", "j3"]
 
 
-def test_jobs_that_ran_when_a_limit_was_declared_count() -> None:
+def two_that_ran_before_their_limit(number: int, *, concurrency: int) -> list[ClaimedJob]:
+    """Submit so many jobs, claim two without a limit, and declare one; return the two."""
     name = "limited.job"
     job(name)(lambda payload: None)
-    for number in range(3):
-        submit(name, {}, job_id=f"j{number}")
-    first = claim("default", 2, "p")
+    for place in range(number):
+        submit(name, {}, job_id=f"j{place}")
+    running = claim("default", 2, "p")
+    assert ids(running) == ["j0", "j1"]
     registry.forget(name)
-    limited(concurrency=2)
+    limited(concurrency=concurrency)
+    return running
+
+
+def test_jobs_that_ran_when_a_limit_was_declared_count() -> None:
+    first = two_that_ran_before_their_limit(3, concurrency=2)
     limits.write_declared()
     assert claim("default", 10, "p") == []
     done(*first)
@@ -409,13 +416,7 @@ def test_jobs_that_ran_when_a_limit_was_declared_count() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_slots_that_a_process_without_the_limit_has_left_behind_keep_nobody_from_being_next(concurrency: int) -> None:
-    name = "limited.job"
-    job(name)(lambda payload: None)
-    for number in range(7):
-        submit(name, {}, job_id=f"j{number}")
-    old = claim("default", 2, "p")
-    registry.forget(name)
-    limited(concurrency=concurrency)
+    old = two_that_ran_before_their_limit(7, concurrency=concurrency)
     limits.write_declared()
     done(*old)  # claimed without the limit: their slots are not given on
     assert LimitSlot.objects.filter(waits=False, job__status="completed").count() == 2
@@ -430,13 +431,7 @@ def test_slots_that_a_process_without_the_limit_has_left_behind_keep_nobody_from
 
 
 def test_a_new_process_counts_before_its_first_claim_what_others_run_without_the_limit() -> None:
-    name = "limited.job"
-    job(name)(lambda payload: None)
-    for number in range(3):
-        submit(name, {}, job_id=f"j{number}")
-    assert ids(claim("default", 2, "p")) == ["j0", "j1"]
-    registry.forget(name)
-    limited(concurrency=2)
+    two_that_ran_before_their_limit(3, concurrency=2)
     new = Process(threads=1)
     new.register()
     assert slots_taken() == ["type:limited.job"] * 2

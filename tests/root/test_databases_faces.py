@@ -284,6 +284,11 @@ def test_the_overview_counts_each_database() -> None:
     assert '<td class="jobs-number">1</td><td class="jobs-number">0</td>' in row
 
 
+def confirmed(action: str, key: object, **more: str) -> dict[str, Any]:
+    """Return the form of an act on one row that was confirmed."""
+    return {"action": action, "index": "0", "_selected_action": [key], "confirmed": "1", **more}
+
+
 def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> None:
     dead = testing.make_job(TYPE, status="dead", using="tenant")
     client = operator()
@@ -292,14 +297,7 @@ def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> 
     assert '<input type="hidden" name="django_jobs_database" value="tenant">' in page
     client.get(f"{address}?database=default")
     pk = DeadLetter.objects.using("tenant").get().pk
-    form = {
-        "action": "replay_selected",
-        "index": "0",
-        "_selected_action": [pk],
-        "django_jobs_database": "tenant",
-        "confirmed": "1",
-    }
-    client.post(address, form)
+    client.post(address, confirmed("replay_selected", pk, django_jobs_database="tenant"))
     dead.refresh_from_db()
     assert dead.status == "pending"
 
@@ -359,10 +357,8 @@ def test_the_page_that_follows_an_act_is_of_the_same_database_whatever_was_chose
     letter = DeadLetter.objects.using("tenant").get()
     client = operator()
     client.get("/admin/django_jobs/deadletter/?database=default")
-    form = {"action": "replay_selected", "index": "0", "_selected_action": [letter.pk], "confirmed": "1"}
-    answer = client.post(
-        "/admin/django_jobs/deadletter/", {**form, "back": "page", "django_jobs_database": "tenant"}, follow=True
-    )
+    form = confirmed("replay_selected", letter.pk, back="page", django_jobs_database="tenant")
+    answer = client.post("/admin/django_jobs/deadletter/", form, follow=True)
     url = f"/admin/django_jobs/deadletter/{letter.pk}/change/?database=tenant"
     assert answer.redirect_chain == [(url, 302)]
     assert answer.status_code == 200
@@ -375,15 +371,9 @@ def test_a_list_that_follows_an_act_keeps_its_filters() -> None:
     other = django_jobs.submit(TYPE, using="tenant")
     client = operator()
     client.get("/admin/django_jobs/job/?database=default")
-    form = {
-        "action": "change_selected",
-        "index": "0",
-        "_selected_action": [there.pk],
-        "confirmed": "1",
-        "priority": "9",
-    }
+    form = confirmed("change_selected", there.pk, priority="9", django_jobs_database="tenant")
     address = "/admin/django_jobs/job/?queue=mail&q=&database=default"
-    answer = client.post(address, {**form, "django_jobs_database": "tenant"}, follow=True)
+    answer = client.post(address, form, follow=True)
     (location, _), *_ = answer.redirect_chain
     assert parse_qs(urlsplit(location).query, keep_blank_values=True) == {
         "queue": ["mail"], "q": [""], "database": ["tenant"]
@@ -397,16 +387,10 @@ def test_an_act_on_the_chosen_database_leads_to_a_plain_address() -> None:
     testing.make_job(TYPE, status="dead")
     letter = DeadLetter.objects.get()
     client = operator()
-    form = {
-        "action": "replay_selected",
-        "index": "0",
-        "_selected_action": [letter.pk],
-        "confirmed": "1",
-        "back": "page",
-    }
+    form = confirmed("replay_selected", letter.pk, back="page", django_jobs_database="default")
     for chosen in ("", "?database=default"):
         client.get(f"/admin/django_jobs/deadletter/{chosen}")
-        answer = client.post("/admin/django_jobs/deadletter/", {**form, "django_jobs_database": "default"})
+        answer = client.post("/admin/django_jobs/deadletter/", form)
         assert answer["Location"] == f"/admin/django_jobs/deadletter/{letter.pk}/change/"
 
 
