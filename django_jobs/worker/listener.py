@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from django.db import Error, connections
 
@@ -59,7 +60,7 @@ class Listener(Loop):
         connections.close_all()  # the proof went over this thread's ordinary connection, which is not needed again
         pollers = self._state.pollers
         poll = SharedPoll(subscription, pollers.processes, pollers.wake)
-        stagger = Stagger(pollers.wake_told)
+        stagger = Stagger(partial(pollers.wake, is_told=True))
 
         def listen(seconds: float) -> bool:
             return self._pass_on(subscription, seconds, stagger)

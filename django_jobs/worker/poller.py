@@ -298,15 +298,10 @@ class Pollers:
         with self._lock:
             return self._by_kind.setdefault(kind, Poller())
 
-    def wake(self, queue: str | None = None) -> None:
-        """Let one idle thread of each kind look at once, at a queue if it is known which."""
+    def wake(self, queue: str | None = None, *, is_told: bool = False) -> None:
+        """Let one idle thread of each kind look at once, as `Poller.wake` does."""
         for poller in self._all():
-            poller.wake(queue)
-
-    def wake_told(self, queue: str) -> None:
-        """Wake as `wake` does, for a queue that all processes were told of."""
-        for poller in self._all():
-            poller.wake(queue, is_told=True)
+            poller.wake(queue, is_told=is_told)
 
     def expect_old(self, queue: str) -> None:
         """Look soon for jobs of a queue that have become ready though they are old."""

@@ -41,7 +41,7 @@ def test_wakes_count_as_in_vain_until_work_is_found() -> None:
     assert pollers.wakes_in_vain == 0
     one, other = pollers.of("one"), pollers.of("other")
     for _ in range(3):
-        pollers.wake_told("mail")
+        pollers.wake("mail", is_told=True)
         one.expect_work(is_notified=True)
         other.expect_work(is_notified=True)
     other.found_work()
@@ -52,12 +52,17 @@ def test_wakes_by_this_process_itself_and_for_queues_of_others_are_not_in_vain()
     pollers = Pollers()
     mail = pollers.of("mail")
     mail.names = ["mail"]
-    for wake in (lambda: pollers.wake("mail"), mail.hand_work, pollers.wake, lambda: pollers.wake_told("reports")):
+    for wake in (
+        lambda: pollers.wake("mail"),
+        mail.hand_work,
+        pollers.wake,
+        lambda: pollers.wake("reports", is_told=True),
+    ):
         wake()
         mail.expect_work(is_notified=True)
     assert mail.wakes_in_vain == 0
     for _ in range(2):  # before it has looked: one look
-        pollers.wake_told("mail")
+        pollers.wake("mail", is_told=True)
     mail.expect_work(is_notified=True)
     assert mail.wakes_in_vain == 1
 
@@ -99,7 +104,7 @@ def test_one_of_many_processes_that_were_told_in_vain_rests_until_its_turn_to_lo
     pollers.is_notified, pollers.processes = True, ProcessCount(processes)
     selector = poller.QueueSelector(None, object(), pollers)  # type: ignore[arg-type]  only asked for its identity
     assert selector.rest(None, CommitWatch()) == poller.FIRST_REST, "nobody was told of anything"
-    pollers.wake_told("mail")
+    pollers.wake("mail", is_told=True)
     selector.expect_work()
     assert at_least <= selector.rest(None, CommitWatch()) < at_least + 0.1
     selector.poller.found_work()
