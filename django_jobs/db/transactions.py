@@ -80,7 +80,7 @@ def retried(statement: Callable[P, T]) -> Callable[P, T]:
 
 def _is_manual(connection: BaseDatabaseWrapper) -> bool:
     """Say whether the caller begins and commits transactions himself, with autocommit off."""
-    return connection.connection is not None and not connection.autocommit
+    return not connection.autocommit and connection.connection is not None
 
 
 @contextmanager
