@@ -194,7 +194,7 @@ def _reset(connection: BaseDatabaseWrapper, watch: Watch) -> bool:
         raw.execute("DISCARD ALL")
         connection.init_connection_state()
         # A site may set up its sessions there.
-        connection_created.send(sender=type(connection).__bases__[1], connection=connection)
+        connection_created.send(sender=_backend_of(connection), connection=connection)
     except Exception:  # the server's, or one of a receiver: a new session has it too, and says so where it is opened
         return False
     watch.changed, watch.attributes = False, {}
@@ -202,13 +202,18 @@ def _reset(connection: BaseDatabaseWrapper, watch: Watch) -> bool:
 
 
 def _ways_to_connect(connection: BaseDatabaseWrapper) -> tuple[Any, ...]:
-    kind: Any = type(connection).__bases__[1]  # the site's database backend
+    kind = _backend_of(connection)
     return kind.connect, kind.get_new_connection
 
 
 def _unwatch(connection: BaseDatabaseWrapper) -> None:
     if vars(connection).pop(WATCH, None) is not None:
-        connection.__class__ = type(connection).__bases__[1]
+        connection.__class__ = _backend_of(connection)
+
+
+def _backend_of(connection: Any) -> Any:
+    """Return the class of the site's database backend, of which that of a watched connection is made."""
+    return type(connection).__bases__[1]
 
 
 def _watched(base: Any, mixin: type) -> Any:  # type checkers take a cached function for no class
@@ -271,7 +276,7 @@ class _WatchedConnection:
         What sets up a new session is no handler's doing.
         """
         watched = type(self)
-        self.__class__ = watched.__bases__[1]
+        self.__class__ = _backend_of(self)
         try:
             self.connect()
         finally:
