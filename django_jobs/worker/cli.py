@@ -45,6 +45,7 @@ T = TypeVar("T")
 logger = logging.getLogger("django_jobs")
 STATUS_SECONDS = 0.5
 DRAIN_LOOK_SECONDS = 0.05
+RELOAD_SECONDS = 10.0  # as long as new code may have to wait for the old
 LOOK_SECONDS = 0.1  # whether the process stops by itself; a signal ends the wait
 
 
@@ -156,6 +157,7 @@ class StopSignals:
 
     def __init__(self, *, is_program: bool) -> None:
         self.is_program = is_program
+        self.reload_code: int | None = None  # with which the reloader ends once the work has stopped
         self.stop = Flag()
         self.stop_now = Flag()
         self._before: dict[int, Any] = {}
@@ -183,12 +185,15 @@ class StopSignals:
     def end(self, code: int, *, at_once: bool = False) -> None:
         """End with an exit code: the program, `at_once` without the interpreter's own end; or the call, by SystemExit.
 
-        The interpreter's end would wait for threads that hang in a handler.
+        The interpreter's end would wait for threads that hang in a handler. Under the reloader the work has a thread beside it.
         """
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed, or none
                 stream.flush()
-        if self.is_program and at_once:
+        if self.reload_code is not None:
+            return
+        is_beside = threading.current_thread() is not threading.main_thread()
+        if self.is_program and (at_once or is_beside):
             os._exit(code)
         if self.is_program:
             gc.freeze()  # or else the end looks at each object for garbage: 0.2 s of computing in each process
@@ -213,6 +218,32 @@ def run_supervised(options: Options, signals: StopSignals) -> None:
         options.processes, options.of_child(), is_drain=options.drain, databases=options.databases or (None,)
     )
     signals.end(supervisor.run(signals.stop, signals.stop_now))
+
+
+def run_reloading(
+    run: Callable[[Options, StopSignals, Any], None], options: Options, signals: StopSignals, out: Any
+) -> None:
+    """Run under Django's reloader, which starts the program anew when code changes; what runs is handed back before that."""
+    from django.utils import autoreload  # a worker without it has no need of it
+
+    has_ended = threading.Event()
+
+    def work() -> None:
+        try:
+            run(options, signals, out)
+        finally:
+            has_ended.set()
+
+    try:
+        autoreload.run_with_reloader(work)
+    except SystemExit as end:  # code has changed, or SIGTERM, which the reloader takes for its own
+        if os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) != "true":
+            raise
+        signals.reload_code = end.code if isinstance(end.code, int) else 0
+        signals.stop.set()
+        signals.stop_now.set()
+        has_ended.wait(RELOAD_SECONDS)
+        os._exit(signals.reload_code)
 
 
 def run_alone(options: Options, signals: StopSignals, out: Any) -> None:
@@ -341,7 +372,7 @@ class StatusLine:
         done = completed + failed
         rate = max(0.0, (done - self._before) / (now - self._shown_at))
         self._before, self._shown_at = done, now
-        self._out.write(f"\r\x1b[K{completed} done, {running} running, {failed} failed, {rate:.0f} jobs/s")
+        self._write(f"\r\x1b[K{completed} done, {running} running, {failed} failed, {rate:.0f} jobs/s")
         self._out.flush()
 
     def end(self) -> None:
@@ -349,4 +380,7 @@ class StatusLine:
         if self._is_live:
             self._shown_at = float("-inf")
             self.show()
-            self._out.write("\n")
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        self._out.write(text, ending="")

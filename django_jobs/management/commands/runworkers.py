@@ -12,7 +12,7 @@ from django_jobs.db.connections import jobs_databases
 from django_jobs.names import did_you_mean, queue_problem
 from django_jobs.worker.child.main import run_isolated
 from django_jobs.worker.child.start import remember_program, restore_environment
-from django_jobs.worker.cli import Options, StopSignals, check_ready, run_alone, run_supervised
+from django_jobs.worker.cli import Options, StopSignals, check_ready, run_alone, run_reloading, run_supervised
 from django_jobs.worker.several import check_all_ready, run_several
 
 
@@ -76,9 +76,7 @@ class Command(BaseCommand):
             check_ready(options, signals)
         run = run_several if is_several else run_alone
         if with_reloader:
-            from django.utils import autoreload
-
-            autoreload.run_with_reloader(run, options, signals, self.stdout)
+            run_reloading(run, options, signals, self.stdout)
         elif options.processes is not None:
             run_supervised(options, signals)
         else:
