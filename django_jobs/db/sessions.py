@@ -427,7 +427,9 @@ def leaves_nothing(sql: Any, vendor: str) -> bool:
     """
     if not isinstance(sql, str):
         return False
-    return _known(sql, vendor) if len(sql) <= LONGEST_KEPT else _leaves_nothing(sql, vendor)
+    # Each savepoint has a name of its own, and would only put others out of the cache.
+    is_kept = len(sql) <= LONGEST_KEPT and "SAVEPOINT" not in sql
+    return _known(sql, vendor) if is_kept else _leaves_nothing(sql, vendor)
 
 
 def _leaves_nothing(sql: str, vendor: str) -> bool:
