@@ -172,8 +172,8 @@ def _step(operation_id: int) -> bool:
     operation.done += len(moved.done)
     operation.skipped += len(ids) - len(moved.done)
     operation.cursor = str(ids[-1]) if ids else operation.cursor
-    if operation.per_second is not None:
-        operation.next_at = now + timedelta(seconds=size / operation.per_second)
+    # Behind the others that are due, so that a long operation lets short ones through.
+    operation.next_at = now + timedelta(seconds=size / operation.per_second if operation.per_second else 0)
     if len(ids) < size:
         operation.state, operation.next_at, operation.ended_at = OperationState.FINISHED, None, now
     columns = ["state", "started_at", "ended_at", "next_at", "done", "skipped", "cursor"]

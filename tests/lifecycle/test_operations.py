@@ -63,6 +63,16 @@ def test_an_operation_goes_forward_a_step_at_a_time_and_ends_finished() -> None:
     assert operation.started_at <= operation.ended_at
 
 
+def test_a_long_operation_lets_a_short_one_through() -> None:
+    JobFactory.create_batch(7, status="dead")
+    waiting = JobFactory(status="pending")
+    long = begin(OperationKind.REPLAY, filters={"status": "dead"})
+    short = begin(OperationKind.CANCEL, ids=[waiting.pk])
+    move_operations()
+    move_operations()
+    assert (state(long), state(short)) == (("running", 3, 0), ("finished", 1, 0))
+
+
 def test_rows_that_come_later_are_not_moved_and_those_in_other_states_are_counted() -> None:
     running = JobFactory.create_batch(2, status="running")
     JobFactory.create_batch(5)
