@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connections
+from django.db import IntegrityError, connections
 from django.db.models import QuerySet
 from django.db.models.base import ModelState
 
@@ -97,7 +97,7 @@ def submit(
             _announce([job])
             return job
         if given.job_id is not None:
-            _refuse_taken_ids([given.job_id])
+            _refuse_taken_ids([draft])
         if given.unique_key is not None and (holder := _live_holders([given.unique_key]).get(given.unique_key)):
             return holder
         # The holder ended between the INSERT and the look: the key is free again.
@@ -152,6 +152,9 @@ def submit_many(new_jobs: Iterable[NewJob], *, any_type: bool = False, member_of
         except _KeyTaken:
             if not left:
                 raise InvalidJob("unique keys of the batch change hands too fast; submit again") from None
+        except IntegrityError:
+            _refuse_taken_ids(drafts)  # somebody else's submit has committed meanwhile
+            raise
     _announce(jobs)
     return jobs
 
@@ -444,7 +447,7 @@ def _insert_batch(drafts: Sequence[_Draft]) -> list[Job]:
 
     Raises _KeyTaken when somebody else took a unique key meanwhile; nothing is written then.
     """
-    _refuse_taken_ids([draft.submission.job_id for draft in drafts if draft.submission.job_id is not None])
+    _refuse_taken_ids(drafts)
     jobs, stand_ins = _stand_ins(drafts)
     fresh = [draft for draft in drafts if draft.id not in stand_ins]
     edges = _edges_of_batch(drafts, fresh, stand_ins)
@@ -551,8 +554,9 @@ def _live_holders(unique_keys: Sequence[str]) -> dict[str, Job]:
     return holders
 
 
-def _refuse_taken_ids(ids: Sequence[str]) -> None:
-    """Raise InvalidJob for each id that exists."""
+def _refuse_taken_ids(drafts: Sequence[_Draft]) -> None:
+    """Raise InvalidJob for each id that the caller gives and that exists."""
+    ids = [draft.submission.job_id for draft in drafts if draft.submission.job_id is not None]
     taken: list[str] = []
     for chunk in in_chunks(ids, LOOKUP_CHUNK):
         taken += Job.objects.filter(pk__in=chunk).values_list("pk", flat=True)

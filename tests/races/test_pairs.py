@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from django_jobs import submit
+from django_jobs import NewJob, submit, submit_many
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
@@ -55,6 +55,14 @@ def test_two_claims_share_nothing() -> None:
         [lambda name=name: [job.id for _ in range(20) for job in claim("default", 3, name)] for name in ("one", "two")]
     )
     assert len(one) + len(two) == len({*one, *two}) == 40
+
+
+def test_of_lists_with_one_job_id_all_but_one_are_refused() -> None:
+    for number in range(ROUNDS):
+        new = [NewJob("catalogue.changes", job_id=f"job {number}"), NewJob("catalogue.changes")]
+        refused = run_in_threads(lambda new=new: _refused(lambda: submit_many(new)), 4)  # type: ignore[misc]
+        assert refused.count(False) == 1
+    assert Job.objects.count() == 2 * ROUNDS
 
 
 @pytest.mark.parametrize("ends", ["completed", "dead"])
