@@ -217,7 +217,7 @@ class Steps:
         record = self.find(place)
         if record is None:
             seconds = self._seconds_until(place, until)
-            key = self.record(StepRow(*place, has_ended=seconds <= 0, due=seconds))
+            key = self.record(StepRow(*place, has_ended=seconds <= 0, due=max(seconds, 0.0)))
             if seconds > 0:
                 self.leave(place, key, seconds)
         elif record.is_due and not record.has_ended:

@@ -93,7 +93,9 @@ def test_a_sleep_ends_by_the_databases_clock_from_its_first_call(bench: Bench, c
     assert calls == {"done": 1}
 
 
-@pytest.mark.parametrize("until", [0, -5, timedelta(0), datetime(2020, 1, 1, tzinfo=UTC)])
+@pytest.mark.parametrize(
+    "until", [0, -5, timedelta(0), datetime(2020, 1, 1, tzinfo=UTC), datetime(1960, 1, 1, tzinfo=UTC)]
+)
 def test_a_sleep_whose_time_has_come_goes_on_at_once(bench: Bench, until: Any) -> None:
     assert bench.run(handle(bench, lambda context, payload: context.sleep("none", until))) == ["completed"]
     assert (Attempt.objects.count(), JobStep.objects.get().state) == (0, "done")
