@@ -26,8 +26,7 @@ def add_dependency(job_id: str, depends_on: str, on_failure: str = "fail") -> No
         raise InvalidJob(f"depends_on: {problem}")
     if job_id == depends_on:
         raise CycleError(f"the jobs depend on each other: {job_id} → {job_id}")
-    _lock_ancestors(job_id, depends_on)
-    statuses = dict(Job.objects.filter(pk__in=(job_id, depends_on)).values_list("pk", "status"))
+    statuses = _lock_ancestors(job_id, depends_on)
     if job_id not in statuses:
         raise JobNotFound(job_id)
     if depends_on not in statuses:
@@ -45,12 +44,13 @@ def add_dependency(job_id: str, depends_on: str, on_failure: str = "fail") -> No
     settle_members(store({job_id: [edge]}))
 
 
-def _lock_ancestors(job_id: str, depends_on: str) -> None:
-    """Lock the job and all that the new dependency waits for, and refuse it when the job is among them.
+def _lock_ancestors(job_id: str, depends_on: str) -> dict[str, str]:
+    """Lock the job and all that the new dependency waits for, and refuse it when the job is among them; return their statuses.
 
     Two calls that close a circle together each lock a row that the other one needs, so one of them sees the other's edge.
     """
-    locked: set[str] = set()
+    wanted: set[str] = set()
+    statuses: dict[str, str] = {}
     while True:
         parents: dict[str, str] = {}  # ancestor -> the job on the way back that depends on it
         layer = {depends_on}
@@ -63,11 +63,11 @@ def _lock_ancestors(job_id: str, depends_on: str) -> None:
                     layer.add(parent)
         if job_id in parents:
             raise CycleError("the jobs depend on each other: " + " → ".join(_path(job_id, depends_on, parents)))
-        wanted = {job_id, depends_on, *parents}
+        locked, wanted = wanted, {job_id, depends_on, *parents}
         if wanted <= locked:
-            return
-        list(Job.objects.filter(pk__in=wanted).order_by("pk").select_for_update().values_list("pk"))
-        locked |= wanted
+            return statuses
+        rows = Job.objects.filter(pk__in=wanted | locked).order_by("pk").select_for_update()
+        statuses = dict(rows.values_list("pk", "status"))
 
 
 def _path(job_id: str, depends_on: str, parents: Mapping[str, str]) -> list[str]:

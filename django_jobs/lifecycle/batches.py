@@ -122,6 +122,14 @@ def finish_ended(batch_id: str) -> None:
         _finish([batch_id])
 
 
+def finish_of(job_ids: Collection[str]) -> None:
+    """Finish those of the jobs' batches of which no member is left."""
+    found: set[str] = set()
+    for chunk in in_chunks(sorted(job_ids), CHUNK):
+        found.update(BatchMember.objects.filter(pk__in=chunk).values_list("batch_id", flat=True))
+    _finish([batch_id for batch_id in sorted(found) if not _is_open(batch_id)])
+
+
 def _held_open(batch_ids: Collection[str]) -> set[str]:
     held: set[str] = set()
     for chunk in in_chunks(sorted(batch_ids), AT_ONCE):

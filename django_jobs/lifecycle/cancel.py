@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 
 from django_jobs import signals
-from django_jobs.db.notify import notify_cascade, notify_finished, notify_process
+from django_jobs.db.notify import notify_finished, notify_process
 from django_jobs.db.transactions import after_commit, transactional
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.models import Batch, BatchStatus, Job, JobStatus, JobStep, OpenMember, StepKind
@@ -21,45 +22,59 @@ from .batches import finish_ended, settle_members
 from .cascade import CASCADE_SECONDS, cascade_for
 from .dependents import settle_dependents
 from .members import Ended
-from .moved import Moved, chunks, lock_jobs
+from .moved import CHUNK, Moved, chunks, in_chunks, lock_jobs
 
 
 def cancel(ids: Iterable[str]) -> Moved:
     """Cancel jobs that wait, and ask the workers of those that run; finished ones are left."""
-    moved = cancel_some(ids)
-    if moved.done:
+    moved, is_left = _cancel_all(ids)
+    if is_left:
         cascade_for(CASCADE_SECONDS)
     return moved
 
 
 def cancel_some(ids: Iterable[str]) -> Moved:
     """Cancel jobs as `cancel` does, and leave what is behind them to the workers' next cascade."""
-    moved = Moved([], {})
+    return _cancel_all(ids)[0]
+
+
+def _cancel_all(ids: Iterable[str]) -> tuple[Moved, bool]:
+    """Cancel in chunks; say also whether jobs behind these are left to be failed."""
+    moved, is_left = Moved([], {}), False
     for chunk in chunks(ids):
-        cancelled, workers, scheduled = _cancel(chunk)
-        for worker_id in workers:
+        cancelled = _cancel(chunk)
+        for worker_id in cancelled.workers:
             after_commit(partial(notify_process, worker_id))
-        moved += cancelled
-        cancel_children(scheduled)
+        moved += cancelled.moved
+        is_left |= cancelled.is_left
+        cancel_children(cancelled.scheduled)
     if moved.done:
         notify_finished()
-        notify_cascade()
-    return moved
+    return moved, is_left
+
+
+class _Cancelled(NamedTuple):
+    """What came of a chunk: the workers of the jobs that run, the jobs that were scheduled, and whether a cascade is left."""
+
+    moved: Moved
+    workers: set[str]
+    scheduled: list[str]
+    is_left: bool
 
 
 @transactional
-def _cancel(ids: Sequence[str]) -> tuple[Moved, set[str], list[str]]:
-    """Cancel a chunk; return what came of it, the workers of the jobs that run, and those that were scheduled."""
+def _cancel(ids: Sequence[str]) -> _Cancelled:
     jobs = lock_jobs(ids)
     running = [job for job in jobs.values() if job.status == JobStatus.RUNNING]
     Job.objects.filter(pk__in=[job.pk for job in running], cancel_requested_at=None).update(cancel_requested_at=DbNow())
     waiting = {job.pk: job.batch_id for job in jobs.values() if job.status in WAITING}
     slots.leave(jobs[pk] for pk in waiting)
-    settle_members(_cancel_waiting(waiting))
+    ended, is_left = _cancel_waiting(waiting)
+    settle_members(ended)
     done = [*waiting, *(job.pk for job in running)]
     moved = Moved.of(ids, jobs, done, " already; only a job that is not finished can be cancelled")
     scheduled = [job.pk for job in jobs.values() if job.status == JobStatus.SCHEDULED]
-    return moved, {job.worker_id or "" for job in running}, scheduled
+    return _Cancelled(moved, {job.worker_id or "" for job in running}, scheduled, is_left)
 
 
 def cancel_children(ids: Sequence[str]) -> None:
@@ -72,14 +87,25 @@ def cancel_children(ids: Sequence[str]) -> None:
             cancel_batch(str(batch_id))
 
 
-def _cancel_waiting(batch_of: Mapping[str, str | None]) -> list[Ended]:
-    """Cancel jobs whose rows the caller has locked while they wait; return them and the dependents that failed with them.
+def cancel_left_children() -> None:
+    """Cancel the children of jobs that are cancelled: what a process left undone that died behind the parent's end."""
+    running = Batch.objects.filter(status=BatchStatus.RUNNING, awaited_by__isnull=False)
+    cancelled = Job.objects.filter(pk=OuterRef("awaited_by"), status=JobStatus.CANCELLED)
+    for batch_id in list(running.filter(Exists(cancelled)).order_by("pk").values_list("pk", flat=True)):
+        with suppress(InvalidJob, BatchNotFound):  # they have ended meanwhile
+            cancel_batch(batch_id)
+
+
+def _cancel_waiting(batch_of: Mapping[str, str | None]) -> tuple[list[Ended], bool]:
+    """Cancel jobs whose rows the caller has locked while they wait.
+
+    Returns them and the dependents that failed with them, and whether there are more behind those.
 
     Args:
         batch_of: the batch, if any, of each of the jobs.
     """
     if not batch_of:
-        return []
+        return [], False
     ids = sorted(batch_of)
     Job.objects.filter(pk__in=ids).update(
         status=JobStatus.CANCELLED,
@@ -89,10 +115,10 @@ def _cancel_waiting(batch_of: Mapping[str, str | None]) -> list[Ended]:
         unique_lock=None,
         pending_limits=0,
     )
-    failed = settle_dependents(ids)
+    failed, is_left = settle_dependents(ids)
     for job_id in ids:
         signals.announce(signals.job_cancelled, job_id)
-    return [*(Ended(job_id, batch_of[job_id], JobStatus.CANCELLED) for job_id in ids), *failed]
+    return [*(Ended(job_id, batch_of[job_id], JobStatus.CANCELLED) for job_id in ids), *failed], is_left
 
 
 def cancel_as_requested(ids: Iterable[str]) -> list[Ended]:
@@ -104,7 +130,7 @@ def cancel_as_requested(ids: Iterable[str]) -> list[Ended]:
     batch_of = dict(requested.values_list("pk", "batch_id"))
     if batch_of:
         after_commit(lambda: cancel_children(sorted(batch_of)))
-    return _cancel_waiting(batch_of)
+    return _cancel_waiting(batch_of)[0]
 
 
 def cancel_batch(batch_id: str) -> int:
@@ -113,9 +139,9 @@ def cancel_batch(batch_id: str) -> int:
     Raises BatchNotFound, and InvalidJob when the batch has finished.
     """
     _close(batch_id)
-    members = OpenMember.objects.filter(batch=batch_id).order_by("place").values_list("job_id", flat=True)
+    members = OpenMember.objects.filter(batch=batch_id).order_by("-place").values_list("job_id", flat=True)
     # From the last one back: a member that depends on another is cancelled before it, and not failed by it.
-    moved = sum(len(cancel(chunk).done) for chunk in reversed(list(chunks(members))))
+    moved = sum(len(cancel(chunk).done) for chunk in in_chunks(list(members), CHUNK))
     for nested in list(Batch.objects.filter(parent=batch_id, status=BatchStatus.RUNNING).values_list("pk", flat=True)):
         with suppress(InvalidJob):  # it has finished meanwhile
             moved += cancel_batch(nested)

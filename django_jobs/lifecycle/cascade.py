@@ -23,18 +23,17 @@ def continue_cascade() -> int:
     """
 
     left = JobDependency.objects.filter(state=DependencyState.OPEN)
-    columns = left.values_list("depends_on__status", *OpenEdge._fields)
-    first = columns.filter(depends_on__status__in=ENDED_BADLY).order_by("depends_on_id", "job_id")[:STEP]
-    found = _behind([OpenEdge._make(row[1:]) for row in first])
+    first = left.filter(depends_on__status__in=ENDED_BADLY).order_by("depends_on_id", "job_id")
+    found = _behind([OpenEdge._make(row) for row in first.values_list(*OpenEdge._fields)[:STEP]])
     if not found:
         return 0
     # Others may be at the same edges, or replay the dependency: what still holds under the locks is ours to treat.
-    locked_in_order({name for edge in found for name in (edge.job_id, edge.depends_on_id)})
-    status = {row[1]: row[0] for row in columns.filter(pk__in=[edge.id for edge in found])}
-    bad = {edge.depends_on_id for edge in found if status.get(edge.id) in ENDED_BADLY}
+    rows = locked_in_order({name for edge in found for name in (edge.job_id, edge.depends_on_id)})
+    bad = {pk for pk, _, status, _ in rows if status in ENDED_BADLY}
+    still_open = set(left.filter(pk__in=[edge.id for edge in found]).values_list("pk", flat=True))
     edges = []
     for edge in found:  # a dependency's own edge comes before those to its dependents
-        if edge.id in status and edge.depends_on_id in bad:
+        if edge.id in still_open and edge.depends_on_id in bad:
             edges.append(edge)
             if edge.on_failure == OnFailure.FAIL:
                 bad.add(edge.job_id)

@@ -46,22 +46,30 @@ def wake_dependents(ids: Sequence[str]) -> dict[str, list[str]]:
     return satisfy(edges) if edges else {}
 
 
-def settle_dependents(ids: Sequence[str]) -> list[Ended]:
+class Cascaded(NamedTuple):
+    """The jobs that failed by others, and whether that left some behind them to be failed."""
+
+    failed: list[Ended]
+    is_left: bool = False
+
+
+def settle_dependents(ids: Sequence[str]) -> Cascaded:
     """Treat the dependents of jobs that ended badly: free those that run anyway, fail the first STEP of the others.
 
-    Returns the jobs that failed. Call it in the settling transaction. What is left is done by `continue_cascade`: at once when
-    this is a worker process, otherwise by the next sweep of any other one.
+    Call it in the settling transaction. What is left is done by `continue_cascade`: at once when this is a worker process,
+    otherwise by the next sweep of any other one.
     """
     edges = open_edges(ids)
     if not edges:
-        return []
+        return Cascaded([])
     free([edge for edge in edges if edge.on_failure == OnFailure.RUN])
     broken = [edge for edge in edges if edge.on_failure == OnFailure.FAIL]
     failed = break_edges(broken[:STEP])
-    if len(broken) > STEP or (failed and open_edges([one.job_id for one in failed])):
+    is_left = len(broken) > STEP or (bool(failed) and bool(open_edges([one.job_id for one in failed])))
+    if is_left:
         # Left to the sweep, the next layer would wait for up to a lease, and a drain would end before it.
         notify_cascade()
-    return failed
+    return Cascaded(failed, is_left)
 
 
 def dependents_of(ids: Sequence[str]) -> dict[str, list[str]]:
@@ -76,7 +84,7 @@ def fail_broken(ids: Sequence[str]) -> list[Ended]:
     """Fail new jobs that depend on one that ended badly before they were submitted; return all that failed."""
     edges = JobDependency.objects.filter(job_id__in=ids, state=DependencyState.BROKEN)
     failed = _fail({edge.job_id: edge.depends_on_id for edge in edges.order_by("-depends_on_id")})
-    return failed + settle_dependents([one.job_id for one in failed])
+    return failed + settle_dependents([one.job_id for one in failed]).failed
 
 
 def recount(ids: Iterable[str]) -> None:

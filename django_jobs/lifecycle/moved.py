@@ -51,8 +51,11 @@ def in_chunks(values: Sequence[K], size: int) -> Iterator[Sequence[K]]:
         yield values[start : start + size]
 
 
-def lock_jobs(ids: Sequence[str]) -> dict[str, Job]:
+def lock_jobs(ids: Collection[str]) -> dict[str, Job]:
     """Lock jobs in the one order that all moves use, and return those that exist, as they are now."""
-    rows = Job.objects.filter(pk__in=ids).order_by("pk").select_for_update()
     columns = ("status", "queue", "worker_id", "batch_id", "pending_limits", "job_type", "limit_key", "queue_limit_key")
-    return {job.pk: job for job in rows.only("pk", *columns)}
+    found = (
+        Job.objects.filter(pk__in=chunk).order_by("pk").select_for_update().only("pk", *columns)
+        for chunk in in_chunks(sorted(ids), CHUNK)
+    )
+    return {job.pk: job for jobs in found for job in jobs}

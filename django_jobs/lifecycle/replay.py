@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef, QuerySet
 
 from django_jobs import signals
 from django_jobs.db.connections import jobs_alias
@@ -33,17 +34,18 @@ from django_jobs.models import (
     StepKind,
 )
 from django_jobs.models.fields import DbNow
-from django_jobs.models.job import ENDED_BADLY
+from django_jobs.models.job import ENDED_BADLY, LIVE
 from django_jobs.payloads import encode_payload, sealed
 
 from .acknowledge import why_closed
-from .batches import reopen, with_nested
+from .batches import finish_of, reopen, with_nested
 from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount
-from .moved import Moved, chunks, lock_jobs, why_left
+from .moved import Moved, chunks, in_chunks, lock_jobs, why_left
 from .steps import forget
 from .users import known_here
 
 logger = logging.getLogger("django_jobs")
+CHUNK = 500
 REFUSAL = "; only a dead, failed or cancelled job can be replayed"
 
 
@@ -64,6 +66,7 @@ def replay(
 ) -> Moved:
     """Run dead, failed or cancelled jobs again, and close their open dead letters as replayed.
 
+    A job waits for those of its dependencies that are replayed with it or live; others that ended badly hold it no longer.
     Jobs in another state are left, and so are those whose unique key a live job holds.
 
     Args:
@@ -71,36 +74,56 @@ def replay(
         dependents: let the jobs that failed because of these wait again; False leaves them failed for good.
         from_start: forget which steps were done; otherwise the jobs go on behind them.
     """
-    moved = _replay_in_chunks(ids, Way(by, dependents, from_start))
+    moved = _replay_all(ids, Way(by, dependents, from_start))
     if dependents and moved.done:
         revive_all()
     return moved
 
 
-def _replay_children(ids: Sequence[str], by: Any) -> None:
-    """Replay what failed of the children of jobs that go on behind their steps, before they look at them again."""
-    steps = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, event_key__isnull=False)
-    batch_ids = steps.filter(job__status__in=ENDED_BADLY).order_by("pk").values_list("event_key", flat=True)
-    for batch_id in list(batch_ids):
-        with suppress(InvalidJob, BatchNotFound):  # none of them has failed
-            replay_batch(str(batch_id), by=by)
-
-
 def replay_some(ids: Iterable[str], *, by: Any = None, from_start: bool = False) -> Moved:
     """Replay jobs and the first ones behind them, and leave the others to the workers' next cascade."""
-    moved = _replay_in_chunks(ids, Way(by, True, from_start))
+    moved = _replay_all(ids, Way(by, True, from_start))
     if moved.done:
         notify_cascade()
     return moved
 
 
-def _replay_in_chunks(ids: Iterable[str], way: Way) -> Moved:
+def _replay_all(ids: Iterable[str], way: Way) -> Moved:
+    ordered = _dependencies_first(ids)
+    moved, revived = _replay_in_chunks(ordered, CHUNK, way, frozenset(ordered))
+    return moved + Moved([job_id for job_id in ordered if job_id in revived], {})
+
+
+def _dependencies_first(ids: Iterable[str]) -> list[str]:
+    """Return the jobs, sorted and each once, behind those of them because of which they failed."""
+    before: dict[str, list[str]] = {job_id: [] for job_id in sorted(set(ids))}
+    for chunk in in_chunks([*before], CHUNK):
+        for job_id, depends_on in _broken_edges(chunk).values_list("job_id", "depends_on_id"):
+            if depends_on in before:
+                before[job_id].append(depends_on)
+    try:
+        return list(TopologicalSorter(before).static_order()) if any(before.values()) else [*before]
+    except CycleError:  # edges that a hand wrote
+        return [*before]
+
+
+def _replay_in_chunks(ids: Sequence[str], size: int, way: Way, asked: Collection[str]) -> tuple[Moved, set[str]]:
+    """Replay jobs in chunks; when a unique key stops the whole of one, job by job.
+
+    Returns what came of it, and the dependents that wait again with them.
+    """
     moved = Moved([], {})
-    for chunk in chunks(ids):
-        if not way.from_start:
-            _replay_children(chunk, way.by)
-        moved += _replay(chunk, way)
-    return moved
+    revived: set[str] = set()
+    for chunk in in_chunks(ids, size):
+        left = [job_id for job_id in chunk if job_id not in revived]
+        try:
+            some, behind = _replay_together(left, way, asked)
+        except InvalidJob as error:
+            alone = len(left) == 1
+            some, behind = (Moved([], {left[0]: error}), set()) if alone else _replay_in_chunks(left, 1, way, asked)
+        moved += some
+        revived |= behind
+    return moved, revived
 
 
 @transactional
@@ -158,23 +181,11 @@ def replay_batch(batch_id: str, *, by: Any = None) -> int:
         raise InvalidJob(
             f"batch {batch_id!r} has no member that is dead, failed or cancelled: there is nothing to replay"
         )
-    behind = _failed_by_another(bad)
-    left = replay([job_id for job_id in bad if job_id not in behind], by=by).left
-    left |= replay(_ended_badly(bad), by=by).left
+    left = replay(bad, by=by).left
     replayed = len(bad) - len(_ended_badly(bad))
     if not replayed:
         raise next(iter(left.values()))
     return replayed
-
-
-def _failed_by_another(ids: Collection[str]) -> set[str]:
-    """Return those of the jobs that failed because another one of them did."""
-    among = set(ids)
-    behind: set[str] = set()
-    for chunk in chunks(ids):
-        edges = JobDependency.objects.filter(REVIVABLE, job_id__in=chunk).values_list("job_id", "depends_on_id")
-        behind.update(job_id for job_id, depends_on in edges if depends_on in among)
-    return behind
 
 
 def _ended_badly(ids: Iterable[str]) -> list[str]:
@@ -182,42 +193,65 @@ def _ended_badly(ids: Iterable[str]) -> list[str]:
     return [job_id for jobs in found for job_id in jobs.values_list("pk", flat=True)]
 
 
-def _replay(ids: Sequence[str], way: Way) -> Moved:
-    """Replay a chunk; when a unique key stops the whole of it, job by job."""
-    try:
-        return _replay_together(ids, way)
-    except InvalidJob as error:
-        if len(ids) == 1:
-            return Moved([], {ids[0]: error})
-        return sum((_replay([job_id], way) for job_id in ids), Moved([], {}))
-
-
 @transactional
-def _replay_together(ids: Sequence[str], way: Way) -> Moved:
-    jobs = lock_jobs(ids)
-    done = [job.pk for job in jobs.values() if job.status in ENDED_BADLY]
+def _replay_together(ids: Sequence[str], way: Way, asked: Collection[str]) -> tuple[Moved, set[str]]:
+    """Replay jobs in one transaction; return what came of it, and the dependents that wait again. `asked`: of all chunks."""
+    # With their dependencies, for one that completed between the look at it and our commit would not see the edge that we open.
+    jobs = lock_jobs({*ids, *_broken_edges(ids).values_list("depends_on_id", flat=True)})
+    done = [job_id for job_id in ids if job_id in jobs and jobs[job_id].status in ENDED_BADLY]
     moved = Moved.of(ids, jobs, done, REFUSAL)
     if not done:
-        return moved
+        return moved, set()
     _start_over(done)
+    _wait_again(done, {job_id for job_id, job in jobs.items() if job.status in LIVE or job_id in done})
     if way.from_start:
         forget(done)
-    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=known_here(way.by))
-    if way.dependents:
-        # The first ones in this very transaction: a replay that was cut off would be refused when somebody asks for it again.
-        revived = 0
-        while revived < STEP and (step := revive_step()):
-            revived += step
     else:
+        _replay_children(done, way.by)
+    DeadLetter.objects.filter(job_id__in=done).open().update(replayed_at=DbNow(), replayed_by=known_here(way.by))
+    revived = _revive_first(done) if way.dependents else set()
+    if not way.dependents:
         # Their edges are closed, so that no later replay of another job takes them for its own.
-        broken = JobDependency.objects.filter(depends_on_id__in=done, state=DependencyState.BROKEN)
-        broken.update(state=DependencyState.SATISFIED)
+        broken = JobDependency.objects.filter(depends_on_id__in=done, state=DependencyState.BROKEN).order_by("pk")
+        edges = broken.values_list("pk", "job_id")
+        _close([pk for pk, job_id in edges if job_id not in asked], DependencyState.SATISFIED)
     reopen(done)
     for job_id in done:
         signals.announce(signals.job_replayed, job_id)
     for queue in {jobs[job_id].queue for job_id in done}:
         notify_work(queue)
-    return moved
+    return moved, revived
+
+
+def _broken_edges(ids: Sequence[str]) -> QuerySet[JobDependency]:
+    return JobDependency.objects.filter(job_id__in=ids, state=DependencyState.BROKEN).order_by("pk")
+
+
+def _wait_again(ids: Sequence[str], live: Collection[str]) -> None:
+    """Let jobs that are pending again wait for their live dependencies; those that ended badly hold them no longer."""
+    edges = list(_broken_edges(ids).values_list("pk", "depends_on_id"))
+    if edges:
+        _close([pk for pk, depends_on in edges if depends_on in live], DependencyState.OPEN)
+        _close([pk for pk, depends_on in edges if depends_on not in live], DependencyState.SATISFIED)
+        recount(ids)
+
+
+def _replay_children(ids: Sequence[str], by: Any) -> None:
+    """Replay what failed of the children of jobs that go on behind their steps, before they look at them again."""
+    steps = JobStep.objects.filter(job_id__in=ids, kind=StepKind.CHILDREN, event_key__isnull=False)
+    for batch_id in list(steps.order_by("pk").values_list("event_key", flat=True)):
+        with suppress(InvalidJob, BatchNotFound):  # none of them has failed
+            replay_batch(str(batch_id), by=by)
+
+
+def _revive_first(done: Sequence[str]) -> set[str]:
+    """Let the first dependents of jobs wait again: a replay that was cut off would be refused when somebody asks for it again."""
+    revived: set[str] = set()
+    edges = 0
+    while edges < STEP and (step := revive_step(done)).edges:
+        edges += step.edges
+        revived.update(step.revived)
+    return revived
 
 
 def _start_over(ids: Sequence[str]) -> None:
@@ -251,44 +285,89 @@ def revive_all() -> None:
 
     What a live unique key holds back waits for it.
     """
-    try:
-        while revive_step():
-            pass
-    except InvalidJob as error:
-        logger.debug("a replay cannot be finished now: %s", error)
+    while revive_step().edges:
+        pass
+
+
+class Revived(NamedTuple):
+    """What a step of a revival did: how many edges it changed, and the jobs that wait again."""
+
+    edges: int
+    revived: Sequence[str]
 
 
 @transactional
-def revive_step() -> int:
-    """Let jobs wait again whose broken dependency is live again, and those behind them, along STEP edges; return how many.
+def revive_step(behind: Collection[str] | None = None) -> Revived:
+    """Let jobs wait again whose broken dependency is live again, and those behind them, along STEP edges.
 
     The rows say what is left: a broken edge to a job that is not ended. The first STEP jobs are part of the replay's own
     transaction; after a crash any process goes on with the others. Each step leaves the counts right.
+
+    Args:
+        behind: dependents of these jobs come first; None: those of any.
     """
     broken = JobDependency.objects.filter(REVIVABLE)
-    first = broken.filter(LIVE_AGAIN).order_by("job_id").values_list("job_id", flat=True)[:STEP]
-    ids = _behind(broken, sorted(set(first)))
+    holders = Job.objects.filter(unique_lock=OuterRef("job__unique_key"))
+    found = broken.filter(LIVE_AGAIN, ~Exists(holders))
+    if behind is not None:
+        found = found.filter(depends_on_id__in=behind)
+    ids = _behind(broken, sorted(set(found.order_by("job_id").values_list("job_id", flat=True)[:STEP])))
     if not ids:
-        return 0
-    # With their dependencies, for one that completed between the look at it and our commit would not see the edge that we open.
+        return Revived(0, [])
+    # With their dependencies, as in a replay.
     names = {*ids, *broken.filter(job_id__in=ids).values_list("depends_on_id", flat=True)}
-    queue_of = {pk: queue for pk, queue, status, _ in locked_in_order(names) if status == JobStatus.FAILED}
-    edges = list(broken.filter(job_id__in=ids).values_list("pk", "job_id", "depends_on_id", "depends_on__status"))
+    rows = {pk: (queue, status) for pk, queue, status, _ in locked_in_order(names)}
+    failed = [pk for pk in ids if pk in rows and rows[pk][1] == JobStatus.FAILED]
+    ids = sorted(set(failed) - _kept_out(failed))
+    edges = [
+        (pk, job_id, name, rows[name][1])
+        for pk, job_id, name in broken.filter(job_id__in=ids)
+        .order_by("pk")
+        .values_list("pk", "job_id", "depends_on_id")
+        if name in rows
+    ]
     free = _free(edges)
-    satisfied = [pk for pk, _, _, status in edges if status == JobStatus.COMPLETED]
-    again = [pk for pk, _, name, status in edges if status not in (*ENDED_BADLY, JobStatus.COMPLETED) or name in free]
-    JobDependency.objects.filter(pk__in=again).update(state=DependencyState.OPEN)
-    JobDependency.objects.filter(pk__in=satisfied).update(state=DependencyState.SATISFIED)
-    recount(ids)
-    revived = sorted(free & queue_of.keys())
+    revived = [job_id for job_id in ids if job_id in free]
     if revived:
-        _start_over(revived)
+        try:
+            _start_over(revived)
+        except InvalidJob as error:
+            logger.debug("a replay cannot be finished now: %s", error)
+            return Revived(0, [])
+    satisfied = [pk for pk, _, _, status in edges if status == JobStatus.COMPLETED]
+    again = [pk for pk, _, name, status in edges if status in LIVE or name in free]
+    _close(again, DependencyState.OPEN)
+    _close(satisfied, DependencyState.SATISFIED)
+    recount(ids)
+    if revived:
         reopen(revived)
         for job_id in revived:
             signals.announce(signals.job_replayed, job_id)
-        for queue in {queue_of[job_id] for job_id in revived}:
+        for queue in {rows[job_id][0] for job_id in revived}:
             notify_work(queue)
-    return len(again) + len(satisfied)
+    finish_of(set(ids) - free)  # a batch waits for members that are about to be revived, and these are not
+    return Revived(len(again) + len(satisfied), revived)
+
+
+def _close(edges: Sequence[int], state: DependencyState) -> None:
+    for chunk in in_chunks(edges, CHUNK):
+        JobDependency.objects.filter(pk__in=chunk).update(state=state)
+
+
+def _kept_out(ids: Sequence[str]) -> set[str]:
+    """Return those of the jobs whose unique key a live job holds, or another one of them that comes first."""
+    keys = dict(Job.objects.filter(pk__in=ids, unique_key__isnull=False).order_by("pk").values_list("pk", "unique_key"))
+    held = (
+        set(Job.objects.filter(unique_lock__in=set(keys.values())).values_list("unique_lock", flat=True))
+        if keys
+        else set()
+    )
+    out: set[str] = set()
+    for job_id, key in keys.items():
+        if key in held:
+            out.add(job_id)
+        held.add(key)
+    return out
 
 
 def _behind(broken: Any, ids: list[str]) -> list[str]:

@@ -507,7 +507,8 @@ def _settle_others(
         put_to_wait(waits)
     ended: list[Ended] = []
     if bad := sorted(outcome.job.id for outcome in settled if outcome.status in ENDED_BADLY):
-        ended = _members(outcome for outcome in settled if outcome.status in ENDED_BADLY) + settle_dependents(bad)
+        ended = _members(outcome for outcome in settled if outcome.status in ENDED_BADLY)
+        ended += settle_dependents(bad).failed
     if cancelled := [outcome.job.id for outcome in settled if outcome.status == JobStatus.CANCELLED]:
         after_commit(partial(cancel_children, cancelled))
     if waiting := [outcome.job.id for outcome in settled if outcome.status in WAITING]:

@@ -268,7 +268,7 @@ class Migration(migrations.Migration):
                 'verbose_name': 'dependency',
                 'verbose_name_plural': 'dependencies',
                 'base_manager_name': 'objects',
-                'indexes': [models.Index(fields=['depends_on', 'state'], name='django_jobs_dependents')],
+                'indexes': [models.Index(fields=['depends_on', 'state'], name='django_jobs_dependents'), django_jobs.models.indexes.PartialIndex(fields=['depends_on', 'job'], name='django_jobs_dependency_broken', where=models.Q(('state', 'broken')))],
                 'constraints': [models.UniqueConstraint(fields=('job', 'depends_on'), name='django_jobs_dependency_pair'), models.CheckConstraint(condition=models.Q(('job', models.F('depends_on')), _negated=True), name='django_jobs_dependency_not_itself'), models.CheckConstraint(condition=models.Q(('on_failure__in', ['fail', 'run'])), name='django_jobs_dependency_on_failure'), models.CheckConstraint(condition=models.Q(('state__in', ['open', 'satisfied', 'broken'])), name='django_jobs_dependency_state')],
             },
         ),

@@ -7,6 +7,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from .fields import ExactCharField
+from .indexes import PartialIndex
 from .job import Job
 from .managers import JobsManager
 
@@ -50,7 +51,11 @@ class JobDependency(models.Model):
             ),
             models.CheckConstraint(name="django_jobs_dependency_state", condition=Q(state__in=DependencyState.values)),
         )
-        indexes = (models.Index(fields=("depends_on", "state"), name="django_jobs_dependents"),)
+        indexes = (
+            models.Index(fields=("depends_on", "state"), name="django_jobs_dependents"),
+            # What a replay has to revive, without a look at all that was satisfied.
+            PartialIndex(fields=["depends_on", "job"], where=Q(state="broken"), name="django_jobs_dependency_broken"),
+        )
 
     def __str__(self) -> str:
         return f"{self.job_id} → {self.depends_on_id}"

@@ -337,7 +337,8 @@ class Job(models.Model):
         from .limit import LimitTurn
 
         scope = self.held_back_by
-        return None if scope is None else LimitTurn.objects.filter(pk=scope).values_list("due_at", flat=True).first()
+        turns = LimitTurn.objects.using(self._state.db or jobs_alias())
+        return None if scope is None else turns.filter(pk=scope).values_list("due_at", flat=True).first()
 
     @property
     def is_finished(self) -> bool:

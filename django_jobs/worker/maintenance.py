@@ -12,6 +12,7 @@ from django_jobs.db.errors import is_away
 from django_jobs.db.notify import cascade_in_process, notify_work, turns_in_process
 from django_jobs.due import look_ahead
 from django_jobs.lifecycle.active_limits import active_limits, forget_numbers
+from django_jobs.lifecycle.cancel import cancel_left_children
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.events import deliver, prune_events
 from django_jobs.lifecycle.farewell import forget_gone
@@ -200,6 +201,7 @@ class Maintenance(Loop):
         requested = self._cascades_requested
         cascade_all()
         revive_all()
+        cancel_left_children()
         self._cascades_done = requested
         return 0.0 if self.owes_cascade else get_settings().LEASE_SECONDS
 

@@ -13,7 +13,7 @@ import django_jobs
 from django_jobs import Fail, NewJob, Snooze
 from django_jobs.exceptions import BatchNotFound, InvalidJob
 from django_jobs.handlers import make_handler, registry
-from django_jobs.lifecycle import replay
+from django_jobs.lifecycle import cancel, replay
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.prune import prune
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
@@ -341,6 +341,15 @@ def test_cancel_ends_what_waits_and_takes_no_more() -> None:
     assert Batch.objects.get(pk=inner.pk).status == "cancelled"
 
 
+def test_no_member_fails_by_another_that_is_cancelled_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel, "CHUNK", 2)
+    with django_jobs.batch(**callbacks()) as batch:
+        for n in range(9, 0, -1):
+            batch.submit("well", job_id=f"m{n}", depends_on=[f"m{n + 1}"] if n < 9 else [])
+    assert batch.cancel() == 9
+    assert (batch.status, batch.progress["cancelled"]) == ("cancelled", 9)
+
+
 def test_a_member_that_is_cancelled_by_itself_ends_like_any_other() -> None:
     with django_jobs.batch(**callbacks()) as batch:
         member = batch.submit("well")
@@ -437,13 +446,32 @@ def test_a_batch_does_not_finish_before_its_failed_members_wait_again() -> None:
     assert names() == ["on_failure", "on_finish"]
     Job.objects.filter(pk="root").update(payload={"mended": True})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "revive_step", lambda: 0)
+        patch.setattr(replay, "revive_step", lambda *_: replay.Revived(0, []))
         replay.replay(["root"])
         drain()
         assert not told, "three members are failed, and will not stay so"
     replay.revive_all()
     assert names() == ["on_success", "on_finish"]
     assert batch.progress["completed"] == 4
+
+
+def test_a_batch_finishes_when_its_failed_member_is_not_revived_after_all() -> None:
+    django_jobs.submit("badly", job_id="other")
+    drain(reraise=False)
+    with django_jobs.batch(**callbacks()) as batch:
+        batch.submit("badly", job_id="root")
+        batch.submit("well", job_id="both", depends_on=["root", "other"])
+    drain(reraise=False)
+    told.clear()
+    Job.objects.filter(pk="root").update(payload={"mended": True})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "revive_step", lambda *_: replay.Revived(0, []))
+        replay.replay(["root"])
+        drain()
+    assert batch.status == "running"
+    replay.revive_all()
+    assert Batch.objects.get(pk=batch.pk).status == "failed"
+    assert names() == ["on_failure", "on_finish"]
 
 
 # --- wait, prune

@@ -12,9 +12,11 @@ import django_jobs
 from django_jobs import Cancelled, NewJob
 from django_jobs.exceptions import ChildrenFailed
 from django_jobs.handlers import make_handler, registry
+from django_jobs.lifecycle import cancel
 from django_jobs.models import Attempt, Batch, DeadLetter, Event, Job, JobStep
 from django_jobs.models.fields import DbNow
 from django_jobs.testing import advance_time, crash_after, drain, run_due
+from django_jobs.worker.process import Process
 from tests.support.transfers import delete_all, exported, imported
 from tests.support.waiting import wait_until
 
@@ -371,6 +373,19 @@ def test_a_parent_that_is_cancelled_while_it_runs_begins_no_children_that_go_on(
     assert statuses() == {"cancelled": 4}
     assert Batch.objects.get().status == "cancelled"
     assert drain() == [], "nothing is left to run"
+
+
+def test_children_that_outlive_their_cancelled_parent_are_cancelled_by_the_next_sweep() -> None:
+    handle(lambda context, payload: context.run_children(numbers(1, 2)))
+    job = django_jobs.submit("flow.parent")
+    run_due()
+    with pytest.MonkeyPatch.context() as patch:  # a process that dies behind the commit
+        patch.setattr(cancel, "cancel_children", lambda ids: None)
+        Job.objects.get(pk=job.pk).cancel()
+    assert statuses() == {"cancelled": 1, "pending": 2}
+    Process(threads=1).maintenance.cascade()
+    assert statuses() == {"cancelled": 3}
+    assert Batch.objects.get().status == "cancelled"
 
 
 def test_so_it_is_in_a_worker_process(bench: Bench) -> None:
