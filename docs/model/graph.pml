@@ -161,7 +161,7 @@ inline lock_dependents(j, t) {
 
 /* Promise 6: whatever a job depended on has completed, unless it runs anyway, or was replayed itself. */
 #define is_kept(e) (edge[e] == SATISFIED && (runs_anyway[e] || status[on[e]] == COMPLETED))
-#define edge_allows(e, j) (job[e] != j || edge[e] == NO_EDGE || is_kept(e) || (edge[e] == BROKEN && by_hand[j]))
+#define edge_allows(e, j) (job[e] != j || edge[e] == NO_EDGE || is_kept(e) || (edge[e] != OPEN && by_hand[j]))
 
 /* A worker process: claim a ready job, run it, settle it, and treat its dependents in the same transaction. One runs D, the other
    one the rest. */
@@ -249,14 +249,15 @@ again:
 /* `revive_step`: jobs failed by a dependency that is live again. `mine` is being replayed in the same transaction, or JOBS.
    found: bit j. */
 #define lives(j, mine) ((j) == mine || !ended_badly(j))
-#define may_revive(e, mine) (edge[e] == BROKEN && status[job[e]] == FAILED && lives(on[e], mine))
+#define is_failed(j, mine) ((j) != mine && status[j] == FAILED)
+#define may_revive(e, mine) (edge[e] == BROKEN && is_failed(job[e], mine) && lives(on[e], mine))
 
 inline look_for_failed(mine) {
     atomic {
         found = 0;
         if :: may_revive(0, mine) || may_revive(1, mine) -> found = (1 << B) :: else fi;
         if
-        :: may_revive(2, mine) || (found && edge[2] == BROKEN && status[C] == FAILED) -> found = found | (1 << C)
+        :: may_revive(2, mine) || (found && edge[2] == BROKEN && is_failed(C, mine)) -> found = found | (1 << C)
         :: else
         fi }
 }
@@ -278,7 +279,7 @@ inline read_broken(mine) {
         was_broken = 0; was_live = 0; was_completed = 0;
         for (e : 0 .. EDGES - 1) {
             if
-            :: edge[e] == BROKEN && status[job[e]] == FAILED && (found & (1 << job[e])) ->
+            :: edge[e] == BROKEN && is_failed(job[e], mine) && (found & (1 << job[e])) ->
                 was_broken = was_broken | (1 << e);
                 if :: lives(on[e], mine) -> was_live = was_live | (1 << e) :: else fi;
                 if :: on[e] != mine && status[on[e]] == COMPLETED -> was_completed = was_completed | (1 << e) :: else fi
@@ -319,9 +320,22 @@ again:
     goto again
 }
 
-/* `replay`: with the dependents that failed by it in the same transaction, or, when there are many, some time afterwards. */
+/* `replay`: with the dependents that failed by it in the same transaction, or, when there are many, some time afterwards.
+   Its own broken edges: it waits for who lives, and no longer for who ended badly. */
+#define is_broken(e, j) (job[e] == j && edge[e] == BROKEN)
+#define own_dependency(e, j) (is_broken(e, j) -> (1 << on[e]) : 0)
+#define still_holds(e) (!ended(on[e]) -> OPEN : SATISFIED)
+
+inline renew(j) {
+    for (e : 0 .. EDGES - 1) { if :: is_broken(e, j) -> edge[e] = still_holds(e) :: else fi }
+    e = 0;
+    open_count[j] = count_open(j)
+}
+
 inline replay(j, t) {
-    lock(j, t);
+    set = (1 << j) | own_dependency(0, j) | own_dependency(1, j) | own_dependency(2, j);
+    lock_all(set, t);
+    set = 0;
     if
     :: required(STATUS_IN_REPLAY, ended_badly(j)) ->
         if
@@ -331,6 +345,7 @@ inline replay(j, t) {
         atomic {
             assert(ended_badly(j));
             status[j] = PENDING; by_hand[j] = true;
+            renew(j);
             revive() }
     :: else
     fi;
@@ -386,7 +401,6 @@ inline insert_edge(e) {
     fi
 }
 
-#define is_broken(e, j) (job[e] == j && edge[e] == BROKEN)
 #define has_broken(j) (is_broken(0, j) || is_broken(1, j) || is_broken(2, j))
 
 inline insert(j) {
