@@ -35,7 +35,7 @@ LISTED = 10
 TELLING = 20  # runs of either span, before they are compared
 SLOWER = 1.5
 QUARTER = 900  # seconds, with one of which the hours and days of every zone begin
-NO_SETTINGS = frozenset({"job_type", "function", "queue"})
+NO_SETTINGS = frozenset({"job_type", "function", "arguments", "queue"})
 
 
 class JobTypePages(JobForms):

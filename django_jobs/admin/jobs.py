@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django_jobs.db.transactions import database_now
 from django_jobs.handlers import encrypts_type
 from django_jobs.lifecycle.prune import may_go
+from django_jobs.lifecycle.settle import FAILURES
 from django_jobs.masking import masked, pretty
 from django_jobs.models import Batch, Job, JobStatus, JobStep, ScheduleTick, StepKind
 from django_jobs.models.fields import DbNow
@@ -337,9 +338,11 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             buttons.append(Button("replay_selected", _("Replay"), "default"))
             if job.steps.exists():
                 buttons.append(Button("replay_selected", _("Replay from the start"), option="from_start"))
-        if job.status == JobStatus.SCHEDULED and self.has_replay_permission(request):
+        waits_for_event = job.status in LIVE and _waits_for_event(job)
+        # A run before the event comes would wait for it anew.
+        if job.status == JobStatus.SCHEDULED and not waits_for_event and self.has_replay_permission(request):
             buttons.append(Button("run_selected_now", _("Run now"), "default"))
-        if self.has_send_event_permission(request) and job.status in LIVE and _waits_for_event(job):
+        if waits_for_event and self.has_send_event_permission(request):
             buttons.append(Button("send_event_selected", _("Send this event…")))
         if job.status in WAITING and self.has_reorder_permission(request):
             buttons.append(Button("change_selected", _("Change priority or queue…")))
@@ -367,6 +370,7 @@ class JobAdmin(JobTypePages, RowAdmin, OperatingAdmin):
             "took": duration(ran),
             "worker": self._worker(attempt.worker_id),
             "error": cut(attempt.error, 2_000),
+            "is_bad": attempt.outcome in FAILURES,
             "traceback": cut(attempt.traceback, LONGEST_TEXT),
         }
 
@@ -426,7 +430,9 @@ def _is_open_ended(job: Job, now: Any) -> bool:
 def _timeline(job: Job, now: Any) -> list[Step]:
     """Return what happened to the job, in order; attempts that did not complete have a list of their own."""
     steps = [Step(_("Submitted"), job.created_at)]
-    if job.scheduled_at:
+    if job.scheduled_at and not (
+        job.finished_at and job.scheduled_at > job.finished_at
+    ):  # a wait that ended before its time
         steps.append(Step(_("Scheduled for"), job.scheduled_at))
     if job.available_at > job.created_at and job.available_at != job.scheduled_at and not _is_open_ended(job, now):
         # A job that ran, or still runs, was due before that; one that waits again is due after it.

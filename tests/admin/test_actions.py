@@ -349,6 +349,13 @@ def test_an_event_whose_payload_is_no_object_is_refused(payload: str) -> None:
     assert not Event.objects.exists()
 
 
+def test_a_job_that_waits_for_an_event_is_not_run_before_it_comes() -> None:
+    job = JobFactory(status="scheduled")
+    add_step(job, "go", kind="event", ended_at=None, event_name="go")
+    buttons = operator().get(f"{JOBS}{job.pk}/change/").context["buttons"]
+    assert [button.action for button in buttons][:2] == ["send_event_selected", "change_selected"]
+
+
 def test_a_job_that_only_an_event_wakes_shows_no_date_in_a_hundred_years() -> None:
     job = JobFactory(status="scheduled", available_at=timezone.now() + timedelta(days=36_525))
     client = operator()

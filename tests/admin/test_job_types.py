@@ -103,6 +103,7 @@ def test_a_page_shows_hours_days_settings_schedules_and_the_doc_string() -> None
     assert [name for _, name in answer.context["schedules"]] == ["nightly"]
     assert dict(answer.context["settings"])["max_retries"] == "3"
     assert dict(answer.context["settings"])["queue"] == "default"
+    assert not [value for _, value in answer.context["settings"] if " object at " in value]
     assert answer.context["doc"]
     assert "No handler for this type is known here." in page_of_nobody().text
 

@@ -232,6 +232,9 @@ def test_a_timeline_says_due_for_the_last_run_only_of_a_job_that_waited_again() 
     def steps(job: Job) -> list[str]:
         return [step.what for step in client.get(f"{ROOT}job/{job.pk}/change/").context["timeline"]]
 
+    gave_up_at = {"scheduled_at": now + day, "started_at": now - hour, "finished_at": now}
+    woken = JobFactory(status="completed", created_at=now - day, **gave_up_at)
+    assert steps(woken) == ["Submitted", "Started", "Completed"]
     assert steps(once) == ["Submitted", "Scheduled for"]
     assert steps(ran) == ["Submitted", "Scheduled for", "Started", "Completed"]
     assert steps(retried)[:2] == ["Submitted", "Due for its last run"]
