@@ -12,6 +12,7 @@ from django_jobs.db.connections import jobs_alias
 from django_jobs.db.transactions import transactional
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
+from django_jobs.models import Schedule
 
 from .peers import celery_beat, ox, q2, tasks_db
 from .peers.found import Found
@@ -72,6 +73,8 @@ def adopt(source: str, *, dry_run: bool = False) -> Report:
                 found.take()
             except InvalidJob as error:
                 why = str(error)
+        if why and found.kind == "schedule" and Schedule.objects.filter(name=found.name).exists():
+            why += "; one of this name is here"
         told.append(Told(found.kind, found.name, found.job_type, not why, why))
     if dry_run:
         transaction.set_rollback(True, using=jobs_alias())

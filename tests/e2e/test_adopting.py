@@ -255,6 +255,8 @@ def test_schedules_of_django_q2_become_ours_and_each_is_told(monkeypatch: pytest
     assert "a day 31" in why["the 31st"]
     assert "3 more times" in why["three times"]
     assert why["off"] == "it has ended there"
+    again = told("django-q2")
+    assert {again[name] for name in adopted} == {"it has ended there; one of this name is here"}
     assert "shop.tasks.report with each result" in why["hook"]
     assert "`tick`" in why["tick"]
     assert "[7] have no names" in why["positional"]

@@ -8,7 +8,9 @@ from unittest import mock
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import override_settings
 
+from django_jobs import checks
 from django_jobs.lifecycle.leases import register
 from django_jobs.models import DeadLetter, Event, Job, JobLog, JobStep, Queue, Schedule
 from django_jobs.queue import Scheduler
@@ -135,6 +137,27 @@ def test_schedules_are_listed_enabled_disabled_and_run() -> None:
     job_id = jobs("schedules", "run", "nightly").strip()
     assert Job.objects.get(pk=job_id).payload == {"n": 1}
     assert refused("schedules", "run", "nightli")[0] == 1
+
+
+def test_a_schedule_that_was_made_at_run_time_is_deleted() -> None:
+    Scheduler().schedule_interval("often", "effects.record", 60)
+    ran = jobs("schedules", "run", "often").strip()
+    assert refused("schedules", "delete", "often")[1] == [
+        "This deletes schedule 'often'. The jobs that it submitted stay. Give --yes to do it."
+    ]
+    assert jobs("schedules", "delete", "often", "--yes") == "often deleted\n"
+    assert not Schedule.objects.exists()
+    assert Job.objects.filter(pk=ran).exists()
+    assert refused("schedules", "delete", "often", "--yes")[0] == 1
+    Scheduler().schedule_interval("declared", "effects.record", 60)
+    Schedule.objects.update(declared=True)
+    assert "declared in the code" in refused("schedules", "delete", "declared", "--yes")[1][0]
+    assert Schedule.objects.exists()
+
+
+def test_nothing_is_encrypted_where_nothing_can_encrypt() -> None:
+    with override_settings(DJANGO_JOBS={"ENCRYPT": True}), mock.patch.object(checks, "find_spec", return_value=None):
+        assert "pip install 'django-durable-jobs[encryption]'" in refused("encrypt")[1][0]
 
 
 # --- files

@@ -34,6 +34,6 @@ def alerts(options: dict[str, Any], out: Output) -> None:
     else:
         for finding in result.findings:
             out.line(finding.text)
-        out.line(f"{len(result.findings)} alerts")
+        out.line(f"{len(result.findings)} alert{'s' * (len(result.findings) != 1)}")
     if any(result.problems.values()):
         raise CommandError("\n".join(f"not sent by {way}: {why}" for way, why in result.problems.items() if why))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.checks import Error
 from django.core.management.base import CommandError
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
+from django_jobs.checks import check_encryption
 from django_jobs.lifecycle.encrypt import encrypt_stored
 from django_jobs.lifecycle.prune import prune
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus
@@ -54,6 +56,9 @@ def check(options: dict[str, Any], out: Output) -> None:
 
 def encrypt(options: dict[str, Any], out: Output) -> None:
     """Encrypt what is stored anew."""
+    for problem in check_encryption():
+        if isinstance(problem, Error):
+            raise CommandError(f"{problem.msg} {problem.hint}")
     brought = encrypt_stored()
     out.result(f"{brought.changed} rows written anew", **brought._asdict())
     if brought.unreadable:

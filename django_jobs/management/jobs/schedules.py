@@ -1,11 +1,12 @@
-"""The verbs of schedules: schedules, schedules enable, disable, run."""
+"""The verbs of schedules: schedules, schedules enable, disable, delete, run."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django_jobs.exceptions import InvalidJob, ScheduleNotFound
 from django_jobs.models import Schedule
-from django_jobs.scheduling.store import disable, enable
+from django_jobs.scheduling.store import delete_schedule, disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
 from .output import Output
@@ -23,11 +24,12 @@ def add(verbs: Verbs) -> None:
     for name, function, summary in (
         ("enable", enable_schedule, "let a schedule tick again"),
         ("disable", disable_schedule, "stop a schedule from ticking"),
+        ("delete", remove_schedule, "delete a schedule that was made at run time"),
         ("run", run_schedule, "submit a schedule's job now; its next tick stays"),
     ):
-        actions.add(name, function, summary, f"schedules {name} nightly", over=SCHEDULE).add_argument(
-            "name", metavar="NAME"
-        )
+        asks = name == "delete"
+        action = actions.add(name, function, summary, f"schedules {name} nightly", asks=asks, over=SCHEDULE)
+        action.add_argument("name", metavar="NAME")
 
 
 def list_schedules(options: dict[str, Any], out: Output) -> None:
@@ -64,6 +66,19 @@ def disable_schedule(options: dict[str, Any], out: Output) -> None:
     """Disable one schedule."""
     disable(options["name"])
     out.state(options["name"], "disabled")
+
+
+def remove_schedule(options: dict[str, Any], out: Output) -> None:
+    """Delete one schedule that was made at run time."""
+    name = options["name"]
+    row = Schedule.objects.filter(name=name).first()
+    if row is None:
+        raise ScheduleNotFound(name)
+    if row.declared:
+        raise InvalidJob(f"schedule {name!r} is declared in the code; take it out there, or disable it")
+    out.confirm(f"This deletes schedule {name!r}. The jobs that it submitted stay.")
+    delete_schedule(name)
+    out.state(name, "deleted")
 
 
 def run_schedule(options: dict[str, Any], out: Output) -> None:
