@@ -17,11 +17,13 @@ KEPT = timedelta(days=7)
 
 
 @transactional
-def say_farewell(process_id: str, ending: Ending, *, held: int = 0, only_dead: bool = False) -> bool:
+def say_farewell(
+    process_id: str, ending: Ending, *, held: int = 0, jobs_done: int = 0, only_dead: bool = False
+) -> bool:
     """Move the row of a process to those that are gone; return False when it still holds a job.
 
     Args:
-        held: how many jobs were taken back from it.
+        held: how many jobs were taken back from it; jobs_done: how many it did, where that is more than it last told.
         only_dead: leave a process alone that nobody has declared dead.
     """
     rows = WorkerProcess.objects.filter(~Exists(Job.objects.held_by(process_id)), pk=process_id)
@@ -31,6 +33,7 @@ def say_farewell(process_id: str, ending: Ending, *, held: int = 0, only_dead: b
     if process is None:
         return not Job.objects.held_by(process_id).exists()
     facts = {field.name: getattr(process, field.name) for field in ProcessFacts._meta.fields}
+    facts["jobs_done"] = max(process.jobs_done, jobs_done)
     gone = GoneProcess(**facts, ended_at=DbNow(), ending=ending, held=held)
     GoneProcess.objects.bulk_create([gone], ignore_conflicts=True)
     WorkerProcess.objects.filter(pk=process_id)._raw_delete(jobs_alias())

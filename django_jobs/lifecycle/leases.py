@@ -110,9 +110,9 @@ def _ask_to_stop(process_id: str) -> bool:
     return bool(WorkerProcess.objects.filter(pk=process_id).update(stopping_at=DbNow()))
 
 
-def leave(process_id: str) -> bool:
+def leave(process_id: str, jobs_done: int = 0) -> bool:
     """Delete the row of a process that holds no job, and keep that it left; return False when it still holds one."""
-    return say_farewell(process_id, Ending.LEFT)
+    return say_farewell(process_id, Ending.LEFT, jobs_done=jobs_done)
 
 
 def limit_silence() -> None:

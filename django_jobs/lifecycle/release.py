@@ -121,13 +121,16 @@ def release_unheld(jobs: Sequence[HeldJob], process_id: str) -> int:
     return release_started([job for job in named if job.fence == fences[job.id]], process_id, UNHELD)
 
 
-def release_process(process_id: str) -> int:
+def release_process(process_id: str, jobs_done: int = 0) -> int:
     """Hand back every job of a worker process that was ended on purpose, and delete its row; return how many.
 
     Call it only once the process is gone, or runs nothing any more.
+
+    Args:
+        jobs_done: as the process itself has counted them; what its last beat told may be old.
     """
     released = release_started([ClaimedJob.of(job) for job in Job.objects.held_by(process_id)], process_id)
-    leave(process_id)
+    leave(process_id, jobs_done)
     return released
 
 

@@ -22,6 +22,16 @@ logger = logging.getLogger("django_jobs")
 def log_retries(sender: type, retries: Sequence[Retry], **kwargs: Any) -> None:
     """Log that jobs failed and are tried again."""
     for job, retry_count, next_scheduled_at, error in retries:
+        if retry_count == job.retry_count:  # its process died; that spends none
+            logger.warning(
+                "job %s (%s) crashed and starts again at %s: %s",
+                job.id,
+                job.job_type,
+                next_scheduled_at,
+                error,
+                extra=_fields(job, retry_count),
+            )
+            continue
         logger.warning(
             "job %s (%s) failed and is retried at %s (retry %d of %d): %s",
             job.id,

@@ -254,5 +254,9 @@ def judge(run: Run, handler: Handler, handlers: Registry, error: BaseException) 
     if isinstance(error, BadResult):
         return Outcome.given_up(job, error, DeadLetterReason.BAD_RESULT, options, seconds)
     if run.timed_out or isinstance(error, TimedOut):
+        if not error.args and isinstance(
+            error, TimedOut
+        ):  # raised in the handler's thread, where a class alone can be raised
+            error.args = (run.late,)
         return Outcome.timed_out(job, error, options, seconds)
     return Outcome.failed(job, error, options, seconds)

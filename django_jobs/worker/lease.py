@@ -69,7 +69,7 @@ class Lease(Loop):
         return max(0.01, interval - (time.monotonic() - sent_at))
 
     def _vitals(self, now: float) -> leases.Vitals:
-        done = self._state.completed + self._state.failed
+        done = self._state.jobs_done
         before, self._measured = self._measured, (now, done)
         rate = (done - before[1]) / (now - before[0]) if before is not None and now > before[0] else 0.0
         return leases.Vitals(self._silent_threads(), done, rate, round(resident_megabytes()))

@@ -304,7 +304,7 @@ class Process:
         self.lease.stop()
         if ended and not self.state.is_lost:
             with self._on_its_database():
-                do_within(RELEASE_SECONDS, lambda: release_process(self.id))
+                do_within(RELEASE_SECONDS, lambda: release_process(self.id, self.state.jobs_done))
 
     def release_running(self) -> None:
         """Hand back what still runs at the end of the grace, right before the process exits."""
@@ -312,7 +312,7 @@ class Process:
             worker.buffer.give_up_run(worker.slot)
         self.coroutines.give_up_all()
         with self._on_its_database():
-            release_process(self.id)
+            release_process(self.id, self.state.jobs_done)
 
     def _on_its_database(self) -> AbstractContextManager[None]:
         return on_database(self.state.database)

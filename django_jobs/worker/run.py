@@ -51,6 +51,11 @@ class Run:
         return (self.job,)
 
     @property
+    def late(self) -> str:
+        """What is said of a run that has passed its timeout."""
+        return "timed out" if self.timeout_seconds is None else f"timed out after {self.timeout_seconds:g} seconds"
+
+    @property
     def timeout_seconds(self) -> float | None:
         """How long it may take, in seconds; None: as long as it likes."""
         return self.job.timeout_seconds

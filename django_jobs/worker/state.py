@@ -77,6 +77,11 @@ class WorkerState:
         self._claiming: dict[object, float] = {}  # since when each claims
         self._found_nothing = False
 
+    @property
+    def jobs_done(self) -> int:
+        """How many runs of this process have ended, well or badly."""
+        return self.completed + self.failed
+
     # Stopping.
 
     @property

@@ -127,4 +127,4 @@ def _write_progress(run: Run) -> None:
 
 def _timed_out(run: Run, handler: Handler, handlers: Registry) -> list[Outcome]:
     run.timed_out = True
-    return judge_all(run, handler, handlers, TimedOut(f"timed out after {run.timeout_seconds} seconds"))
+    return judge_all(run, handler, handlers, TimedOut(run.late))

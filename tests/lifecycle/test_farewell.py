@@ -13,6 +13,7 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.farewell import forget_gone, note_lease_lost
 from django_jobs.lifecycle.prune import prune
+from django_jobs.lifecycle.release import release_process
 from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Outcome, settle
 from django_jobs.models import Attempt, DeadLetter, GoneProcess, WorkerProcess
@@ -35,6 +36,13 @@ def test_a_process_that_leaves_is_kept_as_one_that_left() -> None:
     row = GoneProcess.objects.get()
     assert (row.pk, row.ending, row.held, row.threads, row.queues, row.jobs_done) == ("p", "left", 0, 3, ["mail"], 7)
     assert not WorkerProcess.objects.exists()
+
+
+def test_a_process_that_leaves_says_what_it_did_since_its_last_beat() -> None:
+    leases.register("p", queues=[], threads=1)
+    leases.beat("p", leases.Vitals(jobs_done=7))
+    release_process("p", jobs_done=9)
+    assert GoneProcess.objects.get().jobs_done == 9
 
 
 def test_a_process_that_holds_a_job_does_not_go() -> None:

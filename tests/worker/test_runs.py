@@ -313,6 +313,7 @@ def test_a_handler_that_passes_its_timeout_is_interrupted(bench: Bench) -> None:
     let_its_time_be_over(process)
     assert [job.wait(60).status for job in (slow, *good)] == ["dead", *["completed"] * 10]
     assert (DeadLetter.objects.get().reason, slow.attempts.get().outcome) == ("timeout", "timed out")
+    assert slow.attempts.get().error == "TimedOut: timed out after 600 seconds"
 
 
 def test_a_job_that_waits_behind_a_slow_one_is_handed_back(bench: Bench) -> None:
