@@ -11,13 +11,13 @@ from django_jobs.exceptions import DeadLetterNotFound, InvalidJob, JobsError
 from django_jobs.models import DeadLetter
 from django_jobs.models.fields import DbNow
 
-from .moved import Moved, chunks
+from .moved import Moved, key_chunks
 from .users import known_here
 
 
 def acknowledge(dead_letter_ids: Iterable[int], *, by: Any = None, note: str = "") -> Moved:
     """Close dead letters that are open, each with the same note; those that are closed are left."""
-    return sum((_acknowledge(chunk, by, note) for chunk in chunks(dead_letter_ids)), Moved([], {}))
+    return sum((_acknowledge(chunk, by, note) for chunk in key_chunks(dead_letter_ids)), Moved([], {}))
 
 
 @transactional

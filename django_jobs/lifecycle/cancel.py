@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, OuterRef
 
 from django_jobs import signals
 from django_jobs.db.notify import notify_finished, notify_process
@@ -22,7 +22,7 @@ from .batches import finish_ended, settle_members
 from .cascade import CASCADE_SECONDS, cascade_for
 from .dependents import settle_dependents
 from .members import Ended
-from .moved import CHUNK, Moved, chunks, in_chunks, lock_jobs
+from .moved import CHUNK, Moved, end_waiting, in_chunks, key_chunks, lock_jobs
 
 
 def cancel(ids: Iterable[str]) -> Moved:
@@ -41,7 +41,7 @@ def cancel_some(ids: Iterable[str]) -> Moved:
 def _cancel_all(ids: Iterable[str]) -> tuple[Moved, bool]:
     """Cancel in chunks; say also whether jobs behind these are left to be failed."""
     moved, is_left = Moved([], {}), False
-    for chunk in chunks(ids):
+    for chunk in key_chunks(ids):
         cancelled = _cancel(chunk)
         for worker_id in cancelled.workers:
             after_commit(partial(notify_process, worker_id))
@@ -107,14 +107,7 @@ def _cancel_waiting(batch_of: Mapping[str, str | None]) -> tuple[list[Ended], bo
     if not batch_of:
         return [], False
     ids = sorted(batch_of)
-    Job.objects.filter(pk__in=ids).update(
-        status=JobStatus.CANCELLED,
-        fence=F("fence") + 1,
-        finished_at=DbNow(),
-        updated_at=DbNow(),
-        unique_lock=None,
-        pending_limits=0,
-    )
+    end_waiting(Job.objects.filter(pk__in=ids), JobStatus.CANCELLED)
     failed, is_left = settle_dependents(ids)
     for job_id in ids:
         signals.announce(signals.job_cancelled, job_id)

@@ -15,7 +15,7 @@ from django_jobs.names import queue_problem
 from django_jobs.numbers import is_integer, rank_of
 
 from . import slots
-from .moved import Moved, chunks, lock_jobs
+from .moved import Moved, key_chunks, lock_jobs
 
 
 def change(ids: Iterable[str], *, priority: int | None = None, queue: str | None = None) -> Moved:
@@ -33,7 +33,7 @@ def change(ids: Iterable[str], *, priority: int | None = None, queue: str | None
         changes["rank"] = rank_of(priority)
     if queue is not None:
         changes["queue"] = queue
-    return sum((_change(chunk, changes) for chunk in chunks(ids)), Moved([], {}))
+    return sum((_change(chunk, changes) for chunk in key_chunks(ids)), Moved([], {}))
 
 
 @transactional

@@ -9,7 +9,7 @@ from django_jobs.models import Job
 from django_jobs.models.job import TERMINAL, WAITING
 
 from .cancel import cancel_some
-from .moved import Moved, chunks, lock_jobs
+from .moved import Moved, key_chunks, lock_jobs
 from .prune import delete_ended, may_go
 
 
@@ -18,7 +18,7 @@ def delete_finished(ids: Iterable[str]) -> Moved:
 
     Others are left, and so are those that something still needs: an open dead letter, a live dependent, a batch that goes on.
     """
-    return sum((_delete_finished(chunk) for chunk in chunks(ids)), Moved([], {}))
+    return sum((_delete_finished(chunk) for chunk in key_chunks(ids)), Moved([], {}))
 
 
 @transactional
@@ -33,7 +33,7 @@ def discard(ids: Iterable[str]) -> Moved:
 
     One that something still needs, such as its batch, stays as a cancelled job.
     """
-    return sum((_discard(chunk) for chunk in chunks(ids)), Moved([], {}))
+    return sum((_discard(chunk) for chunk in key_chunks(ids)), Moved([], {}))
 
 
 @transactional

@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from django.db.models import Case, Count, F, OuterRef, Q, Subquery, Value, When
+from django.db.models import Case, Count, OuterRef, Q, Subquery, Value, When
 from django.db.models.functions import Coalesce
 
 from django_jobs import signals
 from django_jobs.db.dialects import dialect
 from django_jobs.db.notify import notify_cascade, notify_work
 from django_jobs.models import DependencyState, Job, JobDependency, JobStatus, OnFailure
-from django_jobs.models.fields import DbNow
 from django_jobs.models.job import ENDED_BADLY, WAITING
 
 from .members import Ended
-from .moved import in_chunks
+from .moved import end_waiting, in_chunks
 
 STEP = 500
 CHUNK = 1000
@@ -160,14 +159,8 @@ def _fail(culprits: Mapping[str, str]) -> list[Ended]:
         failed.update((pk, Ended(pk, batch_id, JobStatus.FAILED)) for pk, batch_id in chosen.items())
         if chosen:
             errors = _errors({job_id: culprits[job_id] for job_id in chosen}, failed)
-            waiting.update(
-                status=JobStatus.FAILED,
-                fence=F("fence") + 1,
-                error=Case(*(When(pk__in=ids, then=Value(error)) for error, ids in errors.items())),
-                finished_at=DbNow(),
-                updated_at=DbNow(),
-                unique_lock=None,
-            )
+            error = Case(*(When(pk__in=ids, then=Value(error)) for error, ids in errors.items()))
+            end_waiting(waiting, JobStatus.FAILED, error=error)
     _announce_failed(failed)
     return list(failed.values())
 

@@ -27,7 +27,7 @@ from django_jobs.payloads import decode, encode_payload, opened, readable, seale
 from django_jobs.rules import check, flag
 from django_jobs.text import shown
 
-from .moved import chunks
+from .moved import key_chunks
 from .steps import LONGEST_WAIT, is_held, make_ready
 
 BATCH = 500
@@ -121,7 +121,7 @@ def _wake(event: Event) -> bool:
     first: dict[str, int] = {}  # a job sees an event once, whatever number of its waits asks for it
     for key, job_id in waits.order_by("job_id", "position").values_list("pk", "job_id"):
         first.setdefault(job_id, key)
-    found = sum(_wake_some(event, chunk, first) for chunk in chunks(first))
+    found = sum(_wake_some(event, chunk, first) for chunk in key_chunks(first))
     return found == len(first)
 
 

@@ -1,12 +1,15 @@
-"""What a move on many answers, and what such moves share: chunks, and one order of locking."""
+"""What a move on many answers, and what such moves share: chunks, one order of locking, the end of jobs that wait."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from django.db.models import F, QuerySet
+
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
-from django_jobs.models import Job
+from django_jobs.models import Job, JobStatus
+from django_jobs.models.fields import DbNow
 
 K = TypeVar("K")
 CHUNK = 500
@@ -40,7 +43,7 @@ def why_left(job_id: str, job: Job | None, refusal: str) -> JobsError:
     return JobNotFound(job_id) if job is None else InvalidJob(f"job {job_id!r} is {job.status}{refusal}")
 
 
-def chunks(keys: Iterable[K]) -> Iterator[Sequence[K]]:
+def key_chunks(keys: Iterable[K]) -> Iterator[Sequence[K]]:
     """Return the keys, sorted and each once, in chunks for one transaction."""
     return in_chunks(sorted(set(keys)), CHUNK)  # type: ignore[type-var]
 
@@ -59,3 +62,16 @@ def lock_jobs(ids: Collection[str]) -> dict[str, Job]:
         for chunk in in_chunks(sorted(ids), CHUNK)
     )
     return {job.pk: job for jobs in found for job in jobs}
+
+
+def end_waiting(jobs: QuerySet[Job], status: JobStatus, **columns: Any) -> None:
+    """End jobs that wait, whose rows the caller has locked, without a run."""
+    jobs.update(
+        status=status,
+        fence=F("fence") + 1,
+        finished_at=DbNow(),
+        updated_at=DbNow(),
+        unique_lock=None,
+        pending_limits=0,
+        **columns,
+    )

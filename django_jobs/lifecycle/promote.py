@@ -14,7 +14,7 @@ from django_jobs.models import Job, JobStatus
 from django_jobs.models.fields import DbNow
 from django_jobs.models.job import WAITING
 
-from .moved import Moved, chunks, lock_jobs
+from .moved import Moved, key_chunks, lock_jobs
 from .steps import end_sleeps
 
 PROMOTE_BATCH = 500
@@ -34,7 +34,7 @@ def promote(limit: int = PROMOTE_BATCH, marks: Marks | None = None) -> list[str]
 
 def run_now(ids: Iterable[str]) -> Moved:
     """Make scheduled jobs ready at once; pending ones are so already; running and finished ones are left."""
-    return sum((_run_now(chunk) for chunk in chunks(ids)), Moved([], {}))
+    return sum((_run_now(chunk) for chunk in key_chunks(ids)), Moved([], {}))
 
 
 @transactional

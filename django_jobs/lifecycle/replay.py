@@ -40,7 +40,7 @@ from django_jobs.payloads import encode_payload, sealed
 from .acknowledge import why_closed
 from .batches import finish_of, reopen, with_nested
 from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount
-from .moved import Moved, chunks, in_chunks, lock_jobs, why_left
+from .moved import Moved, in_chunks, key_chunks, lock_jobs, why_left
 from .steps import forget
 from .users import known_here
 
@@ -157,7 +157,7 @@ def _of_dead_letters(dead_letter_ids: Iterable[int], move: Callable[[Iterable[st
     ids = list(dead_letter_ids)
     job_of = {
         pk: job_id
-        for chunk in chunks(ids)
+        for chunk in key_chunks(ids)
         for pk, job_id in DeadLetter.objects.filter(pk__in=chunk).open().values_list("pk", "job_id")
     }
     moved = move(job_of.values())
@@ -189,7 +189,7 @@ def replay_batch(batch_id: str, *, by: Any = None) -> int:
 
 
 def _ended_badly(ids: Iterable[str]) -> list[str]:
-    found = (Job.objects.filter(pk__in=chunk, status__in=ENDED_BADLY) for chunk in chunks(ids))
+    found = (Job.objects.filter(pk__in=chunk, status__in=ENDED_BADLY) for chunk in key_chunks(ids))
     return [job_id for jobs in found for job_id in jobs.values_list("pk", flat=True)]
 
 

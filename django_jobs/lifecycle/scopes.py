@@ -21,6 +21,7 @@ from django_jobs.models import JobStatus, LimitSlot
 
 from . import starts, turns
 from .active_limits import ActiveLimits
+from .moved import in_chunks
 
 MOST_COMPARED = 200  # with more free slots than this, who is first does not matter
 MOST_AHEAD = 1_000
@@ -121,7 +122,7 @@ def rooms_of(limits: ActiveLimits, scopes: Iterable[str]) -> dict[str, Room]:
     known = {scope: number for scope in scopes if (number := limits.concurrency(scope)) is not None}
     while True:
         rooms = {scope: Room(number, limits.rate(scope)) for scope, number in known.items()}
-        for chunk in chunks([*rooms]):
+        for chunk in in_chunks([*rooms], SCOPES_PER_STATEMENT):
             for scope, queue, running, let_in, starting in dialect().slots_taken(chunk):
                 rooms[scope].take(running, starting)
                 rooms[scope].let_in[queue] = let_in
@@ -140,7 +141,7 @@ def rooms_of(limits: ActiveLimits, scopes: Iterable[str]) -> dict[str, Room]:
 def _about_to_start(scopes: Sequence[str]) -> dict[str, int]:
     """Return how many jobs have yet to start in those of the scopes that have some."""
     found: Counter[str] = Counter()
-    for chunk in chunks(scopes):
+    for chunk in in_chunks(scopes, SCOPES_PER_STATEMENT):
         for scope, _, _, _, starting in dialect().slots_taken(chunk):
             found[scope] += starting
     return {scope: number for scope, number in found.items() if number}
@@ -165,7 +166,7 @@ class Scopes:
         self._awaited: set[str] = set()  # scopes in which one has just been held back
         self.have_turns = False
         self.not_before: dict[str, datetime] = {}  # by job id
-        for chunk in chunks(known):
+        for chunk in in_chunks(known, SCOPES_PER_STATEMENT):
             for scope, (first, last, first_keyed, last_keyed) in zip(
                 chunk, dialect().queues_of_waiters(chunk), strict=True
             ):
@@ -323,7 +324,9 @@ def _claim_for(
             most -= len(some)
             left[scope] -= len(some)
     unknown = [(*where, *jobs[-1][:3]) for where, jobs in chosen.items() if jobs[-1].is_overtaken is None]
-    overtaken = {some[number][:2] for some in chunks(unknown) for number in dialect().overtaken(some)}
+    overtaken = {
+        some[number][:2] for some in in_chunks(unknown, SCOPES_PER_STATEMENT) for number in dialect().overtaken(some)
+    }
     by_queue: dict[str, list[str]] = {}
     for (scope, queue), jobs in chosen.items():
         if (scope, queue) not in overtaken:
@@ -395,15 +398,10 @@ def _waiting(job: Claimed) -> InLine:
 def _first_that_wait(wanted: Sequence[tuple[str, str, int]]) -> dict[tuple[str, str], list[Waiter]]:
     """Return the first waiting jobs, in order, by scope and queue; `wanted` also says how many of each."""
     found: dict[tuple[str, str], list[Waiter]] = {}
-    for chunk in chunks(wanted):
+    for chunk in in_chunks(wanted, SCOPES_PER_STATEMENT):
         for number, *columns in dialect().first_that_wait(chunk):
             scope, queue, _ = chunk[number]
             found.setdefault((scope, queue), []).append(Waiter(*columns))
     for jobs in found.values():
         jobs.sort(key=lambda job: job[:3])
     return found
-
-
-def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), SCOPES_PER_STATEMENT):
-        yield values[start : start + SCOPES_PER_STATEMENT]

@@ -31,7 +31,8 @@ from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 
 from . import starts
 from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_removed
-from .scopes import STEP, Claimed, Scopes, Slot, Taker, chunks, go_on, next_in_one_queue, rooms_of
+from .moved import in_chunks
+from .scopes import SCOPES_PER_STATEMENT, STEP, Claimed, Scopes, Slot, Taker, go_on, next_in_one_queue, rooms_of
 
 SCOPES_PER_SWEEP = 1_000
 
@@ -272,7 +273,7 @@ def sweep(after: str = "", most: int | None = None) -> str:
     while scope is not None and (most is None or len(scopes) < most):
         scopes.append(scope)
         scope = dialect().next_waited_for(scope)
-    for chunk in chunks(scopes):
+    for chunk in in_chunks(scopes, SCOPES_PER_STATEMENT):
         _sweep(chunk)
     return scopes[-1] if scope is not None else ""
 
