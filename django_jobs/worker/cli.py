@@ -27,6 +27,7 @@ from django_jobs.db.server import missing_migrations
 from django_jobs.due import has_due_work, known_queues
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
+from django_jobs.models import Job, JobStatus
 from django_jobs.names import did_you_mean
 
 from .backoff import OutageBackoff
@@ -264,6 +265,7 @@ def _run_alone(options: Options, signals: StopSignals, out: Any) -> None:
         process.state.recycle_after(error)
     logger.info("%s", started_text(process))
     status = StatusLine(lambda: counts([process]), out)
+    status.say(f"{started_text(process)}; Ctrl-C stops it")
     while not (signals.stop.is_set() or process.is_stopping or lifeline.is_cut):
         status.show()
         process.lease.check()
@@ -272,6 +274,8 @@ def _run_alone(options: Options, signals: StopSignals, out: Any) -> None:
         signals.stop.wait(DRAIN_LOOK_SECONDS if options.drain else LOOK_SECONDS)
     _stop(process, signals)
     status.end()
+    if options.drain and status.is_live:
+        status.say(_still_running(signals))
     logger.info("%s", stopped_text(process))
     if not process.state.is_broken:
         lifeline.bye()
@@ -329,6 +333,17 @@ def _has_due_work(options: Options, process: Process, signals: StopSignals) -> b
         return True
 
 
+def _still_running(signals: StopSignals) -> str:
+    """Say how many jobs others run, for somebody who drained a queue and finds one of its jobs still running."""
+    with suppress(Error):
+        number = signals.unless_stopped(Job.objects.filter(status=JobStatus.RUNNING).count)
+        if number:
+            return (
+                f"{number} still running in other processes; those of one that was killed run again when its lease ends"
+            )
+    return ""
+
+
 def _stop(process: Process, signals: StopSignals) -> None:
     """Stop in order; a second signal cuts the grace short. What still runs then is handed back, right before the exit."""
     if process.state.is_lost:
@@ -361,12 +376,17 @@ class StatusLine:
         self._out = out
         self._shown_at = float("-inf")
         self._before = 0
-        self._is_live = bool(getattr(out, "isatty", lambda: False)())
+        self.is_live = bool(getattr(out, "isatty", lambda: False)())
+
+    def say(self, text: str) -> None:
+        """Write a line that stays; nothing for an empty text."""
+        if self.is_live and text:
+            self._write(f"{text}\n")
 
     def show(self) -> None:
         """Write the line anew, at most twice a second."""
         now = time.monotonic()
-        if not self._is_live or now - self._shown_at < STATUS_SECONDS:
+        if not self.is_live or now - self._shown_at < STATUS_SECONDS:
             return
         completed, running, failed = self._counts()
         done = completed + failed
@@ -377,7 +397,7 @@ class StatusLine:
 
     def end(self) -> None:
         """Leave the line as it is and go to the next one."""
-        if self._is_live:
+        if self.is_live:
             self._shown_at = float("-inf")
             self.show()
             self._write("\n")

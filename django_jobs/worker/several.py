@@ -242,6 +242,8 @@ def run_several(options: Options, signals: StopSignals, out: Any) -> None:
     except RuntimeError as error:  # the system gives no further thread
         group.members[0].process.state.recycle_after(error)
     status = StatusLine(lambda: counts(group.processes()), out)
+    for member in group.members:
+        status.say(started_text(member.process))
     while not (signals.stop.is_set() or group.is_over or lifeline.is_cut):
         status.show()
         if options.drain and group.is_drained:

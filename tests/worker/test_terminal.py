@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import django_jobs
+from django_jobs.lifecycle import leases
+from django_jobs.lifecycle.claim import claim
 from django_jobs.models import Job, WorkerProcess
 from tests.support.processes import ROOT
 from tests.support.waiting import wait_until
@@ -68,14 +70,25 @@ def is_ready() -> bool:
     return WorkerProcess.objects.alive().exists()
 
 
-def test_the_live_line_is_one_line() -> None:
+def test_the_live_line_is_one_line_below_what_has_started() -> None:
     with terminal("runworkers") as one:
         wait_until(lambda: one.written.count(b"\r\x1b[K") >= 4, 60, "four looks")
         one.interrupt()
         assert one.process.wait(60) == 0
         line = one.written[one.written.index(b"\r\x1b[K") :]
+        assert one.written.startswith(b"worker process ")
+        assert b" 4 threads; Ctrl-C stops it\r\n" in one.written
     assert line.count(b"\n") == 1
     assert line.endswith(b" jobs/s\r\n")
+
+
+def test_who_drains_a_queue_is_told_of_what_others_run() -> None:
+    leases.register("other", queues=[], threads=1)
+    django_jobs.submit("effects.record")
+    claim("default", 1, "other")
+    with terminal("runworkers", "--drain") as one:
+        assert one.process.wait(60) == 0
+        wait_until(lambda: b"1 still running in other processes" in one.written, 10, "a word about it")
 
 
 def test_control_c_ends_a_worker_under_the_reloader() -> None:
