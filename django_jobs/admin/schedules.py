@@ -22,7 +22,7 @@ from django_jobs.models import Schedule
 from django_jobs.models.fields import DbNow
 from django_jobs.models.schedule import ScheduleKind
 from django_jobs.scheduling.cron import describe
-from django_jobs.scheduling.store import disable, enable
+from django_jobs.scheduling.store import delete_made, disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
 from .base import RowAdmin
@@ -76,6 +76,15 @@ DISABLE = Act(
     done=ngettext_lazy("Disabled %(count)s schedule.", "Disabled %(count)s schedules.", "number"),
     help=gettext_lazy("They do not tick until they are enabled again."),
 )
+DELETE = Act(
+    title=gettext_lazy("Delete schedules"),
+    permission="delete_schedule",
+    run=_one_by_one(delete_made),
+    done=ngettext_lazy("Deleted %(count)s schedule.", "Deleted %(count)s schedules.", "number"),
+    needs_confirmation=True,
+    is_final=True,
+    help=gettext_lazy("The jobs that they submitted stay. What the code declares is taken out there."),
+)
 
 
 @admin.register(Schedule)
@@ -89,7 +98,7 @@ class ScheduleAdmin(ScheduleForms, RowAdmin):
     empty_text = gettext_lazy(
         "Schedules would be here: those that the code declares, and those that are made on this page."
     )
-    actions = ("run_selected", "enable_selected", "disable_selected")
+    actions = ("run_selected", "enable_selected", "disable_selected", "delete_selected")
     change_list_template = "admin/django_jobs/schedule_list.html"
     change_form_template = "admin/django_jobs/schedule_page.html"
 
@@ -102,6 +111,10 @@ class ScheduleAdmin(ScheduleForms, RowAdmin):
     def has_switch_permission(self, request: HttpRequest) -> bool:
         return self.may(request, ENABLE.permission)
 
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        # Not has_delete_permission: with that one Django would offer its own deletion.
+        return self.may(request, DELETE.permission)
+
     @admin.action(description=gettext_lazy("Run now"), permissions=["run"])
     def run_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         return self.operate(request, queryset, RUN_NOW)
@@ -113,6 +126,10 @@ class ScheduleAdmin(ScheduleForms, RowAdmin):
     @admin.action(description=gettext_lazy("Disable"), permissions=["switch"])
     def disable_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         return self.operate(request, queryset, DISABLE)
+
+    @admin.action(description=gettext_lazy("Delete…"), permissions=["remove"])
+    def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        return self.operate(request, queryset, DELETE)
 
     @admin.display(description=gettext_lazy("schedule"))
     def schedule(self, obj: Any) -> str:
@@ -162,6 +179,7 @@ class ScheduleAdmin(ScheduleForms, RowAdmin):
             "edit_url": self.url("schedule_edit", quote(row.pk))
             if self.has_switch_permission(request) and not row.declared
             else "",
+            "may_delete": self.has_remove_permission(request) and not row.declared,
             "jobs_url": self.list_url("job"),
         }
 

@@ -163,3 +163,21 @@ def test_a_tick_that_comes_while_somebody_edits_is_not_made_again() -> None:
     assert (row.next_run_at, row.payload) == (later, {"a": 2})
     assert row.last_run_at is not None
     assert not Job.objects.exists()
+
+
+def test_what_somebody_made_is_deleted_and_what_the_code_declares_stays() -> None:
+    made, declared = (create_schedule(name, "effects.record", every=60) for name in ("made", "declared"))
+    Schedule.objects.filter(pk=declared.pk).update(declared=True)
+    client = operator()
+    assert client.get(f"{SCHEDULES}{made.pk}/change/").context["may_delete"]
+    assert not client.get(f"{SCHEDULES}{declared.pk}/change/").context["may_delete"]
+    data = {"action": "delete_selected", "_selected_action": [made.pk, declared.pk]}
+    assert "The jobs that they submitted stay." in client.post(SCHEDULES, data).text
+    assert Schedule.objects.count() == 2
+    answer = client.post(SCHEDULES, {**data, "confirmed": "1"}, follow=True)
+    assert "Deleted 1 schedule." in answer.text
+    assert "left as it is" in answer.text
+    assert Schedule.objects.get() == declared
+    looker = browse(staff("view_schedule", "change_schedule", name="eve"))
+    looker.post(SCHEDULES, {**data, "confirmed": "1"})
+    assert Schedule.objects.get() == declared

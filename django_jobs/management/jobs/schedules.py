@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_jobs.exceptions import InvalidJob, ScheduleNotFound
 from django_jobs.models import Schedule
-from django_jobs.scheduling.store import delete_schedule, disable, enable
+from django_jobs.scheduling.store import delete_made, disable, enable
 from django_jobs.scheduling.ticks import run_schedule_now
 
 from .output import Output
@@ -71,13 +70,8 @@ def disable_schedule(options: dict[str, Any], out: Output) -> None:
 def remove_schedule(options: dict[str, Any], out: Output) -> None:
     """Delete one schedule that was made at run time."""
     name = options["name"]
-    row = Schedule.objects.filter(name=name).first()
-    if row is None:
-        raise ScheduleNotFound(name)
-    if row.declared:
-        raise InvalidJob(f"schedule {name!r} is declared in the code; take it out there, or disable it")
     out.confirm(f"This deletes schedule {name!r}. The jobs that it submitted stay.")
-    delete_schedule(name)
+    delete_made(name)
     out.state(name, "deleted")
 
 
