@@ -35,7 +35,7 @@ def open_log(job: ClaimedJob, level: int) -> RunLog:
 def watch(wake: Callable[[], None]) -> Callable[[], None]:
     """Call `wake` whenever a log is opened in this process; return what ends that."""
     _watchers.append(wake)
-    return lambda: _watchers.remove(wake)
+    return lambda: _watchers.remove(wake) if wake in _watchers else None
 
 
 def write(runs: Iterable[RunKey]) -> None:

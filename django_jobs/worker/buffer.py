@@ -294,11 +294,6 @@ class JobBuffer:
     # Running.
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether a job waits here for a thread."""
-        return bool(self._waiting)
-
-    @property
     def is_stuck(self) -> bool:
         """Whether jobs wait here for long, or while every thread is busy with a slow job, or are still to be released."""
         now = time.monotonic()
@@ -369,6 +364,8 @@ class JobBuffer:
 
     def took_list(self, seconds: float, number: int) -> None:
         """Note how long a list of so many jobs took: what that many single ones would have told."""
+        if not number:  # all were turned away
+            return
         each = min(seconds / number, SLOW_SECONDS)
         self._seconds_per_job = each + (self._seconds_per_job - each) * (15 / 16) ** number
 

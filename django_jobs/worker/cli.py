@@ -264,7 +264,7 @@ def _run_alone(options: Options, signals: StopSignals, out: Any) -> None:
     except RuntimeError as error:  # the system gives no further thread
         process.state.recycle_after(error)
     logger.info("%s", started_text(process))
-    status = StatusLine(lambda: counts([process]), out)
+    status = StatusLine(lambda: counts([process]), None if options.supervised is not None else out)
     status.say(f"{started_text(process)}; Ctrl-C stops it")
     while not (signals.stop.is_set() or process.is_stopping or lifeline.is_cut):
         status.show()
@@ -393,7 +393,6 @@ class StatusLine:
         rate = max(0.0, (done - self._before) / (now - self._shown_at))
         self._before, self._shown_at = done, now
         self._write(f"\r\x1b[K{completed} done, {running} running, {failed} failed, {rate:.0f} jobs/s")
-        self._out.flush()
 
     def end(self) -> None:
         """Leave the line as it is and go to the next one."""
@@ -403,4 +402,8 @@ class StatusLine:
             self._write("\n")
 
     def _write(self, text: str) -> None:
-        self._out.write(text, ending="")
+        try:
+            self._out.write(text, ending="")
+            self._out.flush()
+        except (OSError, ValueError):  # the terminal is gone, which is no reason to stop
+            self.is_live = False

@@ -51,6 +51,7 @@ class Entry:
     has_timeout: bool
     task: asyncio.Task[None] | None = None
     has_ended: bool = False
+    was_cancelled: bool = False
 
 
 class Coroutines(Loop):
@@ -124,7 +125,9 @@ class Coroutines(Loop):
         with self._lock:
             chosen = {self._runs[job_id] for job_id in requested if job_id in self._runs}
         for entry in chosen:
-            if entry.run.ask_to_stop(requested) and entry.task is not None and self._loop is not None:
+            is_whole = entry.run.ask_to_stop(requested)
+            if is_whole and not entry.was_cancelled and entry.task is not None and self._loop is not None:
+                entry.was_cancelled = True  # once: the next look must not break into what the handler does at its end
                 self._loop.call_soon_threadsafe(entry.task.cancel)
 
     @property
@@ -231,9 +234,9 @@ class Coroutines(Loop):
     async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
         turned_away: list[Outcome] = []  # of jobs that were taken off a list
         outcomes: list[Outcome] | None = None
-        if settings.DEBUG:
-            await sync_to_async(reset_queries)()
         try:
+            if settings.DEBUG:
+                await sync_to_async(reset_queries)()
             if isinstance(run, BulkRun):
                 turned_away = await sync_to_async(turn_away)(run, handler, handlers)
                 if not run.jobs:

@@ -8,13 +8,13 @@ import threading
 
 from django.db import connections
 
-from django_jobs.db.connections import on_database
+from django_jobs.db.connections import on_database, usual_alias
 from django_jobs.models import WorkerProcess
 
 from .process import Process
 
 _lock = threading.Lock()
-_processes: dict[str | None, tuple[Process, int]] = {}  # by alias, with the number of the operating-system process
+_processes: dict[str, tuple[Process, int]] = {}  # by alias, with the number of the operating-system process
 
 
 def local_process(database: str | None = None) -> Process:
@@ -23,6 +23,7 @@ def local_process(database: str | None = None) -> Process:
     Args:
         database: the alias of the database; None: that of the routers.
     """
+    database = database or usual_alias()
     with _lock:
         process, pid = _processes.get(database, (None, 0))
         if process is not None and pid == os.getpid() and _is_over(process):

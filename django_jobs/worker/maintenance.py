@@ -125,6 +125,7 @@ class Maintenance(Loop):
             if self.is_over or self._due[chore] > time.monotonic():
                 continue
             self._state.asked_at = time.monotonic() + CHORE_SECONDS
+            self._due[chore] = float("inf")  # a request that comes while it runs is for the next time
             try:
                 with self._state.connections.lent():
                     rest = chore()
@@ -137,7 +138,7 @@ class Maintenance(Loop):
                     rest = FAILED_SECONDS
                     logger.exception("the chore %s of worker process %s failed", chore.__name__, self._state.id)
             self._state.asked_at = None
-            self._due[chore] = time.monotonic() + rest
+            self._due[chore] = min(self._due[chore], time.monotonic() + rest)
         return max(0.0, min(self._due.values()) - time.monotonic())
 
     def promote(self) -> float:

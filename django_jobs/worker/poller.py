@@ -261,6 +261,7 @@ class Poller:
                         if is_over():
                             self._condition.notify()  # the next thread polls
                     return self._take_wake()
+                self._condition.notify()  # what woke a thread that leaves is for another one
                 return True
             finally:
                 self._resting -= 1

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from django_jobs.db.sessions import HandlerSessions
+from django_jobs.exceptions import TimedOut
 from django_jobs.lifecycle.claim import ClaimedJob
 from django_jobs.run_log import RunLog
 
@@ -97,9 +98,15 @@ class Run:
         self.lost = True
 
     def arm(self) -> None:
-        """Let this thread be interrupted from now on; called right before the handler."""
-        self.has_started = True
-        self._thread = threading.get_ident()
+        """Let this thread be interrupted from now on; called right before the handler.
+
+        Raises TimedOut when its time is over already: it waited for the database, and nobody could interrupt it since.
+        """
+        with self._lock:
+            if self.timed_out or self.abandoned:
+                raise TimedOut(self.late)
+            self.has_started = True
+            self._thread = threading.get_ident()
 
     def disarm(self) -> None:
         """End that; called right after the handler. An exception that was sent but has not arrived is taken back."""

@@ -6,7 +6,6 @@ import gc
 import logging
 import threading
 import time
-from collections import Counter
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -223,10 +222,12 @@ class Group:
     @property
     def exit_code(self) -> int:
         """The code that the members leave with; a lease that was lost is one only if none was left."""
-        codes = Counter(member.process.state.exit_code for member in self.members)
-        if codes[EXIT_LEASE_LOST] == len(self.members):
+        states = [(member.process.state, member.process.is_registered) for member in self.members]
+        codes = {state.exit_code for state, _ in states}
+        # Who has lost his lease first was followed by a process that has none yet.
+        if EXIT_LEASE_LOST in codes and all(state.is_lost or not is_registered for state, is_registered in states):
             return EXIT_LEASE_LOST
-        return max((code for code in codes if code != EXIT_LEASE_LOST), default=EXIT_DRAINED)
+        return max(codes - {EXIT_LEASE_LOST}, default=EXIT_DRAINED)
 
 
 def run_several(options: Options, signals: StopSignals, out: Any) -> None:
@@ -243,7 +244,8 @@ def run_several(options: Options, signals: StopSignals, out: Any) -> None:
         group.members[0].process.state.recycle_after(error)
     status = StatusLine(lambda: counts(group.processes()), out)
     for member in group.members:
-        status.say(started_text(member.process))
+        with use_database(member.database):
+            status.say(started_text(member.process))
     while not (signals.stop.is_set() or group.is_over or lifeline.is_cut):
         status.show()
         if options.drain and group.is_drained:

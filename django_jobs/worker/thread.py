@@ -161,6 +161,7 @@ class Worker(threading.Thread):
                     is_woken = rest > 0 and self._rest(rest)
                 except Error as error:
                     self._has_failed = True
+                    self._give_back_run("the database went away before its run was on record")
                     rest = self._state.backoff.after(error)
                     self._drop_connection()
                     is_woken = self._rest(rest)
@@ -482,15 +483,17 @@ class Worker(threading.Thread):
         self._connection = self._prepared = None
         self._watch.end()
 
+    def _give_back_run(self, why: str) -> None:
+        """Release the jobs of a run in the middle of which this thread broke: nobody else would end it."""
+        if (run := self.slot.run) is not None and not self.slot.abandoned:
+            released = [Outcome.released(job, why, NOT_STARTED_SECONDS) for job in run.jobs]
+            self.buffer.finish_list(self.slot, released)
+
     def _leave(self) -> None:
         """Hand back what has not started, settle what has, and close what is this thread's own."""
         is_last = self.buffer.leave(self.slot)
         if not self.slot.abandoned:
-            if (run := self.slot.run) is not None:  # this thread broke in the middle: nobody else would end the run
-                broke = "its worker thread broke"
-                self.buffer.finish_list(
-                    self.slot, [Outcome.released(job, broke, NOT_STARTED_SECONDS) for job in run.jobs]
-                )
+            self._give_back_run("its worker thread broke")
             self._settler.settle(self.buffer, time.monotonic())
             if is_last or self._state.is_stopping:
                 try:

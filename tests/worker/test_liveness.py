@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from django.db import IntegrityError, OperationalError
@@ -154,6 +155,23 @@ def test_a_job_that_is_handed_over_to_the_event_loop_is_held_at_every_moment(
 
 
 # --- a chore that fails by itself is no outage
+
+
+def test_a_request_that_comes_while_its_chore_runs_is_answered_by_the_next() -> None:
+    process = Process(threads=1)
+    chores = process.maintenance
+    looks = []
+
+    def look() -> None:
+        looks.append(None)
+        if len(looks) == 1:
+            chores.look_at_requests()
+
+    with mock.patch.object(LivenessMonitor, "look_at_own", side_effect=look):
+        chores.look_at_requests()
+        chores.step()
+        chores.step()
+    assert len(looks) == 2
 
 
 STEP_SECONDS = 2.5  # of the maintenance, on the clock that the test moves

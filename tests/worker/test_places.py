@@ -160,10 +160,18 @@ def test_a_lost_lease_is_the_exit_code_only_when_no_database_is_left() -> None:
     members = group()
     one, other = members.members
     one.process.state.lose_lease()
-    assert members.exit_code == 0
     assert not members.others_live(one), "the other one has not registered"
+    assert members.exit_code == EXIT_LEASE_LOST
+    other.process._is_registered = True
+    assert members.exit_code == 0
     other.process.state.recycle()
     assert members.exit_code == EXIT_RECYCLE
+    in_turn = group()
+    one, other = in_turn.members
+    one.process.state.lose_lease()
+    one.process = group().members[0].process  # as `run` does while others live
+    other.process.state.lose_lease()
+    assert in_turn.exit_code == EXIT_LEASE_LOST
     both = group()
     for member in both.members:
         member.process.state.lose_lease()

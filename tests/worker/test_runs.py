@@ -10,14 +10,17 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.utils import timezone, translation
 
-from django_jobs import Cancelled, Fail, Retry, Snooze
-from django_jobs.lifecycle.claim import claim
+from django_jobs import Cancelled, Fail, Retry, Snooze, signals, submit
+from django_jobs.exceptions import TimedOut
+from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.models import Attempt, DeadLetter, Job, WorkerProcess
-from django_jobs.worker import thread
+from django_jobs.worker import executor, thread
+from django_jobs.worker.run import Run
 from django_jobs.worker.settler import Settler
+from tests.support.factories import JobFactory
 from tests.support.waiting import wait_until
 
 from .conftest import Bench, let_its_time_be_over
@@ -228,6 +231,49 @@ def test_an_atomic_handler_that_lost_its_job_leaves_nothing(bench: Bench) -> Non
     job.refresh_from_db()
     assert job.status != "completed"
     assert Job.objects.get(pk="mark").progress_message == ""
+
+
+def test_a_handler_whose_time_was_over_before_it_began_is_not_called(bench: Bench) -> None:
+    run = Run(ClaimedJob.of(JobFactory(status="running", timeout_seconds=5)))
+    run.timed_out = True  # as the watchdog says while the run waits for the database
+    with pytest.raises(TimedOut, match="timed out after 5 seconds"):
+        run.arm()
+    assert not run.has_started
+
+
+def test_a_run_whose_start_cannot_be_told_is_handed_back_and_runs_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def refuse_once(signal: Any, job: Any, **sent: Any) -> None:
+        if not refused:
+            refused.append(job)
+            raise OperationalError("the server is away")
+
+    monkeypatch.setattr(executor.signals, "announce", refuse_once)
+    bench.handle("t.ok", lambda payload: None)
+
+    def listener(**sent: Any) -> None:
+        """Somebody wants to hear of starts."""
+
+    signals.job_started.connect(listener)
+    try:
+        job = bench.submit("t.ok")
+        process = bench.start()
+        assert job.wait(60).status == "completed"
+    finally:
+        signals.job_started.disconnect(listener)
+    wait_until(lambda: not process.held(), what="nothing to be held")
+    process.stop(grace=10)
+    assert refused == [job.pk]
+    assert [attempt.outcome for attempt in job.attempts.all()] == ["released"]
+
+
+def test_a_directory_that_an_isolated_handler_went_to_is_not_the_next_ones(bench: Bench) -> None:
+    jobs = [submit("effects.go_to", {"to": "/"}) for _ in range(2)]
+    assert bench.run(*jobs) == ["completed", "completed"]
+    assert {job.result for job in jobs} == {os.getcwd()}
 
 
 def test_what_a_handler_leaves_behind_does_not_reach_the_next_jobs(bench: Bench) -> None:

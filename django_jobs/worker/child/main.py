@@ -28,6 +28,7 @@ from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.limit import Limit
 from django_jobs.worker.backoff import OutageBackoff
 from django_jobs.worker.bulk import execute_all
+from django_jobs.worker.cleanup import HandlerCleanup
 from django_jobs.worker.log_writer import LogWriter
 from django_jobs.worker.run import BulkRun, Run
 from django_jobs.worker.state import WorkerState
@@ -48,14 +49,16 @@ def run_isolated(descriptor: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sessions = HandlerSessions()
-    sessions.begin()
+    cleanup = HandlerCleanup()
+    cleanup.begin()
     LogWriter(WorkerState()).begin()
     line.send("hello")
     while True:
         order = json.loads(orders.get())
         with use_database(order.pop("database")):
-            answer = _run(sessions, **order)
+            answer = _run(cleanup.sessions, **order)
+            cleanup.after_job()
+            cleanup.after_batch()
         if not line.send("answer", answer):  # seen before the thread that reads has seen it
             _leave()
 

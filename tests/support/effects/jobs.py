@@ -60,6 +60,14 @@ def record_here(context: Any, payload: dict[str, Any]) -> str:
     return database
 
 
+@job("effects.go_to", isolation="process")
+def go_to(to):
+    """Change the directory and return the one before."""
+    before = os.getcwd()
+    os.chdir(to)
+    return before
+
+
 @job("effects.where", takes_context=True, isolation="process")
 def where(context: Any, payload: dict[str, Any]) -> str:
     """Submit another job, in a child, and return the alias of its database."""
