@@ -28,7 +28,7 @@ UNREADABLE = (
     " then replay what failed"
 )
 _INFO = b"django_jobs: payloads and results"
-_USUAL, _AS_STORED, _COMPARED = "usual", "as stored", "compared"
+_USUAL, _AS_STORED, _COMPARED, _CARRIED = "usual", "as stored", "compared", "carried"
 _mode: ContextVar[str] = ContextVar("django_jobs_encryption", default=_USUAL)
 
 
@@ -84,6 +84,13 @@ def as_stored() -> Iterator[None]:
 
 
 @contextmanager
+def carried() -> Iterator[None]:
+    """Read what is encrypted as it stands and write it elsewhere unread: it may be another site's, under keys of its own."""
+    with _as(_CARRIED):
+        yield
+
+
+@contextmanager
 def compared() -> Iterator[None]:
     """Take encrypted values from outside and read them, to compare what they say, whichever keys they have."""
     with _as(_COMPARED):
@@ -97,7 +104,12 @@ def takes_tokens() -> bool:
 
 def reads_tokens() -> bool:
     """Whether what is encrypted is decrypted when it is read."""
-    return _mode.get() != _AS_STORED
+    return _mode.get() not in (_AS_STORED, _CARRIED)
+
+
+def looks_into_tokens() -> bool:
+    """Whether an encrypted value that is taken has to be readable here."""
+    return _mode.get() != _CARRIED
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Registry:
         if held is not None and not _same_place(held.function, handler.function):
             raise InvalidJob(
                 f"job type {handler.job_type!r} is registered already, by "
-                f"{held.function.__module__}.{held.function.__qualname__}; give one of the two another name"
+                f"{_place(held.function)}; give one of the two another name"
             )
         return self.replace(handler)
 
@@ -249,7 +249,7 @@ def _make(
     arguments = None
     if not callable(function):
         problems.append(f"a handler is a function, not {type(function).__name__}")
-    name = job_type if job_type is not None else f"{function.__module__}.{function.__qualname__}"
+    name = job_type if job_type is not None else _place(function)
     if problem := job_type_problem(name):
         problems.append(problem)
     kept = check_options(options, _OPTION_RULES, problems)
@@ -288,7 +288,13 @@ def _bulk_problems(options: Mapping[str, Any], kept: Mapping[str, Any]) -> list[
 
 def _same_place(function: HandlerFunction, other: HandlerFunction) -> bool:
     """Return whether two functions are the same function, imported twice as autoreload and tests do."""
-    return (function.__module__, function.__qualname__) == (other.__module__, other.__qualname__)
+    return function is other or (_place(function) == _place(other) and hasattr(function, "__qualname__"))
+
+
+def _place(function: Any) -> str:
+    """Return where a function stands, as a dotted path; of another callable where its type does."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 registry = Registry()

@@ -101,6 +101,10 @@ class Unreadable(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         raise EncryptionError(encryption.UNREADABLE)
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the token; raise EncryptionError for another key, of which nobody knows whether it is there."""
+        return super().get(key, default) if key == KEY else self[key]
+
 
 def readable(value: Any) -> Any:
     """Return a value of a row; raise EncryptionError for one that none of the site's keys reads."""
@@ -120,16 +124,17 @@ def sealed(value: Any) -> Any:
 
 
 def _reserved(value: Mapping[str, Any], where: str) -> str:
-    """Return the text of an object that is encrypted, where such are taken, if it can be read; raise InvalidJob."""
+    """Return the text of an object that is encrypted, where such are taken; raise InvalidJob, also when it cannot be read."""
     token = encryption.token_of(value)
     if isinstance(value, Unreadable):
         raise InvalidJob(f"{where}: {encryption.UNREADABLE}")
     if token is None or not encryption.takes_tokens():
         raise InvalidJob(f"{where}: the key {KEY!r} is that of what is encrypted; choose another one")
-    try:
-        encryption.decrypted(token)
-    except EncryptionError as error:
-        raise InvalidJob(f"{where}: {error}") from None
+    if encryption.looks_into_tokens():
+        try:
+            encryption.decrypted(token)
+        except EncryptionError as error:
+            raise InvalidJob(f"{where}: {error}") from None
     return compact({KEY: token})
 
 

@@ -56,9 +56,16 @@ def run_command(context: Any, payload: dict[str, Any]) -> dict[str, Any]:
                 running.end(conf.get_settings().TIMEOUT_GRACE_SECONDS)
                 raise TimedOut(f"the command passed its timeout and was ended{running.last_words()}")
     if code := running.popen.returncode:
-        how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        how = f"exit code {code}" if code > 0 else f"killed by {_signal(-code)}"
         raise CommandFailed(f"{how}{running.last_words()}")
     return running.result()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those of real time have no names but the first and the last
+        return f"signal {number}"
 
 
 class _Tail:

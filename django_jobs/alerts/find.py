@@ -96,7 +96,7 @@ def _schedules(now: datetime) -> Iterator[Finding]:
     broken = Schedule.objects.filter(enabled=False, updated_at__gte=now - WINDOW)
     for name, since in (
         broken.exclude(last_error__in=("", NO_LONGER_DECLARED))
-        .order_by("name")
+        .order_by("-updated_at", "name")
         .values_list("name", "updated_at")[:MOST]
     ):
         yield Finding(key=f"schedule:{name}", text=f"schedule {name} was disabled", since=since)

@@ -12,7 +12,7 @@ from typing import Any, Self
 from django.dispatch import Signal
 
 from django_jobs import conf, signals
-from django_jobs.db.connections import on_database
+from django_jobs.db.connections import use_database, usual_alias
 from django_jobs.exceptions import InvalidJob, JobNotFound
 from django_jobs.models import DeadLetter, Job
 from django_jobs.models.dead_letter import DeadLetterQuerySet
@@ -172,7 +172,7 @@ class JobQueueManager:
         return self._open_dead_letters().select_related("job")
 
     def _open_dead_letters(self) -> DeadLetterQuerySet:
-        with on_database(self.using):
+        with use_database(self.using or usual_alias()):
             return DeadLetter.objects.open().filter(job__queue__in=list(self.queues))
 
     def replay_dead_letter(self, job_id: str) -> Job:
@@ -213,7 +213,7 @@ class JobQueueManager:
     # Events.
 
     def _hear(self, signal: Signal, job: Job, **sent: Any) -> None:
-        if job.queue not in self.queues or (self.using is not None and job._state.db != self.using):
+        if job.queue not in self.queues or job._state.db != (self.using or usual_alias()):
             return
         method, *names = EVENTS[signal]
         try:

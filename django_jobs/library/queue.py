@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from django.db.models import Q
 
 from django_jobs import conf
-from django_jobs.db.connections import check_holds_jobs, in_transaction, on_database
+from django_jobs.db.connections import check_holds_jobs, in_transaction, on_database, use_database, usual_alias
 from django_jobs.db.lines import Line
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
@@ -52,7 +52,7 @@ def _there(method: F) -> F:
 
     @wraps(method)
     def run(self: JobQueue, *args: Any, **kwargs: Any) -> Any:
-        with on_database(self.using):
+        with use_database(self.using or usual_alias()):
             return method(self, *args, **kwargs)
 
     return cast(F, run)

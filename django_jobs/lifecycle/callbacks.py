@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
+from django_jobs.encryption import carried
 from django_jobs.exceptions import EncryptionError, InvalidJob
 from django_jobs.handlers import registry, unknown_job_type
 from django_jobs.numbers import is_integer
@@ -83,14 +85,19 @@ def submit_callbacks(batch_id: str, callbacks: Any, *, ended_well: bool) -> None
 
 def check_callback(path: str, callback: Any) -> None:
     """Raise InvalidJob when a JSON value is no callback as `checked` returns them."""
-    if not isinstance(callback, Mapping) or set(callback) != {"job_type", "payload", "rank", "options"}:
-        raise InvalidJob(f"{path}: give an object with job_type, payload, rank and options, not {shown(callback)}")
-    if not is_integer(callback["rank"], -100, 100) or not isinstance(callback["options"], Mapping):
-        raise InvalidJob(f"{path}: rank is an integer from -100 to 100, and options is an object")
+    _check_shape(path, callback)
     try:
         check_submission(callback["job_type"], opened(callback["payload"]), _options(callback))
     except (InvalidJob, ValueError, TypeError) as error:
         raise InvalidJob(f"{path}: {error}") from None
+
+
+def _check_shape(path: str, callback: Any) -> None:
+    """Raise InvalidJob when a JSON value has not the keys of a callback."""
+    if not isinstance(callback, Mapping) or set(callback) != {"job_type", "payload", "rank", "options"}:
+        raise InvalidJob(f"{path}: give an object with job_type, payload, rank and options, not {shown(callback)}")
+    if not is_integer(callback["rank"], -100, 100) or not isinstance(callback["options"], Mapping):
+        raise InvalidJob(f"{path}: rank is an integer from -100 to 100, and options is an object")
 
 
 def types_of(callbacks: Any) -> dict[str, str]:
@@ -112,15 +119,19 @@ def _options(callback: Mapping[str, Any]) -> dict[str, Any]:
 
 def _submit(batch_id: str, name: str, callback: Any) -> None:
     try:
-        check_callback(name, callback)
-        submit(
-            callback["job_type"],
-            opened(callback["payload"]),
-            rank=callback["rank"],
-            any_type=True,
-            options=_options(callback),
-            callback_of=batch_id,
-        )
+        _check_shape(name, callback)
+        # A payload that is encrypted for a handler of another site is no business of this one.
+        job_type = callback["job_type"]
+        with carried() if isinstance(job_type, str) and registry.find(job_type) is None else nullcontext():
+            check_callback(name, callback)
+            submit(
+                callback["job_type"],
+                opened(callback["payload"]),
+                rank=callback["rank"],
+                any_type=True,
+                options=_options(callback),
+                callback_of=batch_id,
+            )
     except (InvalidJob, EncryptionError):
         # The rules have changed since it was checked, or it was written by hand. The members have ended all the same, and
         # must be settled.

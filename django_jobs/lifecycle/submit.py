@@ -18,7 +18,7 @@ from django_jobs.db.connections import jobs_alias, jobs_connection, jobs_databas
 from django_jobs.db.dialects import INSERT_COLUMNS, dialect
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import database_now, retried, transactional
-from django_jobs.encryption import encrypted
+from django_jobs.encryption import MARK, encrypted
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Registry, handler_problem, registry, unknown_job_type
 from django_jobs.ids import new_id
@@ -258,7 +258,8 @@ class _Draft:
     def values(self, now: datetime | None) -> list[Any]:
         """Return INSERT_COLUMNS; without `now` the database fills in its own clock and the job is pending at once."""
         values = self.shared.values(now).copy()
-        payload = encrypted(self.payload) if self.template.encrypts else self.payload
+        is_new = self.template.encrypts and not self.payload.startswith(MARK)  # and not carried from another row
+        payload = encrypted(self.payload) if is_new else self.payload
         values[_ID], values[_PAYLOAD], values[_OPEN_EDGES] = self.id, payload, self.open_edges
         if self.keys is not NO_KEYS:
             values[_LIMIT_KEY], values[_QUEUE_LIMIT_KEY], values[_FAIR_KEY] = self.keys

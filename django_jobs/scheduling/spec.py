@@ -98,9 +98,9 @@ class Timing:
         earliest = now - most * _MINUTE  # cron has at most one tick a minute
         if self.kind == ONCE or due >= earliest:
             return due
-        for count, _ in enumerate(self.ticks(due, now)):
-            if count == most:
-                begin = self._next_cron(earliest)
+        for count, tick in enumerate(self.ticks(due, now)):
+            if count == most:  # so many ticks took so long, and the newest took about as long
+                begin = self._next_cron(now - (tick - due))
                 return begin if begin <= now else self.latest(due, now)
         return due
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from django.db import IntegrityError, models
 from django_jobs.conf import NAME, get_settings, this_site
 from django_jobs.db.connections import jobs_alias, jobs_connection, jobs_databases, use_database, usual_alias
 from django_jobs.db.transactions import database_now, transactional
+from django_jobs.encryption import carried
 from django_jobs.exceptions import InvalidJob, ScheduleNotFound
 from django_jobs.handlers import Registry, encrypts_type, payload_problems, registry, unknown_job_type
 from django_jobs.models import Job, Schedule, ScheduleTick
@@ -67,6 +69,20 @@ def delete_schedule(name: str) -> bool:
 
 
 @transactional
+def delete_made(name: str) -> None:
+    """Delete a schedule that somebody made by hand, as `delete_schedule` does; raise ScheduleNotFound, and InvalidJob for others.
+
+    One that the code declares would be back with the next `migrate`.
+    """
+    row = Schedule.objects.filter(name=name).select_for_update().first()
+    if row is None:
+        raise ScheduleNotFound(name)
+    if row.declared:
+        raise InvalidJob(f"schedule {name!r} is declared in the code; take it out there, or disable it")
+    delete_schedule(name)
+
+
+@transactional
 def save_schedule(row: Schedule) -> None:
     """Write a schedule that somebody made or changed by hand; one that is enabled ticks by its new timing from now on.
 
@@ -96,19 +112,34 @@ def enable(name: str) -> None:
     if row.enabled:
         return
     now = database_now()
-    first = row.checked().timing.first(now)
+    with payload_as_known_here(row):
+        first = row.checked().timing.first(now)
     if row.kind == ScheduleKind.ONCE and first <= now:
         raise InvalidJob(f"schedule {name!r} was due at {first:%Y-%m-%d %H:%M:%S} UTC; give it another time")
-    row.enabled, row.next_run_at, row.last_error = True, first, ""
-    row.save(using=jobs_alias())
+    Schedule.objects.filter(pk=row.pk).update(enabled=True, next_run_at=first, last_error="", updated_at=DbNow())
 
 
 @transactional
 def disable(name: str) -> None:
-    """Stop a schedule from ticking; the jobs that it submitted stay. Raises ScheduleNotFound."""
-    row = _get(name)
-    row.enabled = False
-    row.save(using=jobs_alias())
+    """Stop a schedule from ticking; the jobs that it submitted stay. Raises ScheduleNotFound.
+
+    It has no error then: one with an error is enabled by the next change of its declaration.
+    """
+    disable_rows(Schedule.objects.filter(pk=_get(name).pk), "")
+
+
+@contextmanager
+def payload_as_known_here(row: Schedule) -> Iterator[None]:
+    """Let the payload of a schedule whose handler is at another site stay as it is stored, until the block ends.
+
+    That site may have encrypted it, under keys that are not this one's.
+    """
+    if registry.find(row.job_type) is not None:
+        yield
+        return
+    with carried():
+        row.payload = Schedule.objects.filter(pk=row.pk).values_list("payload", flat=True).get()
+        yield
 
 
 class ScheduleState(NamedTuple):
@@ -271,7 +302,9 @@ def _differs(row: Schedule, spec: Spec) -> bool:
 def _plan_forgotten() -> None:
     """Find the next tick of enabled rows that have none, such as rows that were written in bulk."""
     for row in Schedule.objects.known_here().filter(enabled=True, next_run_at__isnull=True):
-        row.save(using=jobs_alias())
+        with payload_as_known_here(row):
+            row.find_next_tick()
+        Schedule.objects.filter(pk=row.pk, next_run_at__isnull=True).update(next_run_at=row.next_run_at)
 
 
 def _get(name: str) -> Schedule:

@@ -27,7 +27,7 @@ from django_jobs.submission import NewJob
 from django_jobs.text import describe_exception
 
 from .spec import Spec
-from .store import disable_rows
+from .store import disable_rows, payload_as_known_here
 
 logger = logging.getLogger("django_jobs")
 SCHEDULES_PER_CALL = 100
@@ -35,6 +35,7 @@ TICKS_PER_TRANSACTION = 100
 MOST_CAUGHT_UP = 10_000
 ON_TIME_SECONDS = 60.0  # "skip" takes a tick that is no later than this for one that was not missed
 REST_WHEN_BUSY = 0.05
+MOST_LOOKED_AT = 1_000  # of a schedule's ticks, for a job that is still live
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -64,11 +65,13 @@ def run_schedule_now(name: str) -> Job:
     row = _locked(Schedule.objects.filter(name=name), skip_locked=False)
     if row is None:
         raise ScheduleNotFound(name)
-    row.checked()
-    moment: datetime = row.now
-    while ScheduleTick.objects.filter(schedule_id=row.pk, due_at=moment).exists():
-        moment += _MICROSECOND
-    return _submit(row, [moment])[0]
+    with payload_as_known_here(row):
+        row.checked()
+        moment: datetime = row.now
+        while ScheduleTick.objects.filter(schedule_id=row.pk, due_at=moment).exists():
+            moment += _MICROSECOND
+        row.jitter_seconds = 0.0
+        return _submit(row, [moment])[0]
 
 
 def _tick_one(pk: int) -> bool:
@@ -87,14 +90,20 @@ def _take(pk: int) -> bool:
     row = _locked(Schedule.objects.due().filter(pk=pk), skip_locked=True)
     if row is None:
         return False
-    due: datetime = row.next_run_at
+    with payload_as_known_here(row):
+        _take_locked(row)
+    return True
+
+
+def _take_locked(row: Any) -> None:
+    pk, due = row.pk, row.next_run_at
     spec = row.checked()
     wanted, following = _plan(spec, due, row.now)
     done = ScheduleTick.objects.filter(schedule_id=pk, due_at__in=wanted)
     taken = set(done.values_list("due_at", flat=True))  # the clock in the row was set back by hand
     ticks = [moment for moment in wanted if moment not in taken]
     if row.overlap == Overlap.SKIP and ticks:
-        ticks = [] if _last_job_is_live(pk) else ticks[:1]
+        ticks = [] if _has_live_job(pk) else ticks[:1]
     if ticks:
         _submit(row, ticks)
     changes: dict[str, Any] = {"next_run_at": following, "last_error": "", "updated_at": DbNow()}
@@ -107,7 +116,6 @@ def _take(pk: int) -> bool:
                 f"missed: it was due at {due:%Y-%m-%d %H:%M:%S} UTC, and its catch-up policy skipped it"
             )
     Schedule.objects.filter(pk=pk).update(**changes)
-    return True
 
 
 def _plan(spec: Spec, due: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
@@ -156,10 +164,9 @@ def _new_job(row: Schedule, moment: datetime) -> NewJob:
     return NewJob(row.job_type, row.payload, **options)
 
 
-def _last_job_is_live(pk: int) -> bool:
-    made = ScheduleTick.objects.filter(schedule_id=pk, job__isnull=False)
-    status = made.order_by("-due_at").values_list("job__status", flat=True).first()
-    return status in LIVE
+def _has_live_job(pk: int) -> bool:
+    newest = ScheduleTick.objects.filter(schedule_id=pk, job__isnull=False).order_by("-due_at")[:MOST_LOOKED_AT]
+    return any(status in LIVE for status in newest.values_list("job__status", flat=True))
 
 
 def _disable_broken(pk: int, error: Exception) -> None:

@@ -385,7 +385,7 @@ def test_the_command_tells_and_tests(receiver: Hook, capsys: pytest.CaptureFixtu
     DeadLetterFactory(fingerprint="one")
     with override_settings(DJANGO_JOBS={"ALERTS": {"webhook": receiver.url}}):
         call_command("jobs", "alerts")
-        assert "1 alerts" in capsys.readouterr().out
+        assert "1 alert\n" in capsys.readouterr().out
         call_command("jobs", "alerts", "--json")
         assert capsys.readouterr().out == '{"alerts": [], "sent": {}}\n'
         for _ in range(2):

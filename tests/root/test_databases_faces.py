@@ -405,3 +405,24 @@ def test_who_replayed_a_dead_letter_of_another_database_than_the_users_is_left_t
             replay_dead_letters([dead.pk], by=user).raise_if_left()
         dead.refresh_from_db()
         assert dead.replayed_by_id == told
+
+
+# --- objects of the library outside of the context's database
+
+
+def test_what_names_no_database_has_that_of_the_routers_wherever_it_is_used() -> None:
+    heard: list[str] = []
+
+    class Hearer:
+        def on_job_submitted(self, job: Job) -> None:
+            heard.append(job.pk)
+
+    with JobQueueManager({"queues": {"mail": {}}}, Hearer()):
+        django_jobs.submit(TYPE, queue="mail", using="tenant")
+        with use_database("tenant"):
+            ours = JobQueue("mail").enqueue(TYPE, {})
+            Scheduler().schedule_interval("poll", TYPE, 60)
+    assert Job.objects.using("default").get().pk == ours
+    assert heard == [ours]
+    assert Schedule.objects.using("default").filter(name="poll").exists()
+    assert not Schedule.objects.using("tenant").filter(name="poll").exists()

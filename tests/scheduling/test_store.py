@@ -71,6 +71,9 @@ def test_a_cron_schedule_ticks_first_at_its_next_time() -> None:
 def test_a_one_off_ticks_at_its_time() -> None:
     when = datetime(2100, 1, 1, tzinfo=UTC)
     Scheduler().schedule_once("party", "effects.record", when)
+    assert Scheduler().schedule_once(job_id="by id", job_type="effects.record", run_at=when).name == "by id"
+    assert Scheduler().schedule_once(name="by name", job_type="effects.record", run_at=when).name == "by name"
+    assert [Scheduler().cancel(name="by id"), Scheduler().cancel(job_id="by name")] == [True, True]
     Scheduler().schedule_once("in seconds", "effects.record", when.timestamp())
     for row in Schedule.objects.all():
         assert (row.kind, row.run_at, row.next_run_at) == ("once", when, when)

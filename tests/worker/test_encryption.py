@@ -12,6 +12,7 @@ from django.test import override_settings
 
 import django_jobs
 from django_jobs import NewJob, emit, encryption, job, submit, submit_many
+from django_jobs.db.transactions import database_now
 from django_jobs.encryption import MARK, as_stored
 from django_jobs.exceptions import EncryptionError, InvalidJob
 from django_jobs.handlers import registry
@@ -19,7 +20,7 @@ from django_jobs.lifecycle.encrypt import encrypt_stored
 from django_jobs.lifecycle.replay import replay_edited
 from django_jobs.models import Batch, DeadLetter, Event, Job, JobStep, Schedule
 from django_jobs.payloads import Unreadable
-from django_jobs.scheduling.store import sync_declared
+from django_jobs.scheduling.store import create_schedule, disable, enable, sync_declared
 from django_jobs.scheduling.ticks import tick
 from django_jobs.testing import drain, make_job, run_due
 from tests.support.commands import jobs as jobs_command
@@ -251,6 +252,18 @@ def test_in_a_list_those_with_another_key_do_not_take_the_others_with_them(bench
 
 
 @ENCRYPTED
+def test_a_list_of_which_nothing_is_left_ends_no_process(bench: Bench) -> None:
+    bench.handle("t.echo", lambda payloads: [*payloads], bulk=10, max_retries=0)
+    with keys(NEW_KEY):
+        lost = bench.submit("t.echo", {"word": SECRET})
+    process = bench.start()
+    assert lost.wait(60).status == "dead"
+    assert bench.submit("t.echo", {"n": 1}).wait(60).status == "completed"
+    process.stop(grace=10)
+    assert (process.state.exit_code, process.state.is_broken) == (0, False)
+
+
+@ENCRYPTED
 def test_results_that_no_key_reads_fail_whoever_asks_for_them(declared: Any) -> None:
     @declared("t.sum", takes_context=True, max_retries=0)
     def add(context: Any, payload: dict[str, Any]) -> Any:
@@ -264,6 +277,38 @@ def test_results_that_no_key_reads_fail_whoever_asks_for_them(declared: Any) -> 
     second.refresh_from_db()
     assert second.status == "dead"
     assert "EncryptionError" in second.error
+
+
+def test_a_schedule_of_another_site_is_carried_as_it_is_stored(declared: Any) -> None:
+    declared("t.charge", encrypt=True)(echo)
+    create_schedule("charge", "t.charge", every=60, payload={"card": SECRET})
+    registry.forget("t.charge")  # this site has no such handler
+    with keys(NEW_KEY):  # and keys of its own
+        disable("charge")
+        assert is_nowhere()
+        enable("charge")
+        Schedule.objects.update(next_run_at=database_now() - timedelta(seconds=1))
+        tick()
+        assert Schedule.objects.get().enabled
+        assert is_nowhere()
+    assert Job.objects.get().payload == {"card": SECRET}
+
+
+def test_a_callback_of_another_site_is_carried_as_it_is_stored(declared: Any) -> None:
+    declared("t.charge", encrypt=True)(echo)
+    declared("t.plain")(echo)
+    with django_jobs.batch(on_finish=NewJob("t.charge", {"card": SECRET})) as batch:
+        batch.submit("t.plain", {})
+    registry.forget("t.charge")
+    with keys(NEW_KEY):
+        run_due()
+        assert is_nowhere()
+    assert Job.objects.get(job_type="t.charge").payload == {"card": SECRET}
+
+
+def test_what_no_key_reads_tells_of_no_key_of_it() -> None:
+    with pytest.raises(EncryptionError):
+        Unreadable({"$encrypted": "…"}).get("args", [])
 
 
 @ENCRYPTED
