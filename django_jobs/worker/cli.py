@@ -38,7 +38,7 @@ from .flag import Flag
 from .forks import watch_forks
 from .places import Places
 from .process import Process
-from .state import EXIT_LEASE_LOST
+from .state import EXIT_LEASE_LOST, EXIT_RECYCLE
 from .supervisor import Supervisor
 from .thread import start_workers
 
@@ -94,20 +94,31 @@ class Options:
         return [*arguments, "--drain"] if self.drain else arguments
 
 
-def check_ready(options: Options, signals: StopSignals) -> None:
+def begin_lifeline(options: Options) -> Lifeline:
+    """Return this process's line to its supervisor, if it has one, which hears from now on that it lives."""
+    lifeline = Lifeline(options.supervised)
+    try:
+        lifeline.begin()
+    except RuntimeError as error:  # the system gives no further thread
+        logger.error("a worker process cannot start: %s", error)
+        sys.exit(EXIT_RECYCLE)
+    return lifeline
+
+
+def check_ready(options: Options, signals: StopSignals, lifeline: Lifeline) -> None:
     """Wait for a database that is away; raise CommandError when it is not migrated or a queue is unknown."""
     with use_database(options.databases[0]) if options.databases else nullcontext():
-        _check_ready(options, signals)
+        _check_ready(options, signals, lifeline)
 
 
-def _check_ready(options: Options, signals: StopSignals) -> None:
+def _check_ready(options: Options, signals: StopSignals, lifeline: Lifeline) -> None:
     if signals.is_program:
         leases.limit_silence()
         if problem := make_room(options.threads):
             raise CommandError(problem)
     backoff = OutageBackoff()
     found: str | None = None
-    while not signals.stop.is_set():
+    while not (signals.stop.is_set() or lifeline.is_cut):
         try:
             found = signals.unless_stopped(lambda: _problem(options))
             break
@@ -116,7 +127,7 @@ def _check_ready(options: Options, signals: StopSignals) -> None:
                 raise CommandError(f"the database cannot be used: {error}") from None
             signals.stop.wait(backoff.after(error))
             discard_connection()
-    if found is None:  # stopped meanwhile
+    if found is None:  # stopped meanwhile, or left alone
         sys.exit(0)
     if found:
         raise CommandError(found)
@@ -221,9 +232,7 @@ def run_supervised(options: Options, signals: StopSignals) -> None:
     signals.end(supervisor.run(signals.stop, signals.stop_now))
 
 
-def run_reloading(
-    run: Callable[[Options, StopSignals, Any], None], options: Options, signals: StopSignals, out: Any
-) -> None:
+def run_reloading(run: Callable[[], None], signals: StopSignals) -> None:
     """Run under Django's reloader, which starts the program anew when code changes; what runs is handed back before that."""
     from django.utils import autoreload  # a worker without it has no need of it
 
@@ -231,7 +240,7 @@ def run_reloading(
 
     def work() -> None:
         try:
-            run(options, signals, out)
+            run()
         finally:
             has_ended.set()
 
@@ -247,17 +256,16 @@ def run_reloading(
         os._exit(signals.reload_code)
 
 
-def run_alone(options: Options, signals: StopSignals, out: Any) -> None:
+def run_alone(options: Options, signals: StopSignals, lifeline: Lifeline, out: Any) -> None:
     """Run one worker process until it is stopped, and exit with its code."""
     with use_database(options.databases[0]) if options.databases else nullcontext():
-        _run_alone(options, signals, out)
+        _run_alone(options, signals, lifeline, out)
 
 
-def _run_alone(options: Options, signals: StopSignals, out: Any) -> None:
+def _run_alone(options: Options, signals: StopSignals, lifeline: Lifeline, out: Any) -> None:
     process = options.new_process()
-    lifeline = Lifeline(options.supervised)
+    lifeline.hello(process.id)
     try:
-        lifeline.start(process.id)
         if signals.is_program:
             gc.freeze()  # what Django has loaded stays; searching it for garbage took a tenth of the process's time
         start(process, options, signals)

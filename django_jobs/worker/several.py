@@ -220,6 +220,11 @@ class Group:
             thread.join()
 
     @property
+    def names(self) -> str:
+        """The names of the members' processes, in the order of the databases."""
+        return " ".join(member.process.id for member in self.members)
+
+    @property
     def exit_code(self) -> int:
         """The code that the members leave with; a lease that was lost is one only if none was left."""
         states = [(member.process.state, member.process.is_registered) for member in self.members]
@@ -230,12 +235,12 @@ class Group:
         return max(codes - {EXIT_LEASE_LOST}, default=EXIT_DRAINED)
 
 
-def run_several(options: Options, signals: StopSignals, out: Any) -> None:
+def run_several(options: Options, signals: StopSignals, lifeline: Lifeline, out: Any) -> None:
     """Run the worker processes of several databases in this one until it is stopped, and exit with its code."""
     group = Group(options, signals)
-    lifeline = Lifeline(options.supervised)
+    names = group.names
+    lifeline.hello(names)
     try:
-        lifeline.start(" ".join(member.process.id for member in group.members))
         if signals.is_program:
             gc.freeze()  # as for one database
         for member in group.members:
@@ -248,6 +253,9 @@ def run_several(options: Options, signals: StopSignals, out: Any) -> None:
             status.say(started_text(member.process))
     while not (signals.stop.is_set() or group.is_over or lifeline.is_cut):
         status.show()
+        if names != group.names:  # another process is in the place of one that lost its lease
+            names = group.names
+            lifeline.hello(names)
         if options.drain and group.is_drained:
             break
         signals.stop.wait(DRAIN_LOOK_SECONDS if options.drain else LOOK_SECONDS)

@@ -157,7 +157,9 @@ class Supervisor:
             silent = now - child.heard_at
             if silent > (limit if child.process_id else max(limit, BOOT_SECONDS)):
                 logger.error(
-                    "worker process %s has been silent for %.0f seconds and is killed", child.process_id, silent
+                    "worker process %s has been silent for %.0f seconds and is killed",
+                    child.process_id or child.popen.pid,
+                    silent,
                 )
                 child.popen.kill()
 

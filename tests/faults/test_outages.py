@@ -1,5 +1,7 @@
 """A server that is killed, or takes no writes for a while: workers wait for it, say so once, and lose nothing."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from django_jobs import NewJob, submit, submit_many
 from django_jobs.models import Attempt, Job
 from tests.support.invariants import check_drained
 from tests.support.outages import read_only
+from tests.support.proc import children, is_alive
 from tests.support.processes import Workers, spawn_workers
 from tests.support.servers import PrivateServer
 from tests.support.waiting import wait_until
@@ -49,6 +52,24 @@ def _kill_and_start(server: PrivateServer, seconds: float) -> float:
         resumed = time.monotonic() - back
         _finish(workers, before, submitted)
     return resumed
+
+
+@pytest.mark.slow
+def test_a_child_that_waits_for_the_server_before_it_has_a_name_leaves_with_its_supervisor(
+    private_server: PrivateServer,
+) -> None:
+    with spawn_workers("--processes", "1", settings=SETTINGS) as workers:
+        workers.wait_ready()
+        (first,) = children(workers.pid)
+        connection.close()
+        private_server.kill()
+        os.kill(first, signal.SIGKILL)
+        child = wait_until(
+            lambda: max((pid for pid in children(workers.pid) if pid != first), default=0), 60, "another"
+        )
+        workers.signal(signal.SIGKILL)
+        wait_until(lambda: not is_alive(child), 60, "the end of the child")
+        private_server.start()
 
 
 @pytest.mark.fault

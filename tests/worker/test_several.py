@@ -14,7 +14,7 @@ import django_jobs
 from django_jobs import NewJob
 from django_jobs.db.connections import use_database
 from django_jobs.lifecycle.leases import ask_to_stop
-from django_jobs.models import Job, WorkerProcess
+from django_jobs.models import Job, JobLog, WorkerProcess
 from tests.support.databases import Database, new_url, why_unreachable
 from tests.support.effects.models import Effect
 from tests.support.processes import Workers, manage, spawn_workers
@@ -200,3 +200,12 @@ def test_wrong_names_and_missing_tables_are_told(
     with more_databases({"empty": url}, migrated=False) as more:
         done = manage("runworkers", settings={"DATABASES": ["default", "empty"]}, env=more)
     assert (done.returncode, "database 'empty': the database lacks" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.slow
+def test_the_log_of_a_job_that_kills_its_subprocess_is_kept_in_its_database(environment: dict[str, str]) -> None:
+    job = django_jobs.submit("effects.log_isolated", {"ends": "killed"}, max_retries=0, using="tenant")
+    with spawn_workers("--threads", "1", settings=BOTH, env=environment):
+        wait_until(lambda: jobs("tenant").get().status == "dead", 300, "the job's end")
+    assert "INFO tests.effects: begins" in JobLog.objects.using("tenant").get(job=job).text
+    assert not JobLog.objects.using("default").exists()

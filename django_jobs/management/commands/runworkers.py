@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -12,7 +13,15 @@ from django_jobs.db.connections import jobs_databases
 from django_jobs.names import did_you_mean, queue_problem
 from django_jobs.worker.child.main import run_isolated
 from django_jobs.worker.child.start import remember_program, restore_environment
-from django_jobs.worker.cli import Options, StopSignals, check_ready, run_alone, run_reloading, run_supervised
+from django_jobs.worker.cli import (
+    Options,
+    StopSignals,
+    begin_lifeline,
+    check_ready,
+    run_alone,
+    run_reloading,
+    run_supervised,
+)
 from django_jobs.worker.several import check_all_ready, run_several
 
 
@@ -70,17 +79,18 @@ class Command(BaseCommand):
 
     def _run(self, options: Options, signals: StopSignals, *, with_reloader: bool) -> None:
         is_several = options.databases is not None and len(options.databases) > 1
+        lifeline = begin_lifeline(options)
         if is_several:
             check_all_ready(options, signals)
         else:
-            check_ready(options, signals)
-        run = run_several if is_several else run_alone
+            check_ready(options, signals, lifeline)
+        run = partial(run_several if is_several else run_alone, options, signals, lifeline, self.stdout)
         if with_reloader:
-            run_reloading(run, options, signals, self.stdout)
+            run_reloading(run, signals)
         elif options.processes is not None:
             run_supervised(options, signals)
         else:
-            run(options, signals, self.stdout)
+            run()
 
 
 def _positive(text: str) -> int:

@@ -51,11 +51,15 @@ def run_isolated(descriptor: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cleanup = HandlerCleanup()
     cleanup.begin()
-    LogWriter(WorkerState()).begin()
+    writers: dict[str | None, LogWriter] = {}
     line.send("hello")
     while True:
         order = json.loads(orders.get())
-        with use_database(order.pop("database")):
+        database = order.pop("database")
+        if database not in writers:
+            writers[database] = LogWriter(WorkerState(database=database))
+            writers[database].begin()
+        with use_database(database):
             answer = _run(cleanup.sessions, **order)
             cleanup.after_job()
             cleanup.after_batch()

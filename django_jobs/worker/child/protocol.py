@@ -101,15 +101,18 @@ class Lifeline:
         self.is_cut = False
         self._line = None if descriptor is None else Line.to_parent(descriptor)
 
-    def start(self, process_id: str) -> None:
-        """Send the name of this process, and from now on that it lives.
+    def begin(self) -> None:
+        """Send from now on that this process lives, also while it waits for a database before it has a name.
 
         Raises RuntimeError when the system gives no thread for that.
         """
         if self._line is not None:
             threading.Thread(target=self._watch, args=(self._line,), name="lifeline", daemon=True).start()
-            self._send("hello", process_id)
             threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+
+    def hello(self, process_id: str) -> None:
+        """Send the name of this process; of several databases the names in each."""
+        self._send("hello", process_id)
 
     def bye(self) -> None:
         """Send that this process leaves in order."""
