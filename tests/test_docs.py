@@ -273,6 +273,7 @@ def queue(transactional_db: None) -> Iterator[JobQueue]:
 
 
 @pytest.mark.databases("sqlite")
+@pytest.mark.slow
 def test_the_state_diagram_has_the_arrows_of_the_code(queue: JobQueue) -> None:
     way = {"scheduled": ["scheduled"], "pending": []}
     way |= {status: ["running", status] for status in ("completed", "failed", "dead", "cancelled")}

@@ -44,6 +44,7 @@ def test_the_threat_model_has_its_rows() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_no_row_makes_a_worker_import_or_call_what_is_not_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_traceback_holds_no_values() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_no_log_names_a_payload(caplog: pytest.LogCaptureFixture) -> None:
     """Of a job that completes, one that is retried and dies, one without a handler, and one with a payload that does not fit."""
     with caplog.at_level(logging.DEBUG, logger="django_jobs"):

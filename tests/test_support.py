@@ -203,6 +203,7 @@ def test_a_thread_that_hangs_is_shown_with_its_stack(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_a_subprocess_talks_to_the_database_under_test() -> None:
     User.objects.create(username="ann")
     code = "from django.contrib.auth.models import User; from django.conf import settings as s; "
@@ -239,6 +240,7 @@ time.sleep(300)
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_spawned_workers_get_ready_run_jobs_and_leave_no_process() -> None:
     with spawn_workers("--threads", "2") as workers:
         workers.wait_ready()
@@ -255,6 +257,7 @@ def test_spawned_workers_get_ready_run_jobs_and_leave_no_process() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_workers_that_cannot_start_say_so_instead_of_never_getting_ready() -> None:
     with (
         pytest.raises(AssertionError, match=r"runworkers ended with [12]"),
@@ -265,6 +268,7 @@ def test_workers_that_cannot_start_say_so_instead_of_never_getting_ready() -> No
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_workers_are_killed_with_all_their_children() -> None:
     with spawn_workers() as workers:
         workers.wait_ready()

@@ -149,6 +149,7 @@ def test_rows_in_other_states_are_left_and_counted() -> None:
     assert LogEntry.objects.get().object_id == str(open_one.pk), "what was left has no entry"
 
 
+@pytest.mark.slow
 def test_a_bulk_action_over_mixed_statuses_does_what_each_allows() -> None:
     jobs = {status: JobFactory(status=status) for status in ("pending", "scheduled", "running", "completed", "dead")}
     answer = do(operator(), JOBS, "cancel_selected", *jobs.values(), confirmed="1")
@@ -224,6 +225,7 @@ def test_all_that_match_are_confirmed_with_their_count_and_then_done() -> None:
     assert other.status == "dead"
 
 
+@pytest.mark.slow
 def test_many_rows_leave_one_log_entry_with_count_and_filter() -> None:
     JobFactory.create_batch(201, status="dead")
     url = f"{JOBS}?status=dead"

@@ -111,6 +111,7 @@ requests = {"number": st.integers(0, 6), "name": lists, "key": text, "query": qu
 
 @settings(max_examples=15, **settled)
 @given(**requests)
+@pytest.mark.slow
 def test_any_request_is_answered(client: Client, **request: Any) -> None:
     _send(client, **request)
 

@@ -49,6 +49,7 @@ def test_a_job_is_found_by_id_unique_key_and_part_of_its_type() -> None:
         assert shown(client, JOBS, q=term) == [wanted.pk], term
 
 
+@pytest.mark.slow
 def test_pages_go_by_key_forth_and_back_and_miss_nothing() -> None:
     client = operator()
     JobFactory.create_batch(120)
@@ -154,6 +155,7 @@ def test_nothing_can_be_added_edited_or_deleted_by_a_form() -> None:
     assert type(dead_letter).objects.filter(pk=dead_letter.pk).exists()
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_oldest_first_page_by_page_to_the_end() -> None:
     client = operator()
     JobFactory.create_batch(120)

@@ -110,6 +110,7 @@ def grouped(text: str) -> list[tuple[str, str, str | None]]:
 
 
 @pytest.mark.usefixtures("rows")
+@pytest.mark.slow
 def test_every_form_of_every_page_works_on_rows_with_keys_of_four_digits(language: tuple[str, str]) -> None:
     client = operator()
     sent = {url: send_every_form(client, url) for url in [*pages(rows=12)] if "/history/" not in url}
@@ -122,6 +123,7 @@ def test_every_form_of_every_page_works_on_rows_with_keys_of_four_digits(languag
 
 
 @pytest.mark.usefixtures("rows", "language")
+@pytest.mark.slow
 def test_no_page_has_grouped_digits_where_a_program_reads() -> None:
     client, links = operator(), set()
     addresses = [*pages(rows=12)]
@@ -136,6 +138,7 @@ def test_no_page_has_grouped_digits_where_a_program_reads() -> None:
 
 
 @pytest.mark.usefixtures("rows")
+@pytest.mark.slow
 def test_a_large_site_counts_in_the_readers_way_and_links_in_the_machines(language: tuple[str, str]) -> None:
     write_many()
     client, (_, written) = operator(), language
@@ -156,6 +159,7 @@ def test_a_large_site_counts_in_the_readers_way_and_links_in_the_machines(langua
 
 
 @pytest.mark.usefixtures("rows", "language")
+@pytest.mark.slow
 def test_pages_of_a_list_are_turned_by_keys_of_four_digits() -> None:
     write_many()
     client, seen = operator(), []
@@ -168,6 +172,7 @@ def test_pages_of_a_list_are_turned_by_keys_of_four_digits() -> None:
 
 
 @pytest.mark.usefixtures("rows")
+@pytest.mark.slow
 def test_probes_and_commands_answer_with_numbers_of_json(language: tuple[str, str]) -> None:
     write_many()
     with override_settings(

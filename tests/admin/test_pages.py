@@ -107,6 +107,7 @@ def fill(text: str) -> Job:
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "a megabyte"])
+@pytest.mark.slow
 def test_hostile_text_in_every_field_stays_text_and_the_page_stays_quick(name: str) -> None:
     text = "<b>x</b>" * 131_072 if name == "a megabyte" else HOSTILE[name]
     fill(text)
@@ -147,6 +148,7 @@ def test_an_operation_on_hostile_rows_confirms_and_works(name: str) -> None:
     assert job.status == "pending"
 
 
+@pytest.mark.slow
 def test_every_page_says_where_it_is_and_names_its_controls() -> None:
     fill("plain")
     client = operator()
@@ -362,6 +364,7 @@ def test_all_dead_letters_of_a_cause_are_replayed_in_two_steps() -> None:
 # --- how much a page asks of the database
 
 
+@pytest.mark.slow
 def test_no_page_asks_more_of_the_database_when_there_are_more_rows() -> None:
     client = operator()
     asked = []

@@ -71,6 +71,7 @@ def test_the_theme_asked_for_is_the_one_that_draws() -> None:
     assert f"/{settings.THEME or 'django/contrib/admin'}/templates/" in theme
 
 
+@pytest.mark.slow
 def test_every_page_answers_to_those_who_may_do_all_and_to_those_who_may_look() -> None:
     for client in (operator(), browse(staff())):
         for url in ["/admin/", ROOT, *pages(rows=8)]:
@@ -100,6 +101,7 @@ def test_every_page_leads_to_the_next_one() -> None:
     assert "status=dead" in jobs.text or 'value="dead"' in jobs.text, "the filters, as links or as a choice"
 
 
+@pytest.mark.slow
 def test_the_console_brings_its_style_and_its_script() -> None:
     client = operator()
     for url in pages():
@@ -115,6 +117,7 @@ def test_a_row_page_does_not_give_its_frame_a_form_of_what_is_masked() -> None:
     assert not page.context["adminform"].form.fields
 
 
+@pytest.mark.slow
 def test_pages_are_given_all_that_djangos_own_views_give_their_templates() -> None:
     client, group = operator(), Group.objects.create(name="staff")
     own_list, own_row = (

@@ -58,6 +58,7 @@ def test_a_processs_page_shows_its_threads_what_each_runs_and_how_well_it_is() -
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_processs_page_counts_its_connections_as_the_server_does() -> None:
     with running_process() as process:
         url = f"{WORKERS}{quote(process.id)}/change/"

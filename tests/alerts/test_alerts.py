@@ -177,6 +177,7 @@ def test_eight_at_once_tell_once(receiver: Hook) -> None:
     assert sorted(receiver.keys) == sorted(2 * ["cause:f0", "cause:f1", "cause:f2"])
 
 
+@pytest.mark.slow
 def test_eight_claims_of_one_key_give_one_and_one_process_has_the_turn() -> None:
     for _ in range(5):
         assert sum(run_in_threads(lambda: claim_alert("queue:a", "text"), 8)) == 1
@@ -185,6 +186,7 @@ def test_eight_claims_of_one_key_give_one_and_one_process_has_the_turn() -> None
 
 
 @pytest.mark.parametrize("killed", ["before", "after"])
+@pytest.mark.slow
 def test_a_process_that_is_killed_before_it_sends_has_told_nothing_and_another_one_does(
     killed: str, receiver: Hook
 ) -> None:
@@ -294,6 +296,7 @@ def test_nobody_at_the_address_and_a_broken_mail_backend_break_nothing(
     assert sum(record.levelno == logging.ERROR for record in caplog.records) >= 3
 
 
+@pytest.mark.slow
 def test_a_webhook_that_hangs_is_given_up_and_holds_up_neither_the_mail_nor_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -320,6 +323,7 @@ def test_a_webhook_that_hangs_is_given_up_and_holds_up_neither_the_mail_nor_the_
         assert tell_test(both).problems["webhook"] == ""
 
 
+@pytest.mark.slow
 def test_a_webhook_that_hangs_delays_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is submitted while the alert hangs, and completes while it still does."""
     for name in ("ANSWER_SECONDS", "SEND_SECONDS"):
@@ -337,6 +341,7 @@ def test_a_webhook_that_hangs_delays_no_job(monkeypatch: pytest.MonkeyPatch) -> 
             process.alerter.join(60)
 
 
+@pytest.mark.slow
 def test_without_the_setting_no_thread_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerter, "tell", lambda alerts: pytest.fail("it looked"))
     with running_process() as process:

@@ -212,6 +212,7 @@ def assert_reports(report: str) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_the_demo_reports_what_the_folder_holds_again_and_again(folder: Path) -> None:
     for scans in (1, 2):
         assert_reports(demo(str(folder)))

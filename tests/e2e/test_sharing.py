@@ -68,6 +68,7 @@ def share(number: int) -> None:
     check_invariants()
 
 
+@pytest.mark.slow
 def test_ten_producers_and_five_consumers_lose_and_repeat_nothing() -> None:
     produce_and_consume(40)
 
@@ -77,6 +78,7 @@ def test_ten_producers_of_a_thousand_jobs_and_five_consumers_lose_and_repeat_not
     produce_and_consume(1000)
 
 
+@pytest.mark.slow
 def test_two_processes_share_jobs_without_a_double_run() -> None:
     share(2000)
 

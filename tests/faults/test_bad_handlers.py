@@ -34,6 +34,7 @@ def _killer_among(good: int) -> None:
 
 
 @pytest.mark.quick("sqlite", "postgresql")
+@pytest.mark.slow
 def test_a_job_that_kills_its_process_is_dead_after_three_starts_and_takes_nobody_along() -> None:
     _killer_among(60)
 
@@ -78,6 +79,7 @@ HOSTILE = ("SystemExit", "KeyboardInterrupt", "RecursionError", "MemoryError", "
 
 
 @pytest.mark.quick("postgresql")
+@pytest.mark.slow
 def test_any_exception_is_a_normal_failure_and_the_thread_goes_on() -> None:
     submitted = [submit("effects.raise_anything", {"name": name}, job_id=name, max_retries=0).pk for name in HOSTILE]
     submitted += [job.pk for job in submit_many([NewJob("effects.record", {}) for _ in range(50)])]
@@ -90,6 +92,7 @@ def test_any_exception_is_a_normal_failure_and_the_thread_goes_on() -> None:
 MESSES = ("open_transaction", "closed_connection", "session_state", "directory")
 
 
+@pytest.mark.slow
 def test_what_a_handler_leaves_behind_does_not_reach_the_next_jobs() -> None:
     jobs = []
     for number, mess in enumerate(MESSES):

@@ -39,6 +39,7 @@ def _all_gone(workers: Workers) -> None:
 
 
 @pytest.mark.quick("sqlite")
+@pytest.mark.slow
 def test_sigterm_lets_running_jobs_finish_and_hands_back_the_rest() -> None:
     submitted = _submit(40, 0.3)
     with spawn_workers("--processes", "2", "--threads", "2", settings=SETTINGS) as workers:
@@ -54,6 +55,7 @@ def test_sigterm_lets_running_jobs_finish_and_hands_back_the_rest() -> None:
 
 
 @pytest.mark.quick("postgresql")
+@pytest.mark.slow
 def test_jobs_longer_than_the_grace_are_handed_back_without_spending_a_retry() -> None:
     submitted = _submit(8, 600)
     with spawn_workers(
@@ -152,6 +154,7 @@ def test_a_stopped_worker_that_continues_writes_nothing_and_leaves() -> None:
 
 
 @pytest.mark.quick("postgresql")
+@pytest.mark.slow
 def test_a_supervisor_replaces_a_killed_child_and_rescues_its_jobs_at_once() -> None:
     """The lease is a minute, so only the supervisor can have taken the jobs back."""
     submitted = _submit(2, 0.5)

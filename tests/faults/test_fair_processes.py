@@ -51,6 +51,7 @@ def most_between(*, keys: int, of_each: int, processes: int, seconds: float, pat
 
 
 @pytest.mark.quick("postgresql")
+@pytest.mark.slow
 def test_keys_take_turns_over_processes(database: Database) -> None:
     print(f"\n{database.vendor}: {most_between(keys=150, of_each=6, processes=2, seconds=0.01, patience=90)}")
 

@@ -426,12 +426,14 @@ GUARDS: list[tuple[Callable[[Database], Any], Callable[[], None], tuple[str, ...
 
 
 @pytest.mark.databases(*SERVERS)
+@pytest.mark.slow
 def test_the_last_of_two_dependencies_that_complete_at_once_tells_that_the_dependent_is_ready() -> None:
     the_last_of_two_dependencies_tells_that_the_dependent_is_ready()  # with no lock but the rows' own, which none takes away
 
 
 @pytest.mark.quick("postgresql")
 @pytest.mark.parametrize(("taken_out", "check"), [*each_guard(GUARDS)])
+@pytest.mark.slow
 def test_the_check_holds_and_fails_without_its_guard(
     database: Database, taken_out: Callable[[Database], Any], check: Callable[[], None]
 ) -> None:

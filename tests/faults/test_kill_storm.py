@@ -16,6 +16,7 @@ def _check(figures: Figures) -> None:
 
 
 @pytest.mark.quick("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_short_kill_storm_loses_nothing() -> None:
     figures = run_storm(jobs=250, processes=2, threads=4, every=0.8, lasts=2.5, patience=90, job_seconds=0.02)
     assert figures.kills >= 2

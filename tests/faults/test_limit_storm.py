@@ -91,6 +91,7 @@ def exceeded() -> dict[str, int]:
 
 
 @pytest.mark.quick("postgresql")
+@pytest.mark.slow
 def test_a_short_kill_storm_exceeds_no_limit_and_leaves_no_job_behind(database: Database) -> None:
     figures = storm(jobs=400, keys=10, processes=2, every=0.8, lasts=4, seconds=0.02, patience=90)
     print(f"\n{database.vendor}: {figures}")

@@ -33,6 +33,7 @@ def test_ten_kills_at_a_point_lose_nothing(point: str, tmp_path: Path, database:
 
 
 @pytest.mark.quick("sqlite")
+@pytest.mark.slow
 def test_a_kill_inside_the_wake_loses_no_wake(tmp_path: Path) -> None:
     _kill_at("inside the wake", tmp_path / "count", times=1, jobs=20)
 

@@ -64,6 +64,7 @@ def nearest(starts: list[datetime]) -> str:
 
 
 @pytest.mark.quick("postgresql")
+@pytest.mark.slow
 def test_a_short_kill_storm_exceeds_no_rate_and_leaves_no_job_behind(database: Database) -> None:
     share, figures = storm(jobs=350, processes=2, every=0.9)
     print(f"\n{database.vendor}: {share:.3f}, {figures}")

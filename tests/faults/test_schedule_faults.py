@@ -100,6 +100,7 @@ with mock.patch("django_jobs.scheduling.{target}", transactional(and_die)):
 
 
 @pytest.mark.parametrize("target", KILLED_AT.values(), ids=KILLED_AT)
+@pytest.mark.slow
 def test_a_process_that_is_killed_inside_a_tick_leaves_it_to_the_next(target: str) -> None:
     create_schedule("hourly", "effects.record", every=3600)
     due = database_now() - SECOND
@@ -113,6 +114,7 @@ def test_a_process_that_is_killed_inside_a_tick_leaves_it_to_the_next(target: st
     assert Schedule.objects.get().next_run_at == due + timedelta(hours=1)
 
 
+@pytest.mark.slow
 def test_drain_makes_the_ticks_that_are_due_and_runs_their_jobs() -> None:
     create_schedule("missed", "effects.record", every=60, catch_up="all")
     Schedule.objects.update(next_run_at=database_now() - timedelta(minutes=59, seconds=30))

@@ -65,6 +65,7 @@ def _lock_held_again_and_again(seconds: float, pause: float = 0.05) -> Iterator[
         writer.join()
 
 
+@pytest.mark.slow
 def test_the_api_waits_for_a_site_that_holds_the_write_lock() -> None:
     """The connection waits for 50 ms only, so all the waiting is ours."""
     with _site_options(timeout=0.05), _lock_held_again_and_again(0.4):

@@ -118,6 +118,7 @@ def _problems() -> Any:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.quick("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_short_storm_repeats_no_recorded_step() -> None:
     run_storm(workflows=60, processes=2, every=0.7, lasts=3, patience=90, sleep=0.3)
 

@@ -32,6 +32,7 @@ def django_db_setup(database: Database, tmp_path: Path, django_db_blocker: Any) 
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "tenant"])
+@pytest.mark.slow
 def test_two_objects_of_one_name_have_their_own_limits_in_their_databases(settings: Any) -> None:
     of_settings = {"QUEUES": {"mail": {"limit": {"concurrency": 9}}, "other": {"limit": {"concurrency": 8}}}}
     settings.DJANGO_JOBS = {"DATABASES": ["default", "tenant"], **of_settings}

@@ -159,6 +159,7 @@ def test_stopping_gracefully_finishes_the_current_job_and_leaves_the_others() ->
         assert (queue.get_job(first).result, queue.get_job(second).status) == ("finished", "pending")
 
 
+@pytest.mark.slow
 def test_workers_of_several_queues_each_find_their_own_work_from_outside() -> None:
     with JobQueueManager({"queues": {"a": {"max_workers": 2}, "b": {"max_workers": 2}}}) as manager:
         for name in ("a", "b"):

@@ -232,6 +232,7 @@ def test_members_that_their_dependency_failed_have_ended_with_it() -> None:
     assert (batch.progress["dead"], batch.progress["failed"]) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_cascade_that_goes_on_in_steps_ends_the_batch_with_its_last_step() -> None:
     with django_jobs.batch(**callbacks()) as batch:
         batch.submit("badly", job_id="root")

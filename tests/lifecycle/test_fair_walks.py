@@ -125,6 +125,7 @@ class Walk(RuleBasedStateMachine):
             assert not held.exists() or ready.exists() or running == MOST
 
 
+@pytest.mark.slow
 def test_walks_of_keys_beside_a_limit_follow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "LOOK_SECONDS", 0.0)  # the model knows of a key at once
     walk(Walk, 15, 25, derandomize=True)

@@ -181,6 +181,7 @@ def test_a_cancelled_dependency_fails_its_dependents() -> None:
     assert statuses("a", "b", "c") == ["cancelled", "failed", "failed"]
 
 
+@pytest.mark.slow
 def test_a_dead_root_fails_and_revives_thousands_in_steps() -> None:
     leaves = [NewJob("effects.record", job_id=f"leaf{n}", depends_on=["root"]) for n in range(1200)]
     django_jobs.submit_many([NewJob("effects.record", job_id="root"), *leaves])
@@ -276,6 +277,7 @@ def test_the_holder_of_a_unique_key_stands_in_for_an_item_that_others_depend_on(
         )
 
 
+@pytest.mark.slow
 def test_a_worker_fails_all_that_follow_before_it_is_drained() -> None:
     root = NewJob("effects.fail", job_id="a", max_retries=0)
     wide = [NewJob("effects.record", job_id=f"w{number}", depends_on=["a"]) for number in range(600)]

@@ -219,6 +219,7 @@ def declared() -> Iterator[None]:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_random_walks_keep_the_limits_and_leave_nobody_behind() -> None:
     walk(Walk, 6, 40, derandomize=True)
 

@@ -132,6 +132,7 @@ def old(seconds: float) -> dict[str, Any]:
 # What it is for.
 
 
+@pytest.mark.slow
 def test_a_claim_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, looks: list[ClaimLook]) -> None:
     marks = Marks()
     with old_snapshot():
@@ -376,6 +377,7 @@ def test_what_a_limit_may_have_let_in_is_looked_for_each_second(told: Marks, clo
 
 
 @pytest.mark.usefixtures("nothing_is_recent")
+@pytest.mark.slow
 def test_a_late_commit_brings_the_mark_back_to_where_its_transaction_began(
     told: Marks, clock: Clock, looks: list[ClaimLook]
 ) -> None:
@@ -427,6 +429,7 @@ def test_a_promotion_that_comes_late_says_so(monkeypatch: pytest.MonkeyPatch) ->
         assert not process.state.is_stopping
 
 
+@pytest.mark.slow
 def test_a_process_hears_of_old_jobs_from_others() -> None:
     with running_process() as process:
         marks = process.state.pollers.marks
@@ -524,6 +527,7 @@ def test_what_a_short_claim_may_have_missed_is_owed_a_look(clock: Clock) -> None
         max_size=12,
     )
 )
+@pytest.mark.slow
 def test_whatever_comes_is_claimed_once_a_second_has_passed(clock: Clock, moves: list[tuple[str, int, Any]]) -> None:
     Job.objects.all().delete()
     marks = {"p": Marks(), "q": Marks()}
@@ -554,6 +558,7 @@ def test_whatever_comes_is_claimed_once_a_second_has_passed(clock: Clock, moves:
 
 
 @pytest.mark.parametrize("is_told", [False, True])
+@pytest.mark.slow
 def test_no_job_waits_a_second_while_several_processes_claim_and_others_commit_late(
     monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
@@ -642,6 +647,7 @@ def test_a_slow_search_is_followed_by_a_claim_from_each_queue_that_may_be_dead_a
     assert {selector.next_queue() for _ in range(2)} == {"idle", "other"}
 
 
+@pytest.mark.slow
 def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clock, looks: list[PromotionLook]) -> None:
     marks = Marks()
     with old_snapshot():
@@ -668,6 +674,7 @@ def test_a_promotion_beside_an_old_snapshot_reads_little_that_is_dead(clock: Clo
         assert looks[-1].read_in_vain >= 2 * DEAD, "a look from the beginning reads all"
 
 
+@pytest.mark.slow
 def test_a_scheduled_job_that_is_committed_late_is_promoted_though_looks_from_the_beginning_are_rare(
     told: Marks, clock: Clock
 ) -> None:

@@ -122,6 +122,7 @@ def first_plan(statements: list[tuple[str, Any]]) -> str:
     return plan_of(sql, params)
 
 
+@pytest.mark.slow
 def test_a_claim_walks_the_index_of_ready_jobs_in_its_order() -> None:
     with recorded() as statements:
         assert len(claim("q1", 7, "p")) == 7
@@ -131,6 +132,7 @@ def test_a_claim_walks_the_index_of_ready_jobs_in_its_order() -> None:
         assert sort not in plan, plan
 
 
+@pytest.mark.slow
 def test_a_look_for_fair_keys_walks_over_no_jobs_without_one_and_holds_for_the_next_claims() -> None:
     looks: list[tuple[str, Any]] = []
 
@@ -148,6 +150,7 @@ def test_a_look_for_fair_keys_walks_over_no_jobs_without_one_and_holds_for_the_n
     assert index in plan, plan
 
 
+@pytest.mark.slow
 def test_an_aged_claim_reads_the_first_jobs_of_each_rank_in_the_order_of_the_index() -> None:
     Job.objects.bulk_create(copies(JobFactory.build(queue="q1", priority=9), 100))
     with recorded() as statements:
@@ -165,6 +168,7 @@ def test_an_aged_claim_reads_the_first_jobs_of_each_rank_in_the_order_of_the_ind
         assert "Using index for group-by" in plan_of(*looks[0])
 
 
+@pytest.mark.slow
 def test_a_batch_is_claimed_and_settled_by_its_keys_without_reading_the_table() -> None:
     with recorded() as statements:
         jobs = claim("q1", 100, "p")
@@ -177,6 +181,7 @@ def test_a_batch_is_claimed_and_settled_by_its_keys_without_reading_the_table() 
             assert whole not in plan, plan
 
 
+@pytest.mark.slow
 def test_a_promotion_walks_the_index_of_due_jobs() -> None:
     with recorded() as statements:
         assert len(promote(limit=5)) == 5
@@ -187,6 +192,7 @@ def test_a_promotion_walks_the_index_of_due_jobs() -> None:
 
 
 @pytest.mark.databases("postgresql")
+@pytest.mark.slow
 def test_what_begins_at_a_mark_walks_the_same_indexes() -> None:
     first, second = Place(-20, "-infinity", ""), Place(0, "2020-01-01 00:00:00+00", "x")
     stretches = [Stretch(Place(-101, "-infinity", ""), -20), Stretch(first, 0), Stretch(second, 101)]
@@ -202,6 +208,7 @@ def test_what_begins_at_a_mark_walks_the_same_indexes() -> None:
             assert bad not in plan, plan
 
 
+@pytest.mark.slow
 def test_the_queues_with_work_are_found_by_hops_along_the_index() -> None:
     with recorded() as statements:
         assert sorted(queues_with_work()) == ["q0", "q1", "q2"]
@@ -210,6 +217,7 @@ def test_the_queues_with_work_are_found_by_hops_along_the_index() -> None:
 
 
 @pytest.mark.databases("postgresql")
+@pytest.mark.slow
 def test_the_look_for_the_oldest_jobs_is_not_compiled_and_what_its_transaction_had_chosen_comes_back() -> None:
     def setting() -> str:
         with connection.cursor() as cursor:
@@ -251,12 +259,14 @@ def entries_read() -> int:
         return sum(int(number) for _, number in cursor.fetchall())
 
 
+@pytest.mark.slow
 def test_a_claim_takes_one_or_two_statements() -> None:
     with recorded() as statements:
         claim("q1", 7, "p")
     assert len(statements) == (2 if connection.vendor == "mysql" else 1)
 
 
+@pytest.mark.slow
 def test_a_limit_costs_jobs_that_it_does_not_hold_no_statement_and_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active_limits, "FRESH_SECONDS", 3600.0)
 
@@ -275,6 +285,7 @@ def test_a_limit_costs_jobs_that_it_does_not_hold_no_statement_and_no_row(monkey
         registry.forget("limited.elsewhere")
 
 
+@pytest.mark.slow
 def test_jobs_that_are_held_back_are_not_in_the_way_of_a_claim() -> None:
     with limited_many("q1", concurrency=1):
         submit_many([NewJob("limited.many", {}, priority=9) for _ in range(1_000)])
@@ -286,6 +297,7 @@ def test_jobs_that_are_held_back_are_not_in_the_way_of_a_claim() -> None:
 
 
 @pytest.mark.databases("postgresql")
+@pytest.mark.slow
 def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_indexes() -> None:
     with limited_many("held", concurrency=5):
         submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
@@ -307,6 +319,7 @@ def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_i
 
 
 @pytest.mark.databases("postgresql")
+@pytest.mark.slow
 def test_no_statement_of_a_jobs_way_seems_so_dear_that_the_server_compiles_it_however_many_wait() -> None:
     with limited_many("held", concurrency=5):
         submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
@@ -333,6 +346,7 @@ def test_no_statement_of_a_jobs_way_seems_so_dear_that_the_server_compiles_it_ho
 
 
 @pytest.mark.databases("sqlite", "mariadb")  # PostgreSQL asks in its own way, above
+@pytest.mark.slow
 def test_who_waits_for_a_slot_is_found_in_the_order_of_the_index_without_a_sort() -> None:
     with limited_many("held", concurrency=1):
         submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
@@ -348,6 +362,7 @@ def test_who_waits_for_a_slot_is_found_in_the_order_of_the_index_without_a_sort(
 
 
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_claim_locks_no_more_rows_than_it_takes() -> None:
     with transaction.atomic():
         mine = {job.id for job in claim("q1", 10, "p")}
@@ -358,6 +373,7 @@ def test_a_claim_locks_no_more_rows_than_it_takes() -> None:
     assert not mine & theirs
 
 
+@pytest.mark.slow
 def test_jobs_without_a_batch_settle_without_a_word_about_batches() -> None:
     jobs = claim("q1", 100, "p")
     with recorded() as statements:
@@ -365,6 +381,7 @@ def test_jobs_without_a_batch_settle_without_a_word_about_batches() -> None:
     assert not [sql for sql, _ in statements if "django_jobs_batch" in sql or "django_jobs_openmember" in sql]
 
 
+@pytest.mark.slow
 def test_members_settle_with_two_statements_more_however_many_there_are() -> None:
     numbers = {}
     for members, at_once in ((40, 30), (5000, 500)):
@@ -386,6 +403,7 @@ def test_members_settle_with_two_statements_more_however_many_there_are() -> Non
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite walks over the keys when they are to be in order
+@pytest.mark.slow
 def test_pending_jobs_are_listed_and_counted_by_indexes_however_few_there_are() -> None:
     Job.objects.filter(status="pending").update(status="completed", finished_at=DbNow())
     waiting = [JobFactory(), JobFactory(fair_key="a"), JobFactory(pending_dependencies=1), JobFactory(pending_limits=1)]
@@ -401,6 +419,7 @@ def test_pending_jobs_are_listed_and_counted_by_indexes_however_few_there_are() 
 
 
 @pytest.mark.databases("postgresql")
+@pytest.mark.slow
 def test_a_job_enters_no_index_but_the_five_it_needs() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'django_jobs_job' ORDER BY 1")

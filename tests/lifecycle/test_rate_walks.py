@@ -140,6 +140,7 @@ def declared() -> Iterator[None]:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_random_walks_keep_the_rate_and_leave_nobody_behind() -> None:
     walk(Walk, 10, 60, derandomize=True)
 

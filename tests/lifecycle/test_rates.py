@@ -268,6 +268,7 @@ def test_when_a_turn_comes_the_first_in_claim_order_takes_it() -> None:
     assert [after(MINUTE) for _ in range(3)] == [["more-urgent"], ["j1"], ["j2"]]
 
 
+@pytest.mark.slow
 def test_nobody_looks_at_ten_thousand_jobs_that_wait() -> None:
     name = rated(rate="1/m", key="account")
     submit_many([NewJob(name, {"account": 7}) for _ in range(200)])

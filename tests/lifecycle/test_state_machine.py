@@ -248,6 +248,7 @@ class Walk(Moves):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_random_walks_agree_with_the_oracle() -> None:
     walk(Walk, 6, 25, derandomize=True)  # the same walks each time; new ones are what the long run is for
 

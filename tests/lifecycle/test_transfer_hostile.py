@@ -103,6 +103,7 @@ def _from_dicts(given: list[Any]) -> None:
 
 @settings(max_examples=30, **SETTLED)
 @given(data=st.data())
+@pytest.mark.slow
 def test_a_changed_export_is_refused_or_can_be_read(lines: list[Any], data: st.DataObject) -> None:
     _try(data, lines)
 

@@ -42,6 +42,7 @@ def full_tables() -> None:
                 cursor.fetchall()
 
 
+@pytest.mark.slow
 def test_jobs_that_wait_cost_an_idle_worker_one_look_along_the_indexes() -> None:
     with recorded() as statements:
         ahead = look_ahead("p")
@@ -55,6 +56,7 @@ def test_jobs_that_wait_cost_an_idle_worker_one_look_along_the_indexes() -> None
     assert promote() == []
 
 
+@pytest.mark.slow
 def test_an_emit_reads_the_waits_for_its_event_alone() -> None:
     with recorded() as statements:
         emit("go", key="key:7")
@@ -67,6 +69,7 @@ def test_an_emit_reads_the_waits_for_its_event_alone() -> None:
     assert deliver() == 1
 
 
+@pytest.mark.slow
 def test_a_wait_reads_the_events_of_its_name_and_key_alone() -> None:
     job = JobFactory(status="running", worker_id="p", fence=3, started_at=timezone.now())
     step = add_step(job, "go", kind="event", ended_at=None, event_name="go", event_key="kept:7")
@@ -79,6 +82,7 @@ def test_a_wait_reads_the_events_of_its_name_and_key_alone() -> None:
     assert "django_jobs_event_called" in plan, plan
 
 
+@pytest.mark.slow
 def test_a_record_reads_its_job_by_key_however_many_jobs_run() -> None:
     job = JobFactory(status="running", worker_id="p", fence=3, started_at=timezone.now())
     with recorded() as statements:

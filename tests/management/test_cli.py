@@ -128,6 +128,7 @@ def test_show_prints_everything_about_a_job() -> None:
     assert refused("show", "nobody") == (1, ["there is no job 'nobody'"])
 
 
+@pytest.mark.slow
 def test_stats_and_queues_count() -> None:
     JobFactory(queue="mail")
     JobFactory(status="dead")

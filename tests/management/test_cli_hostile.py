@@ -70,6 +70,7 @@ def _run(verb: tuple[str, ...], text: str) -> None:
 
 @settings(max_examples=60, **SETTLED)
 @given(verb=st.sampled_from(VERBS), text=texts)
+@pytest.mark.slow
 def test_any_argument_is_answered(verb: tuple[str, ...], text: str) -> None:
     _run(verb, text)
 

@@ -20,6 +20,7 @@ VERBS = (
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_commands_are_enqueued_run_and_looked_at_from_the_command_line() -> None:
     settings = {"SHELL_JOBS": True}
     spec = '{"id":"job-1","command":"echo Hello; exit 0","max_retries":2}'
@@ -42,6 +43,7 @@ def test_commands_are_enqueued_run_and_looked_at_from_the_command_line() -> None
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
+@pytest.mark.slow
 def test_what_is_refused_is_a_line_for_each_problem_and_an_exit_code() -> None:
     refused = manage("jobs", "enqueue", "effects.record", "--priority", "0", "--max-retries", "-1")
     assert refused.returncode == 1
@@ -87,6 +89,7 @@ def test_what_the_terminal_cannot_show_is_escaped(encoding: str) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
+@pytest.mark.slow
 def test_help_lists_the_verbs_and_each_verb_has_examples() -> None:
     help_text = manage("jobs", "--help").stdout
     assert all(f"    {verb} " in help_text for verb in VERBS)
@@ -95,6 +98,7 @@ def test_help_lists_the_verbs_and_each_verb_has_examples() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     JobFactory.create_batch(300, payload={"long": "x" * 1000})
     command = f"{sys.executable} manage.py jobs list --limit 0 --json | head -n 1"
@@ -105,6 +109,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("sqlite")
+@pytest.mark.slow
 def test_broken_settings_are_reported_without_a_traceback() -> None:
     refused = manage("jobs", "stats", settings={"THREDS": 3})
     assert refused.returncode == 1

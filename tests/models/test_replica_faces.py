@@ -177,6 +177,7 @@ def test_probes_and_metrics_and_checks() -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_the_admin_shows_every_page() -> None:
     make_mixed_jobs(12)
     WorkerProcessFactory()
@@ -186,6 +187,7 @@ def test_the_admin_shows_every_page() -> None:
     assert [url for url in pages() if client.get(url).status_code != 200] == []
 
 
+@pytest.mark.slow
 def test_the_command_line() -> None:
     make_mixed_jobs(12)
     Scheduler().schedule_interval("poll", "effects.record", 60)

@@ -151,6 +151,7 @@ def test_the_lists_of_bulk_handlers_are_counted_by_their_size() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("enabled")
+@pytest.mark.slow
 def test_scraped_under_load_the_counts_of_each_scrape_add_up() -> None:
     jobs = [NewJob("effects.record", {}, queue="mail") for _ in range(250)]
     jobs += [NewJob("effects.fail", {}, max_retries=0) for _ in range(50)]
@@ -185,6 +186,7 @@ signals.job_submitted.send(Job, job=Job.create("effects.record", {}, queue="mail
 """
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_directory_are_added_up(tmp_path: Path) -> None:
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "tests.settings"}
     for _ in range(2):

@@ -76,6 +76,7 @@ async def ainner(payload: dict[str, Any]) -> None:
     [(inner, {}), (inner, {"atomic": True}), (ainner, {})],
     ids=["thread", "atomic", "coroutine"],
 )
+@pytest.mark.slow
 def test_a_trace_runs_unbroken_from_a_request_through_a_worker_to_the_handler(
     function: Any, options: dict[str, Any]
 ) -> None:

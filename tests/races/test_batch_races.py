@@ -120,6 +120,7 @@ def test_threads_that_settle_one_batch_finish_it_once(chunk: int) -> None:
     settle_in_threads(members=150, threads=4, chunk=chunk)
 
 
+@pytest.mark.slow
 def test_threads_that_settle_nested_batches_finish_each_once() -> None:
     settle_in_threads(members=5, threads=4, chunk=2, nested=30)
 
@@ -140,6 +141,7 @@ def last_members_in_a_race(rounds: int) -> None:
     check_invariants()
 
 
+@pytest.mark.slow
 def test_of_members_that_end_at_the_same_moment_one_is_the_last() -> None:
     last_members_in_a_race(25)
 
@@ -175,6 +177,7 @@ def submit_races_the_last_settle(rounds: int) -> None:
     assert rounds < 100 or 0 < refused < rounds, "both came first now and then"
 
 
+@pytest.mark.slow
 def test_a_member_added_beside_the_last_settle_is_refused_or_waited_for() -> None:
     submit_races_the_last_settle(25)
 
@@ -204,6 +207,7 @@ def test_an_uncommitted_member_is_waited_for_by_the_last_settle() -> None:
 
 
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_long_transaction_that_adds_members_holds_up_no_other_job() -> None:
     batch, (member,) = begin(1)
     _, others = begin(3)
@@ -257,10 +261,12 @@ def moves_beside_the_last_settle(move: Callable[[Batch, list[ClaimedJob]], objec
     check_invariants()
 
 
+@pytest.mark.slow
 def test_a_replay_beside_the_last_settle_opens_the_batch_before_or_after_its_end() -> None:
     moves_beside_the_last_settle(lambda batch, jobs: replay([jobs[0].id]))
 
 
+@pytest.mark.slow
 def test_a_cancel_beside_the_last_settle_finishes_once() -> None:
     def cancelled(batch: Batch, jobs: list[ClaimedJob]) -> None:
         try:
@@ -271,6 +277,7 @@ def test_a_cancel_beside_the_last_settle_finishes_once() -> None:
     moves_beside_the_last_settle(cancelled)
 
 
+@pytest.mark.slow
 def test_cancels_of_the_last_members_finish_once() -> None:
     for _ in range(12):
         with django_jobs.batch(on_finish=CALLBACK) as batch:

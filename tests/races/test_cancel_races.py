@@ -106,6 +106,7 @@ def _race(jobs: int, timeout: float) -> Counter[str]:
     return race.moves
 
 
+@pytest.mark.slow
 def test_cancels_that_race_everything_leave_one_legal_end_each() -> None:
     _race(60, timeout=300)
 

@@ -72,11 +72,13 @@ def race(rounds: int) -> None:
 
 
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_the_last_child_ends_beside_its_parent_s_settle() -> None:
     race(ROUNDS)
 
 
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_look_that_comes_too_early_loses_no_wake() -> None:
     """The parent looks, finds a child that runs, and waits again, while that child is settled."""
     source = random.Random(7)

@@ -73,6 +73,7 @@ def race(rounds: int) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.slow
 def test_an_emit_that_races_the_wait_for_it_is_never_lost() -> None:
     assert sum(race(ROUNDS).values()) == ROUNDS
 
@@ -166,6 +167,7 @@ GUARDS = [
 
 
 @pytest.mark.parametrize(("check", "without"), GUARDS)
+@pytest.mark.slow
 def test_a_guard_holds_and_is_needed(
     check: Callable[[], None], without: Callable[[], AbstractContextManager[None]]
 ) -> None:

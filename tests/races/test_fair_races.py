@@ -99,6 +99,7 @@ def drain(number: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_key_that_is_submitted_while_the_only_slot_is_freed_gets_its_turn() -> None:
     for _ in range(ROUNDS):
         many(LIMITED, "aaaaa")
@@ -117,6 +118,7 @@ def test_a_key_that_is_submitted_while_the_only_slot_is_freed_gets_its_turn() ->
         assert "b" in (taken + rest)[:4], "after the one that was let in before it came, and those of claims in between"
 
 
+@pytest.mark.slow
 def test_a_rescue_and_a_claim_of_jobs_with_keys() -> None:
     for number in range(ROUNDS):
         holder = f"holder-{number}"
@@ -132,6 +134,7 @@ def test_a_rescue_and_a_claim_of_jobs_with_keys() -> None:
     check_invariants()
 
 
+@pytest.mark.slow
 def test_a_limit_that_changes_while_jobs_with_keys_are_claimed() -> None:
     limits.write_declared()
     for _ in range(ROUNDS):
@@ -161,6 +164,7 @@ def start(jobs: list[ClaimedJob]) -> int:
     return sum(starts.record_start(one.id, one.fence, one.rated) for one in jobs)
 
 
+@pytest.mark.slow
 def test_a_rescue_of_who_has_not_started_and_claims_share_the_starts() -> None:
     for number in range(ROUNDS):
         holder = f"holder-{number}"
@@ -178,6 +182,7 @@ def test_a_rescue_of_who_has_not_started_and_claims_share_the_starts() -> None:
         LimitStart.objects.all().delete()
 
 
+@pytest.mark.slow
 def test_a_rate_that_changes_while_jobs_are_claimed_and_submitted() -> None:
     limits.write_declared()
     for _ in range(ROUNDS):

@@ -84,6 +84,7 @@ def submit_races_a_worker(rounds: int) -> None:
 
 
 @pytest.mark.databases("sqlite")
+@pytest.mark.slow
 def test_a_wake_is_never_lost_to_a_submit_beside_a_worker_process() -> None:
     submit_races_a_worker(40)
 

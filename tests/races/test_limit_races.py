@@ -61,6 +61,7 @@ def check_limit(most: int = 1) -> None:
         assert not held or asking or running == most, f"{held} of key {key} wait and nobody asks\n{dump_rows()}"
 
 
+@pytest.mark.slow
 def test_claims_of_many_processes_share_one_slot() -> None:
     names = [f"p{number}" for number in range(4)]
     for number in range(ROUNDS):
@@ -99,6 +100,7 @@ def test_settles_that_go_on_with_who_is_next_and_claims_share_the_slots() -> Non
     check_invariants()
 
 
+@pytest.mark.slow
 def test_claims_and_settles_of_many_processes_share_the_last_start_of_a_window() -> None:
     job("limited.rated", limit=Limit(rate="2/h", key="account"))(lambda payload: None)
     names = [f"p{number}" for number in range(4)]
@@ -140,6 +142,7 @@ def test_a_job_that_is_submitted_while_the_last_place_is_freed_is_not_left_behin
 
 
 @pytest.mark.parametrize("ends", ["cancel", "delete", "rescue", "release", "dead", "snooze"])
+@pytest.mark.slow
 def test_whatever_ends_a_run_and_a_claim_at_the_same_moment(ends: str) -> None:
     for number in range(ROUNDS):
         process_id = f"holder-{number}"
@@ -170,6 +173,7 @@ def dead(one: ClaimedJob) -> Outcome:
     return Outcome(one, JobStatus.DEAD, AttemptOutcome.FAILED, reason=reason, error="as told")
 
 
+@pytest.mark.slow
 def test_a_limit_that_changes_while_jobs_are_claimed_leaves_nobody_behind() -> None:
     register("one", "two")
     limits.write_declared()
@@ -192,6 +196,7 @@ def test_a_limit_that_changes_while_jobs_are_claimed_leaves_nobody_behind() -> N
         Job.objects.all().delete()
 
 
+@pytest.mark.slow
 def test_any_moves_in_any_order_keep_the_limit_and_leave_nobody_behind() -> None:
     """Six threads do what they like for a while; the end of it drains."""
     names = [f"p{number}" for number in range(6)]

@@ -110,6 +110,7 @@ def test_async_code_submits_and_builds_graphs() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_many_wait_in_one_thread_until_their_jobs_have_finished() -> None:
     jobs = [JobFactory() for _ in range(20)]
     before = threading.active_count()

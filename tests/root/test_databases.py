@@ -59,6 +59,7 @@ def where(job: Job) -> list[str | None]:
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_using_names_the_database() -> None:
     assert where(django_jobs.submit(TYPE)) == ["default", "default"]
     assert where(django_jobs.submit(TYPE, using="tenant")) == ["tenant", "tenant"]
@@ -71,6 +72,7 @@ def test_using_names_the_database() -> None:
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_a_submit_joins_the_transaction_that_is_open() -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic(using="tenant"):
         job = django_jobs.submit(TYPE)
@@ -83,6 +85,7 @@ def test_a_submit_joins_the_transaction_that_is_open() -> None:
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_a_submit_of_a_handler_goes_to_the_database_of_its_job_unless_a_transaction_is_open() -> None:
     with use_database("tenant"):
         assert where(django_jobs.submit(TYPE)) == ["tenant", "tenant"]
@@ -92,6 +95,7 @@ def test_a_submit_of_a_handler_goes_to_the_database_of_its_job_unless_a_transact
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_jobs_move_where_they_are_whatever_the_routers_say() -> None:
     with override_settings(DATABASE_ROUTERS=[f"{__name__}.DefaultRouter"]):
         job = django_jobs.submit(TYPE, using="tenant", delay=60)
@@ -105,6 +109,7 @@ def test_jobs_move_where_they_are_whatever_the_routers_say() -> None:
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_a_dependency_in_another_database_is_refused_with_both_names() -> None:
     elsewhere = django_jobs.submit(TYPE, using="tenant")
     with pytest.raises(InvalidJob, match=r"is in the database 'tenant', and this one is for 'default'"):
@@ -115,6 +120,7 @@ def test_a_dependency_in_another_database_is_refused_with_both_names() -> None:
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_each_database_has_its_own_ids_and_unique_keys() -> None:
     first = django_jobs.submit(TYPE, job_id="one", unique_key="k")
     second = django_jobs.submit(TYPE, job_id="one", unique_key="k", using="tenant")
@@ -126,6 +132,7 @@ def test_each_database_has_its_own_ids_and_unique_keys() -> None:
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_a_database_that_holds_no_jobs_is_refused_and_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     for using in ("elsewhere", "", 5):
         with pytest.raises(InvalidJob, match=r"give an alias that holds jobs \(default, tenant\)"):
@@ -140,6 +147,7 @@ def test_a_database_that_holds_no_jobs_is_refused_and_warned_about(caplog: pytes
     assert Job.objects.using("tenant").count() == 0
 
 
+@pytest.mark.slow
 def test_without_the_setting_only_the_routers_database_may_be_named() -> None:
     assert django_jobs.submit(TYPE, using="default")._state.db == "default"
     with pytest.raises(InvalidJob, match=r"give an alias that holds jobs \(default\)"):
@@ -158,6 +166,7 @@ def test_wrong_databases_are_a_check_error_and_stop_the_site(value: Any) -> None
 
 
 @pytest.mark.usefixtures("tenant")
+@pytest.mark.slow
 def test_the_checks_look_at_each_of_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [message.id for message in checks.check_database(["default", "tenant"])] == []
     with override_settings(DJANGO_JOBS={"DATABASES": ["tenant"]}):

@@ -76,6 +76,7 @@ def lines(*args: str) -> list[dict[str, Any]]:
 # --- the command line
 
 
+@pytest.mark.slow
 def test_reading_verbs_cover_all_databases_or_the_named_one() -> None:
     here, there = django_jobs.submit(TYPE), django_jobs.submit(TYPE, using="tenant")
     assert {(line["id"], line["database"]) for line in lines("list")} == {(here.pk, "default"), (there.pk, "tenant")}
@@ -137,6 +138,7 @@ def a_worker_in(alias: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_metrics_are_labelled_and_one_database_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     django_jobs.submit(TYPE, using="tenant")
     text = expose().decode()
@@ -229,6 +231,7 @@ def test_a_backend_has_a_database() -> None:
 # --- the testing kit
 
 
+@pytest.mark.slow
 def test_the_testing_kit_covers_all_or_the_named_one() -> None:
     here, there = django_jobs.submit(TYPE), django_jobs.submit(TYPE, using="tenant", delay=60)
     assert testing.assert_submitted(TYPE, using="tenant").pk == there.pk
@@ -242,6 +245,7 @@ def test_the_testing_kit_covers_all_or_the_named_one() -> None:
 
 
 @pytest.mark.django_db(databases=["default"])
+@pytest.mark.slow
 def test_the_testing_kit_leaves_alone_what_the_test_may_not_use() -> None:
     job = django_jobs.submit(TYPE)
     assert [one.pk for one in testing.drain()] == [job.pk]
@@ -252,6 +256,7 @@ def test_the_testing_kit_leaves_alone_what_the_test_may_not_use() -> None:
 # --- the admin
 
 
+@pytest.mark.slow
 def test_the_admin_shows_the_chosen_database_and_keeps_the_choice() -> None:
     here, there = django_jobs.submit(TYPE), django_jobs.submit(TYPE, using="tenant")
     client = operator()
@@ -289,6 +294,7 @@ def confirmed(action: str, key: object, **more: str) -> dict[str, Any]:
     return {"action": action, "index": "0", "_selected_action": [key], "confirmed": "1", **more}
 
 
+@pytest.mark.slow
 def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> None:
     dead = testing.make_job(TYPE, status="dead", using="tenant")
     client = operator()
@@ -303,6 +309,7 @@ def test_a_form_acts_on_the_database_of_its_page_whatever_was_chosen_since() -> 
 
 
 @pytest.mark.parametrize("of", ["jobs", "dead letters"])
+@pytest.mark.slow
 def test_an_operation_is_begun_and_carried_out_in_the_database_of_its_page_alone(
     monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
@@ -352,6 +359,7 @@ def test_a_cause_of_another_database_than_the_users_is_noted_again_and_again() -
     assert not Cause.objects.using("default").exists()
 
 
+@pytest.mark.slow
 def test_the_page_that_follows_an_act_is_of_the_same_database_whatever_was_chosen_since() -> None:
     testing.make_job(TYPE, status="dead", using="tenant")
     letter = DeadLetter.objects.using("tenant").get()
@@ -366,6 +374,7 @@ def test_the_page_that_follows_an_act_is_of_the_same_database_whatever_was_chose
     assert '<a href="?database=tenant" aria-current="page">' in answer.text
 
 
+@pytest.mark.slow
 def test_a_list_that_follows_an_act_keeps_its_filters() -> None:
     here, there = (testing.make_job(TYPE, queue="mail", using=alias) for alias in ("default", "tenant"))
     other = django_jobs.submit(TYPE, using="tenant")
@@ -383,6 +392,7 @@ def test_a_list_that_follows_an_act_keeps_its_filters() -> None:
     assert other.pk not in answer.text
 
 
+@pytest.mark.slow
 def test_an_act_on_the_chosen_database_leads_to_a_plain_address() -> None:
     testing.make_job(TYPE, status="dead")
     letter = DeadLetter.objects.get()
@@ -394,6 +404,7 @@ def test_an_act_on_the_chosen_database_leads_to_a_plain_address() -> None:
         assert answer["Location"] == f"/admin/django_jobs/deadletter/{letter.pk}/change/"
 
 
+@pytest.mark.slow
 def test_who_replayed_a_dead_letter_of_another_database_than_the_users_is_left_to_the_admins_log() -> None:
     from django.contrib.auth.models import User
 

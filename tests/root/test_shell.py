@@ -210,6 +210,7 @@ def test_the_job_type_is_there_when_the_setting_is_on_and_only_then() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_shell_jobs_complete_fail_and_time_out_as_other_jobs_do() -> None:
     queue = JobQueue("commands", max_retries=0)
     with override_settings(DJANGO_JOBS=SHELL_ON):
@@ -225,6 +226,7 @@ def test_shell_jobs_complete_fail_and_time_out_as_other_jobs_do() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_a_running_shell_job_is_cancelled() -> None:
     queue = JobQueue("cancel-command")
     with override_settings(DJANGO_JOBS={**SHELL_ON, "LEASE_SECONDS": 2}):

@@ -111,6 +111,7 @@ def _nobody_waits() -> bool:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("postgresql")
+@pytest.mark.slow
 def test_waiting_leaves_no_connection_behind() -> None:
     def sessions() -> int:
         with connections["default"].cursor() as cursor:
@@ -152,6 +153,7 @@ def test_the_block_of_a_test_case_is_no_transaction_to_refuse() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("threads", "warned"), [(1, True), (2, False)])
+@pytest.mark.slow
 def test_a_handler_that_waits_with_the_last_thread_is_warned(
     threads: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_cron_schedule_ticks_first_at_its_next_time() -> None:
     assert row.next_run_at > timezone.now()
 
 
+@pytest.mark.slow
 def test_a_one_off_ticks_at_its_time() -> None:
     when = datetime(2100, 1, 1, tzinfo=UTC)
     Scheduler().schedule_once("party", "effects.record", when)

@@ -121,6 +121,7 @@ def test_so_is_a_payload_that_only_other_code_takes() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_four_threads_that_tick_at_once_make_each_tick_once() -> None:
     for round_ in range(10):
         for number in range(3):
@@ -162,6 +163,7 @@ def test_a_clock_that_was_set_back_by_hand_makes_no_tick_twice() -> None:
     assert Schedule.objects.get().next_run_at > due
 
 
+@pytest.mark.slow
 def test_ten_thousand_schedules_of_which_none_is_due_cost_one_indexed_query() -> None:
     later = database_now() + timedelta(hours=1)
     Schedule.objects.bulk_create(

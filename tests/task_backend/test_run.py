@@ -67,6 +67,7 @@ def events() -> Iterator[Events]:
     task_finished.disconnect(events.finished)
 
 
+@pytest.mark.slow
 def test_a_task_runs_and_its_result_tells_how(events: Events) -> None:
     result = tasks.add.enqueue(1, two=2)
     run(result)
@@ -78,6 +79,7 @@ def test_a_task_runs_and_its_result_tells_how(events: Events) -> None:
     assert events.senders == {JobsBackend}
 
 
+@pytest.mark.slow
 def test_the_signals_carry_the_result_as_it_stands(events: Events) -> None:
     result = tasks.add.enqueue(1, two=2)
     run(result)
@@ -90,6 +92,7 @@ def test_the_signals_carry_the_result_as_it_stands(events: Events) -> None:
     assert last.task == tasks.add
 
 
+@pytest.mark.slow
 def test_the_end_is_told_after_it_was_written() -> None:
     statuses: list[str] = []
 
@@ -105,6 +108,7 @@ def test_the_end_is_told_after_it_was_written() -> None:
     assert sorted(statuses) == ["completed", "completed", "dead"]
 
 
+@pytest.mark.slow
 def test_the_context_tells_the_task_about_itself() -> None:
     result = tasks.describe.enqueue("a", b=[1])
     run(result)
@@ -121,6 +125,7 @@ def test_the_context_tells_the_task_about_itself() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_coroutine_task_runs_with_its_context(events: Events) -> None:
     result = tasks.describe_async.enqueue("a")
     run(result)
@@ -128,6 +133,7 @@ def test_a_coroutine_task_runs_with_its_context(events: Events) -> None:
     assert events.of(result) == [("started", "RUNNING"), ("finished", "SUCCESSFUL")]
 
 
+@pytest.mark.slow
 def test_a_failure_is_kept_with_its_class_and_traceback(events: Events) -> None:
     result, of_coroutine = tasks.fail.enqueue("as asked"), tasks.fail_async.enqueue()
     run(result, of_coroutine)
@@ -140,6 +146,7 @@ def test_a_failure_is_kept_with_its_class_and_traceback(events: Events) -> None:
     assert DeadLetter.objects.open().count() == 2
 
 
+@pytest.mark.slow
 def test_a_retried_task_starts_each_time_and_finishes_once(events: Events) -> None:
     result = tasks.fail_twice.enqueue()
     run(result)
@@ -162,6 +169,7 @@ def test_a_retried_task_starts_each_time_and_finishes_once(events: Events) -> No
     ],
     ids=["an exception of fail_on", "Fail", "a result that is not JSON"],
 )
+@pytest.mark.slow
 def test_what_would_not_get_better_is_not_tried_again(enqueue: Any, error: type[Exception], events: Events) -> None:
     result = enqueue()
     run(result)
@@ -170,6 +178,7 @@ def test_what_would_not_get_better_is_not_tried_again(enqueue: Any, error: type[
     assert events.of(result) == [("started", "RUNNING"), ("finished", "FAILED")]
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_json_has_a_letter_that_says_so() -> None:
     result = tasks.return_what_is_no_json.enqueue()
     run(result)
@@ -178,12 +187,14 @@ def test_a_result_that_is_not_json_has_a_letter_that_says_so() -> None:
     assert "Unsupported type" in dead_letter.error
 
 
+@pytest.mark.slow
 def test_a_value_becomes_json() -> None:
     result = tasks.return_what_becomes_json.enqueue()
     run(result)
     assert result.return_value == {"bytes": "text", "tuple": [1, [2, 3]]}
 
 
+@pytest.mark.slow
 def test_an_atomic_task_takes_its_writes_back_when_it_fails(events: Events) -> None:
     kept, undone = tasks.leave_atomically.enqueue(False), tasks.leave_atomically.enqueue(True)
     run(kept, undone)
@@ -192,6 +203,7 @@ def test_an_atomic_task_takes_its_writes_back_when_it_fails(events: Events) -> N
     assert events.of(undone)[-1] == ("finished", "FAILED")
 
 
+@pytest.mark.slow
 def test_a_task_reads_the_results_it_depended_on() -> None:
     django_jobs.submit("effects.record", {"result": 4}, job_id="four")
     last = tasks.sum_up.using(depends_on=[tasks.add.enqueue(1, 2), "four"]).enqueue()
@@ -199,6 +211,7 @@ def test_a_task_reads_the_results_it_depended_on() -> None:
     assert last.return_value == 7
 
 
+@pytest.mark.slow
 def test_a_failed_dependency_finishes_a_task_that_never_started(events: Events) -> None:
     last = tasks.sum_up.using(depends_on=[tasks.fail.enqueue("no")]).enqueue()
     run(last)
@@ -216,6 +229,7 @@ def test_a_cancelled_task_is_finished(events: Events) -> None:
     assert events.of(result) == [("finished", "FAILED")]
 
 
+@pytest.mark.slow
 def test_a_task_without_a_letter_is_finished_once(events: Events) -> None:
     result = quiet.enqueue()
     run(result)
@@ -230,6 +244,7 @@ def quiet() -> None:
     raise ValueError("nobody has to look")
 
 
+@pytest.mark.slow
 def test_a_task_that_no_worker_knows_fails_with_a_letter(events: Events) -> None:
     result = tasks.add.enqueue(1)
     Job.objects.filter(pk=result.id).update(job_type="shop.tasks.gone")
@@ -240,6 +255,7 @@ def test_a_task_that_no_worker_knows_fails_with_a_letter(events: Events) -> None
     assert DeadLetter.objects.get(job_id=result.id).reason == "no handler"
 
 
+@pytest.mark.slow
 def test_plain_jobs_send_no_signals_of_tasks(events: Events) -> None:
     job = django_jobs.submit("effects.record", {})
     broken = django_jobs.submit("effects.fail", {}, max_retries=0)
@@ -249,6 +265,7 @@ def test_plain_jobs_send_no_signals_of_tasks(events: Events) -> None:
     assert events.seen == []
 
 
+@pytest.mark.slow
 def test_a_task_is_also_a_job_type_for_submits_and_schedules() -> None:
     job = django_jobs.submit(tasks.add.module_path, {"args": [1], "kwargs": {"two": 4}})
     bad = django_jobs.submit(tasks.add.module_path, {"user": 7})
@@ -259,6 +276,7 @@ def test_a_task_is_also_a_job_type_for_submits_and_schedules() -> None:
     assert "user" in (bad.error or "")
 
 
+@pytest.mark.slow
 def test_replay_runs_a_dead_task_again_and_finishes_it_again(events: Events) -> None:
     result = tasks.fail.enqueue("no")
     run(result)
@@ -269,6 +287,7 @@ def test_replay_runs_a_dead_task_again_and_finishes_it_again(events: Events) -> 
     assert events.of(result) == [("started", "RUNNING"), ("finished", "FAILED")] * 2
 
 
+@pytest.mark.slow
 def test_a_receiver_that_raises_does_not_fail_the_task() -> None:
     def broken(**kwargs: Any) -> None:
         raise RuntimeError("a receiver's own trouble")
@@ -285,6 +304,7 @@ def test_a_receiver_that_raises_does_not_fail_the_task() -> None:
     assert not Attempt.objects.exists()
 
 
+@pytest.mark.slow
 def test_starts_and_ends_are_logged_as_django_does(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, LOGGER):
         good, bad = tasks.add.enqueue(1), tasks.fail.enqueue("as asked")

@@ -26,6 +26,7 @@ def _is_finished(result: Any) -> bool:
     return bool(result.is_finished)
 
 
+@pytest.mark.slow
 def test_a_fresh_worker_process_knows_the_tasks_of_every_app() -> None:
     results = [
         tasks.add.enqueue(1, two=2),

@@ -89,6 +89,7 @@ class World:
     deaths=st.lists(st.tuples(st.integers(1, 24), st.booleans()), max_size=8),
 )
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_a_workflow_that_dies_anywhere_ends_as_if_nothing_had_happened(
     program: list[str], deaths: list[tuple[int, bool]]
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_handler_is_called_with_the_payloads_keys(bench: Bench, options: dict[
     assert [plain.result, rich.result] == [[7, "plain", is_atomic], [8, "rich", is_atomic]]
 
 
+@pytest.mark.slow
 def test_so_is_one_that_runs_in_a_child(bench: Bench) -> None:
     good = bench.submit("effects.greet", {"name": "Ann"})
     old = JobFactory(job_type="effects.greet", payload={"nam": "Ann"})

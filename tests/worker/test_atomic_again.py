@@ -27,6 +27,7 @@ DEADLOCK = OperationalError(1213, "Deadlock found when trying to get lock; try r
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # on SQLite there is one writer, so nobody waits for anybody
+@pytest.mark.slow
 def test_two_atomic_handlers_that_deadlock_both_complete_without_a_retry(bench: Bench) -> None:
     for row in (1, 2):
         Effect.objects.create(job_id=f"row-{row}", fence=0, kind="row", at="2026-01-01T00:00Z")
@@ -49,6 +50,7 @@ def test_two_atomic_handlers_that_deadlock_both_complete_without_a_retry(bench: 
     assert undone.count() == Attempt.objects.count() == sum(starts.values()) - 2 >= 1
 
 
+@pytest.mark.slow
 def test_a_transaction_that_is_always_undone_fails_in_the_end(bench: Bench) -> None:
     starts = []
 

@@ -62,6 +62,7 @@ def test_one_call_runs_many_jobs_in_claim_order_and_gives_each_its_result(bench:
     assert Attempt.objects.count() == 0
 
 
+@pytest.mark.slow
 def test_a_long_list_is_claimed_and_settled_in_parts(bench: Bench) -> None:
     calls = Calls()
     bench.handle("t.bulk", calls, bulk=1500)
@@ -194,6 +195,7 @@ def test_a_list_that_ignores_its_timeout_is_given_up_as_a_whole(bench: Bench, se
     assert process.state.exit_code == 75
 
 
+@pytest.mark.slow
 def test_a_request_to_cancel_one_of_a_list_is_for_its_context_alone(bench: Bench) -> None:
     started = threading.Event()
 
@@ -217,6 +219,7 @@ def test_a_request_to_cancel_one_of_a_list_is_for_its_context_alone(bench: Bench
     assert [job.wait(60).status for job in jobs] == ["completed", "cancelled", "completed"]
 
 
+@pytest.mark.slow
 def test_a_handler_that_lets_the_request_end_its_call_has_the_others_run_again(bench: Bench) -> None:
     started = threading.Event()
     sizes = []
@@ -376,6 +379,7 @@ def test_a_list_starts_when_its_time_is_over_and_holds_up_no_other_jobs(bench: B
     assert calls.lists == [[0, 1]]
 
 
+@pytest.mark.slow
 def test_a_drain_waits_for_a_list_that_waits_for_others(bench: Bench) -> None:
     calls = Calls()
     bench.handle("t.bulk", calls, bulk=3, bulk_wait=0.3)
@@ -441,6 +445,7 @@ def test_a_coroutine_handler_runs_a_list_too(bench: Bench) -> None:
     assert [job.result for job in jobs] == [None, 7, None]
 
 
+@pytest.mark.slow
 def test_a_coroutine_list_times_out_as_a_whole_and_is_not_cancelled_for_one(bench: Bench) -> None:
     started = threading.Event()
 

@@ -102,6 +102,7 @@ def test_children_start_although_the_working_directory_is_deleted(site: Path, tm
     assert len({before["pid"], worker, *pids}) == 4
 
 
+@pytest.mark.slow
 def test_a_program_that_runs_no_commands_starts_children_by_djangos_own() -> None:
     result = tasks.isolated.enqueue()
     with running_process():
@@ -117,6 +118,7 @@ def test_only_the_command_line_of_the_process_itself_tells_how_to_start_it(monke
     assert start.command("runworkers")[-5:] == ["-m", "django", "runworkers", "--settings", "tests.settings"]
 
 
+@pytest.mark.slow
 def test_an_isolated_job_that_only_this_process_knows_runs_here_and_within_its_timeout(bench: Bench) -> None:
     def loop(payload: dict[str, Any]) -> None:
         while True:

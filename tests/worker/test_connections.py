@@ -115,6 +115,7 @@ def test_threads_whose_handlers_leave_the_database_alone_hold_no_connection(benc
     wait_until(few_sessions, 30, "few sessions after all is settled")
 
 
+@pytest.mark.slow
 def test_a_handler_that_asks_the_database_has_a_connection_until_its_thread_is_idle(
     bench: Bench, quickly_idle: None
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_handler_that_asks_the_database_has_a_connection_until_its_thread_is_i
         wait_until(few_sessions, 30, "few sessions after a while")
 
 
+@pytest.mark.slow
 def test_atomic_handlers_run_in_sessions_that_bear_the_name_of_the_process(bench: Bench, quickly_idle: None) -> None:
     """By it a rescuer ends the open transaction of a process that is dead, whenever the connection was opened."""
     crowd = Crowd(bench, lambda: None, atomic=True)
@@ -199,6 +201,7 @@ def test_receivers_that_ask_for_the_class_of_djangos_connection_set_up_the_sessi
     assert made.count("worker") >= 2
 
 
+@pytest.mark.slow
 def test_a_session_that_the_server_has_ended_meanwhile_fails_no_handler(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +239,7 @@ def lender() -> Iterator[ProcessConnections]:
     wait_until(lambda: sessions() == 0, 60, "all are closed")
 
 
+@pytest.mark.slow
 def test_a_third_user_waits_a_moment_and_then_has_a_connection_that_is_closed_when_nobody_needs_it(
     lender: ProcessConnections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +325,7 @@ def test_a_receiver_that_leaves_a_transaction_open_stops_nobody(bench: Bench) ->
         signals.job_completed.disconnect(leave)
 
 
+@pytest.mark.slow
 def test_a_process_that_has_ended_holds_no_connection(bench: Bench) -> None:
     bench.handle("ask", lambda payload: query())
     process: Process = bench.start(2)

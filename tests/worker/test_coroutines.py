@@ -21,6 +21,7 @@ from .conftest import Bench
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_claimed_while_the_loop_breaks_is_handed_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ def _end_session() -> None:
 
 
 @pytest.mark.parametrize("blocks", [True, False])
+@pytest.mark.slow
 def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
     bench: Bench, settings: Any, blocks: bool
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_coroutine_that_blocks_the_loop_or_ignores_its_end_is_timed_out(
         process.stop(grace=10)
 
 
+@pytest.mark.slow
 def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench) -> None:
     runs: list[int] = []
     release, is_sent = threading.Event(), threading.Event()
@@ -216,6 +219,7 @@ def test_a_coroutine_that_is_back_before_its_settle_is_over_is_held(bench: Bench
     assert len(runs) == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_without_grace_hands_its_coroutines_back_and_fails_none(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def _gone() -> str:
 
 
 @pytest.mark.parametrize("died", [_silent, _declared_dead, _gone])
+@pytest.mark.slow
 def test_it_takes_the_jobs_of_a_dead_process_back_and_runs_them(died) -> None:
     job = _held_by(died())
     other = submit("effects.record")
@@ -43,6 +44,7 @@ def test_it_takes_the_jobs_of_a_dead_process_back_and_runs_them(died) -> None:
     assert not WorkerProcess.objects.exists()
 
 
+@pytest.mark.slow
 def test_it_does_not_wait_for_what_a_process_alive_runs() -> None:
     job = _held_by(WorkerProcessFactory(lease_expires_at=timezone.now() + timedelta(hours=1)).pk)
     assert manage("runworkers", "--drain", "--threads", "1", settings=SHORT_LEASE).returncode == 0

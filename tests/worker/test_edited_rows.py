@@ -59,6 +59,7 @@ def test_text_that_is_no_json_is_a_dead_letter_and_can_be_shown(bench: Bench) ->
     assert operator().get(f"{ROOT}job/{bad.pk}/change/").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_list_spares_the_jobs_whose_payloads_can_be_read(bench: Bench) -> None:
     seen: list[Any] = []
     bench.handle("t", lambda payloads: seen.extend(payloads), bulk=10, bulk_wait=0.2)

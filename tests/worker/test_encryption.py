@@ -122,6 +122,7 @@ def test_each_kind_of_handler_gets_what_was_submitted(bench: Bench, way: str) ->
 
 
 @ENCRYPTED
+@pytest.mark.slow
 def test_so_does_a_child_process(bench: Bench) -> None:
     one = bench.submit("effects.greet", {"name": SECRET})
     with as_stored():

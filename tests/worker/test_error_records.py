@@ -29,6 +29,7 @@ def _deaths(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.module == "logs" and record.levelno == logging.ERROR]
 
 
+@pytest.mark.slow
 def test_the_record_of_a_death_has_the_exception_and_each_attempts_signal_has_its_own(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

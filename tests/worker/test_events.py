@@ -112,6 +112,7 @@ def test_a_job_sees_each_event_once_the_oldest_first(bench: Bench) -> None:
     assert job.wait(60).result == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_timeout_is_recorded_as_none_and_a_late_event_changes_nothing(bench: Bench) -> None:
     def flow(context: Any, payload: Any) -> Any:
         found = context.wait_for_event("late", timeout=timedelta(seconds=0.2))
@@ -161,6 +162,7 @@ def test_an_event_that_comes_while_the_handler_leaves_makes_the_job_ready(
 
 
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite's one writer is the emit
+@pytest.mark.slow
 def test_an_emit_that_saw_no_wait_is_delivered_after_its_commit(bench: Bench) -> None:
     go, emitted = threading.Event(), threading.Event()
 
@@ -296,6 +298,7 @@ def test_a_retention_of_none_keeps_events_for_ever(settings: Any) -> None:
     assert prune_events() == 0
 
 
+@pytest.mark.slow
 def test_thousands_of_waits_are_woken_by_one_event(bench: Bench) -> None:
     job = Job.create("effects.record")
     rows = [Job(**{**_values(job), "id": f"w-{n:04}", "status": "scheduled"}) for n in range(1_200)]

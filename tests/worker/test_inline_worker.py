@@ -27,6 +27,7 @@ def queue() -> Iterator[JobQueue]:
 
 
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_a_script_waits_for_the_row_of_its_own_job(queue: JobQueue) -> None:
     lock = Locked("mine")
     starts: list[int] = []

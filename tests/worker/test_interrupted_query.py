@@ -9,6 +9,7 @@ from tests.support.processes import spawn_workers
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
 def test_the_jobs_after_a_timeout_inside_a_query_are_right() -> None:
     pairs = []
     for _ in range(4):

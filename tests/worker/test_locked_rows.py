@@ -20,6 +20,7 @@ JOBS = 40
     ("locked", "is_async", "fails"),
     [("j5", False, True), ("dependent of j5", False, False), ("j5", True, False), ("dependent of j5", True, True)],
 )
+@pytest.mark.slow
 def test_a_locked_row_holds_up_its_job_alone(bench: Bench, locked: str, is_async: bool, fails: bool) -> None:
     gate = threading.Event()
 

@@ -157,6 +157,7 @@ def test_a_run_after_a_wait_goes_on_with_the_log_of_its_attempt(bench: Bench) ->
     assert lines(job, 2) == ["INFO shop.log: fence 5"]
 
 
+@pytest.mark.slow
 def test_the_log_of_a_running_job_can_be_read_a_moment_later(bench: Bench) -> None:
     """Also of an atomic handler, whose own transaction goes on meanwhile; on SQLite that one has the only write lock."""
     is_over = threading.Event()

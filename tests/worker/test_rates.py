@@ -54,6 +54,7 @@ def run_until(completed: int, bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("handler", "options"), [(as_coroutine, {}), (in_a_child, {"isolation": "process"})], ids=["coroutine", "process"]
 )
+@pytest.mark.slow
 def test_a_rate_counts_the_starts_of_every_kind_of_handler(
     handler: Callable[..., Any], options: dict[str, Any], bench: Bench
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_rate_counts_the_starts_of_every_kind_of_handler(
     assert [Job.objects.get(pk=one.pk).result for one in jobs] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_child_counts_the_starts_of_a_rate_that_only_a_queue_object_declares(bench: Bench) -> None:
     queue = JobQueue("mail", limit=Limit(rate="2/h"))
     for number in range(5):

@@ -135,6 +135,7 @@ def test_what_a_child_adds_is_waited_for_and_is_no_result() -> None:
     assert Batch.objects.get().progress["completed"] == 3
 
 
+@pytest.mark.slow
 def test_coroutines_may_gather_several(bench: Bench) -> None:
     async def parent(context: Any, payload: Any) -> Any:
         return await asyncio.gather(
@@ -235,6 +236,7 @@ def test_children_that_were_replayed_by_themselves_are_looked_at_again(fragile: 
     assert (job.result, fragile.runs[2]) == ([1, 2, 3], 2)
 
 
+@pytest.mark.slow
 def test_a_replay_reaches_the_children_of_children(fragile: Fragile) -> None:
     handle(three, "flow.middle")
     handle(lambda context, payload: context.run_children([NewJob("flow.middle")]))
@@ -350,6 +352,7 @@ def test_a_parent_and_its_children_move_together(has_ended: bool) -> None:
     assert Job.objects.get(pk="parent").result == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_parent_in_a_process_of_its_own_waits_as_well(bench: Bench) -> None:
     job = django_jobs.submit("workflows.family", {"n": [1, 2, 3]})
     bench.start(threads=1)

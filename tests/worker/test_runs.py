@@ -241,6 +241,7 @@ def test_a_handler_whose_time_was_over_before_it_began_is_not_called(bench: Benc
     assert not run.has_started
 
 
+@pytest.mark.slow
 def test_a_run_whose_start_cannot_be_told_is_handed_back_and_runs_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_run_whose_start_cannot_be_told_is_handed_back_and_runs_later(
     assert [attempt.outcome for attempt in job.attempts.all()] == ["released"]
 
 
+@pytest.mark.slow
 def test_a_directory_that_an_isolated_handler_went_to_is_not_the_next_ones(bench: Bench) -> None:
     jobs = [submit("effects.go_to", {"to": "/"}) for _ in range(2)]
     assert bench.run(*jobs) == ["completed", "completed"]
@@ -328,6 +330,7 @@ def test_progress_is_seen_while_the_job_runs(bench: Bench) -> None:
     assert job.wait(60).status == "completed"
 
 
+@pytest.mark.slow
 def test_a_running_job_is_cancelled_when_it_looks(bench: Bench) -> None:
     def handler(context: Any, payload: dict[str, Any]) -> None:
         while True:

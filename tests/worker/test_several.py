@@ -71,6 +71,7 @@ def serving(workers: Workers, alias: str, count: int = 1) -> list[str]:
     return processes(alias)
 
 
+@pytest.mark.slow
 def test_one_worker_drains_both(environment: dict[str, str]) -> None:
     for alias in ("default", "tenant"):
         django_jobs.submit_many([NewJob("effects.record", {"result": number}) for number in range(30)], using=alias)

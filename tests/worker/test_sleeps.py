@@ -74,6 +74,7 @@ def test_a_sleep_gives_the_thread_back_and_spends_no_retry(bench: Bench, calls: 
     assert [*Attempt.objects.values_list("outcome", "number")] == [("waiting", 1)]
 
 
+@pytest.mark.slow
 def test_a_sleep_ends_by_the_databases_clock_from_its_first_call(bench: Bench, calls: Counter[str]) -> None:
     def flow(context: Any, payload: Any) -> None:
         context.sleep("a while", 0.4)
@@ -209,6 +210,7 @@ def test_a_wait_sends_no_signal_but_the_start_of_each_run(bench: Bench) -> None:
     assert sent == ["started", "started"]
 
 
+@pytest.mark.slow
 def test_a_step_that_is_recorded_makes_earlier_crashes_nought(bench: Bench) -> None:
     bench.handle("t.flow", lambda context, payload: context.step("one", int), takes_context=True, max_crashes=3)
     job = bench.submit("t.flow", job_id="flow")

@@ -57,6 +57,7 @@ def counted() -> Iterator[Statements]:
         connection_created.disconnect(watch)
 
 
+@pytest.mark.slow
 def test_an_idle_process_asks_little(database: Database, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "LEASE_SECONDS": 3600}  # no beat or rescue falls into the count
     for name in ("TICK_SECONDS", "PRUNE_SECONDS"):
@@ -84,6 +85,7 @@ def test_an_idle_process_asks_little(database: Database, monkeypatch: pytest.Mon
         assert len(seen) - others <= 2 + per_interval * lasted / POLL, "however many threads wait"
 
 
+@pytest.mark.slow
 def test_a_process_without_work_for_long_polls_less(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poller, "LONG_IDLE_SECONDS", 0.3)
     monkeypatch.setattr(poller, "NOTIFIED_POLL_SECONDS", 5 * POLL)

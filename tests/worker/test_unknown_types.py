@@ -70,6 +70,7 @@ def test_it_is_left_where_another_site_is_known_or_the_setting_says_so(
     assert queue.process_next() is None, "it is not taken again and again"
 
 
+@pytest.mark.slow
 def test_a_worker_that_knows_the_type_runs_it(settings: Any, bench: Bench) -> None:
     with_grace(settings, 900)
     jobs = [unknown() for _ in range(5)]
@@ -132,6 +133,7 @@ def test_a_cancelled_one_ends_cancelled(settings: Any) -> None:
     assert JobQueue().process_next() is None
 
 
+@pytest.mark.slow
 def test_while_the_database_cannot_say_how_long_it_waited_it_waits(bench: Bench) -> None:
     bench.handle("t.ok", lambda payload: None)
     with mock.patch.object(unknown_type, "grace_seconds", side_effect=OperationalError("gone")) as asked:
