@@ -130,7 +130,7 @@ class Schedule(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Write the row; after a change of its timing, or when it was enabled, with a new next tick."""
         if kwargs.get("update_fields") is None:
-            self.find_next_tick()
+            self._find_next_tick()
         super().save(*args, **kwargs)
         self._saved = self._plan()
 
@@ -185,7 +185,7 @@ class Schedule(models.Model):
     def _plan(self) -> tuple[Any, ...]:
         return (self.timing, self.enabled, self.next_run_at)
 
-    def find_next_tick(self) -> None:
+    def _find_next_tick(self) -> None:
         """Set `next_run_at` after a change in the admin or a shell, unless it was itself changed.
 
         The host's clock is good enough: it only chooses the first tick, which then waits for the database's clock.

@@ -303,8 +303,7 @@ def _plan_forgotten() -> None:
     """Find the next tick of enabled rows that have none, such as rows that were written in bulk."""
     for row in Schedule.objects.known_here().filter(enabled=True, next_run_at__isnull=True):
         with payload_as_known_here(row):
-            row.find_next_tick()
-        Schedule.objects.filter(pk=row.pk, next_run_at__isnull=True).update(next_run_at=row.next_run_at)
+            row.save(using=jobs_alias())
 
 
 def _get(name: str) -> Schedule:
