@@ -134,9 +134,10 @@ def satisfy(edges: Sequence[OpenEdge]) -> dict[str, list[str]]:
     return freed
 
 
-def _close(edges: Sequence[OpenEdge], state: DependencyState) -> None:
-    for chunk in in_chunks(sorted(edge.id for edge in edges), CHUNK):
-        dialect().close_edges(chunk, state.value)
+def set_edges(ids: Iterable[int], state: DependencyState) -> None:
+    """Set the state of edges whose dependents the caller has locked, and counts anew."""
+    for chunk in in_chunks(sorted(ids), CHUNK):
+        dialect().set_edges(chunk, state.value)
 
 
 def break_edges(edges: Sequence[OpenEdge]) -> list[Ended]:
@@ -145,7 +146,7 @@ def break_edges(edges: Sequence[OpenEdge]) -> list[Ended]:
         return []
     dependents = {edge.job_id for edge in edges}
     locked_in_order(dependents)
-    _close(edges, DependencyState.BROKEN)
+    set_edges((edge.id for edge in edges), DependencyState.BROKEN)
     recount(dependents)
     return _fail({edge.job_id: edge.depends_on_id for edge in edges})
 

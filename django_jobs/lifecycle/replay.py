@@ -39,7 +39,7 @@ from django_jobs.payloads import encode_payload, sealed
 
 from .acknowledge import why_closed
 from .batches import finish_of, reopen, with_nested
-from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount
+from .dependents import LIVE_AGAIN, REVIVABLE, STEP, locked_in_order, recount, set_edges
 from .moved import Moved, in_chunks, key_chunks, lock_jobs, why_left
 from .steps import forget
 from .users import known_here
@@ -214,7 +214,7 @@ def _replay_together(ids: Sequence[str], way: Way, asked: Collection[str]) -> tu
         # Their edges are closed, so that no later replay of another job takes them for its own.
         broken = JobDependency.objects.filter(depends_on_id__in=done, state=DependencyState.BROKEN).order_by("pk")
         edges = broken.values_list("pk", "job_id")
-        _close([pk for pk, job_id in edges if job_id not in asked], DependencyState.SATISFIED)
+        set_edges([pk for pk, job_id in edges if job_id not in asked], DependencyState.SATISFIED)
     reopen(done)
     for job_id in done:
         signals.announce(signals.job_replayed, job_id)
@@ -231,8 +231,8 @@ def _wait_again(ids: Sequence[str], live: Collection[str]) -> None:
     """Let jobs that are pending again wait for their live dependencies; those that ended badly hold them no longer."""
     edges = list(_broken_edges(ids).values_list("pk", "depends_on_id"))
     if edges:
-        _close([pk for pk, depends_on in edges if depends_on in live], DependencyState.OPEN)
-        _close([pk for pk, depends_on in edges if depends_on not in live], DependencyState.SATISFIED)
+        set_edges([pk for pk, depends_on in edges if depends_on in live], DependencyState.OPEN)
+        set_edges([pk for pk, depends_on in edges if depends_on not in live], DependencyState.SATISFIED)
         recount(ids)
 
 
@@ -336,8 +336,8 @@ def revive_step(behind: Collection[str] | None = None) -> Revived:
             return Revived(0, [])
     satisfied = [pk for pk, _, _, status in edges if status == JobStatus.COMPLETED]
     again = [pk for pk, _, name, status in edges if status in LIVE or name in free]
-    _close(again, DependencyState.OPEN)
-    _close(satisfied, DependencyState.SATISFIED)
+    set_edges(again, DependencyState.OPEN)
+    set_edges(satisfied, DependencyState.SATISFIED)
     recount(ids)
     if revived:
         reopen(revived)
@@ -347,11 +347,6 @@ def revive_step(behind: Collection[str] | None = None) -> Revived:
             notify_work(queue)
     finish_of(set(ids) - free)  # a batch waits for members that are about to be revived, and these are not
     return Revived(len(again) + len(satisfied), revived)
-
-
-def _close(edges: Sequence[int], state: DependencyState) -> None:
-    for chunk in in_chunks(edges, CHUNK):
-        JobDependency.objects.filter(pk__in=chunk).update(state=state)
 
 
 def _kept_out(ids: Sequence[str]) -> set[str]:

@@ -25,7 +25,7 @@ class WakeStatements(Speaker):
         """Lock jobs against change, in the order of their ids, and return (id, status) of each."""
         return self.read(f"SELECT id, status FROM {JOB} WHERE id IN ({marks(ids)}) ORDER BY id {self.share_lock}", ids)
 
-    def close_edges(self, keys: Sequence[int], state: str) -> None:
+    def set_edges(self, keys: Sequence[int], state: str) -> None:
         """Set the state of edges given by primary key."""
         with self.connection.cursor() as cursor:
             cursor.execute(f"UPDATE {DEPENDENCY} SET state = %s WHERE id IN ({marks(keys)})", [state, *keys])
@@ -47,7 +47,7 @@ class WakeStatements(Speaker):
         The jobs are locked first, in the order of their ids, so that settles that share dependents do not deadlock.
         """
         jobs = self.lock_jobs(sorted(counts))
-        self.close_edges(edges, "satisfied")
+        self.set_edges(edges, "satisfied")
         by_number: dict[int, list[str]] = {}
         for job_id, *_ in jobs:
             by_number.setdefault(counts[job_id], []).append(job_id)
