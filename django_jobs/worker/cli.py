@@ -100,7 +100,9 @@ def begin_lifeline(options: Options) -> Lifeline:
     try:
         lifeline.begin()
     except RuntimeError as error:  # the system gives no further thread
-        logger.error("a worker process cannot start: %s", error)
+        logger.error(
+            "a thread of worker process %d broke (%s); the process ends, to be started anew", os.getpid(), error
+        )
         sys.exit(EXIT_RECYCLE)
     return lifeline
 

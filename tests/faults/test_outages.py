@@ -54,7 +54,7 @@ def _kill_and_start(server: PrivateServer, seconds: float) -> float:
     return resumed
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_a_child_that_waits_for_the_server_before_it_has_a_name_leaves_with_its_supervisor(
     private_server: PrivateServer,
 ) -> None:
