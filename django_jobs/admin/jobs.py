@@ -430,9 +430,8 @@ def _is_open_ended(job: Job, now: Any) -> bool:
 def _timeline(job: Job, now: Any) -> list[Step]:
     """Return what happened to the job, in order; attempts that did not complete have a list of their own."""
     steps = [Step(_("Submitted"), job.created_at)]
-    if job.scheduled_at and not (
-        job.finished_at and job.scheduled_at > job.finished_at
-    ):  # a wait that ended before its time
+    ended_before = job.scheduled_at and job.finished_at and job.scheduled_at > job.finished_at  # a wait for an event
+    if job.scheduled_at and not ended_before:
         steps.append(Step(_("Scheduled for"), job.scheduled_at))
     if job.available_at > job.created_at and job.available_at != job.scheduled_at and not _is_open_ended(job, now):
         # A job that ran, or still runs, was due before that; one that waits again is due after it.

@@ -74,12 +74,10 @@ def delete_made(name: str) -> None:
 
     One that the code declares would be back with the next `migrate`.
     """
-    row = Schedule.objects.filter(name=name).select_for_update().first()
-    if row is None:
-        raise ScheduleNotFound(name)
+    row = _get(name)
     if row.declared:
         raise InvalidJob(f"schedule {name!r} is declared in the code; take it out there, or disable it")
-    delete_schedule(name)
+    row.delete(using=jobs_alias())
 
 
 @transactional
