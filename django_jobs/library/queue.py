@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from django.db.models import Q
 
 from django_jobs import conf
-from django_jobs.db.connections import check_holds_jobs, in_transaction, on_database, use_database, usual_alias
+from django_jobs.db.connections import check_holds_jobs, in_transaction, use_database, usual_alias
 from django_jobs.db.lines import Line
 from django_jobs.exceptions import InvalidJob, JobNotFound, JobsError
 from django_jobs.handlers import Registry, make_handler, registry
@@ -111,7 +111,7 @@ class JobQueue:
         self.config = parse_config(name, config)
         self.handlers = QueueHandlers(name, self.config)
         if self.config.limit is not None:
-            with on_database(using):
+            with use_database(using or usual_alias()):
                 declare_queue(name, self.config.limit)
         self._inline_workers = threading.local()
 
