@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -75,6 +76,7 @@ class Maintenance(Loop):
             self.prune: PRUNE_SECONDS / 2,
         }
         self._due = {chore: time.monotonic() + delay for chore, delay in self._chores.items()}
+        self._due_lock = threading.Lock()  # of what others ask for while a chore's next time is worked out
 
     # Called by other threads.
 
@@ -101,8 +103,11 @@ class Maintenance(Loop):
         self._advance(self.rescue, time.monotonic())
 
     def _advance(self, chore: Callable[[], float], moment: float) -> None:
-        if moment < self._due[chore]:
-            self._due[chore] = moment
+        with self._due_lock:
+            is_sooner = moment < self._due[chore]
+            if is_sooner:
+                self._due[chore] = moment
+        if is_sooner:
             self.wake()
 
     # In the thread.
@@ -119,8 +124,6 @@ class Maintenance(Loop):
 
     def step(self) -> float:
         """Run what is due; return how long to rest, in seconds."""
-        if self.owes_cascade:  # requested while the last one ended
-            self._advance(self.cascade, time.monotonic())
         for chore in self._chores:
             if self.is_over or self._due[chore] > time.monotonic():
                 continue
@@ -138,7 +141,8 @@ class Maintenance(Loop):
                     rest = FAILED_SECONDS
                     logger.exception("the chore %s of worker process %s failed", chore.__name__, self._state.id)
             self._state.asked_at = None
-            self._due[chore] = min(self._due[chore], time.monotonic() + rest)
+            with self._due_lock:
+                self._due[chore] = min(self._due[chore], time.monotonic() + rest)
         return max(0.0, min(self._due.values()) - time.monotonic())
 
     def promote(self) -> float:
@@ -204,7 +208,7 @@ class Maintenance(Loop):
         revive_all()
         cancel_left_children()
         self._cascades_done = requested
-        return 0.0 if self.owes_cascade else get_settings().LEASE_SECONDS
+        return get_settings().LEASE_SECONDS
 
     def look_at_limits(self) -> float:
         """Let in whom no limit holds back any more."""
