@@ -36,7 +36,7 @@ def tell_of_retries(failed: Mapping[str, tuple[ClaimedJob, int, str]]) -> None:
     if not failed or not logger.isEnabledFor(logging.WARNING):
         return
     rows = Job.objects.filter(pk__in=list(failed), status=JobStatus.SCHEDULED).values_list("pk", "available_at")
-    due = dict(rows.iterator())
+    due = dict(rows)
     retries = [Retry(job, spent, due[job.id], error) for job, spent, error in failed.values() if job.id in due]
     after_commit(lambda: _send(retries))
 
