@@ -1,9 +1,10 @@
-"""Marks: how far the claims of a process have got, so that beside an old snapshot they do not read what is dead again.
+"""Marks: how far the claims of a process have got, so that they do not read again what is dead.
 
 A transaction that stays open (a report, a backup, a forgotten shell) keeps each entry that a claim took out of the index of ready
 jobs, and the next claim reads all of these before it comes to a job; so does a promotion in the index of scheduled ones. Where
-that is so, they begin at a mark: where the last one ended, or a moment ago. Where it is not so, each of them looks from the
-beginning. What may become ready below the mark is found so:
+jobs are many, the pages of entries that nothing keeps are read too, until a VACUUM frees them, which comes once a minute by
+default. Where that is so, they begin at a mark: where the last one ended, or a moment ago. Where it is not so, each of them
+looks from the beginning. What may become ready below the mark is found so:
 
 - A commit that comes late: each look tells which transactions went on. Once one of them has ended, the mark goes back to before
   it can have begun to write.
@@ -12,8 +13,8 @@ beginning. What may become ready below the mark is found so:
   the queue look from the beginning.
 - Whatever else there may be, and what nobody could tell of: by looks from the beginning, for a twentieth of the time.
 
-Where nothing can be told (`Marks.is_told`), and where limits let old jobs in, looks from the beginning are a second apart at the
-most, whatever they cost.
+Where nothing can be told (`Marks.is_told`), and where limits let old jobs in, looks from the beginning are a second apart,
+whatever they cost; nowhere are they closer.
 
 A mark is a guess in memory and decides nothing: a wrong one makes a job wait for the next look from the beginning.
 """
@@ -74,8 +75,8 @@ class Pace:
     def judge(self, read_in_vain: int, wanted: int, seconds: float) -> None:
         """Judge a look from the beginning by what it read in vain, and how long it took.
 
-        What no snapshot keeps is removed from the index by the first look that reads it, so only a second one tells. One that
-        takes long comes later: to begin at the mark until then costs nothing.
+        Entries that no snapshot keeps are marked as removed by the first look that reads them, so only a second one tells. One
+        that takes long comes later: to begin at the mark until then costs nothing.
         """
         is_much = is_worth_a_mark(read_in_vain, wanted)
         self.is_behind = is_much and (self._is_suspect or seconds > LONG_SECONDS)
@@ -89,7 +90,8 @@ class Pace:
     def rest_after(self, seconds: float) -> None:
         """Set the time of the next look after one that took so long."""
         self._looked_at = time.monotonic()
-        self._look_at = self._looked_at + min(SHARE * seconds, RAREST_SECONDS if self.is_told else LONGEST_SECONDS)
+        told = min(max(LONGEST_SECONDS, SHARE * seconds), RAREST_SECONDS)
+        self._look_at = self._looked_at + (told if self.is_told else LONGEST_SECONDS)
 
     def expect_old(self) -> None:
         """Look soon, because something old has become ready."""

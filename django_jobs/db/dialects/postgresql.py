@@ -96,8 +96,12 @@ WITH claimed AS ({_TAKE_HELD.format(picked=_GIVEN_JOBS.format(are=HELD))}),
 slots AS (UPDATE {SLOT} SET waits = FALSE, starts = FALSE WHERE job_id = ANY(ARRAY(SELECT id FROM claimed)))
 SELECT * FROM claimed"""
 
-# How many entries of an index this session has read: those that are dead and kept count, those that were removed do not.
-_READ = "(SELECT pg_stat_get_xact_tuples_returned(to_regclass('django_jobs_job_{index}')))"
+# How many entries of an index this transaction has read: those that are dead and kept count. Those that an earlier scan has
+# marked as removed do not, but until the next VACUUM their pages are read, and a page takes as long as some entries.
+_PAGE = 3
+_READ = f"""(SELECT pg_stat_get_xact_tuples_returned(relation) + {_PAGE} * pg_stat_get_xact_blocks_fetched(relation)
+    FROM to_regclass('django_jobs_job_{{index}}') AS relation)"""
+_DESCENT = 4 * _PAGE  # from the root to where a stretch begins, in an index of a million entries
 _READ_READY, _READ_DUE = _READ.format(index="ready"), _READ.format(index="due")
 _MOMENT = f"{NOW} - INTERVAL '0.25 seconds'"
 # The transactions that go on: a snapshot lists those below the last one that has ended, and the others have the numbers from
@@ -291,7 +295,8 @@ class PostgreSQL(PostgreSQLLimits, Dialect):
         before, moment, recent, *seen = found[0][-1].split("|")
         rows = sorted((row[:-1] for row in found[1:-1]), key=_in_order)
         ranks_taken = {row[_RANK] for row in rows}
-        last, in_vain = _place(rows[-1]) if rows else None, int(found[-1][-1]) - int(before) - len(rows)
+        last = _place(rows[-1]) if rows else None
+        in_vain = max(0, int(found[-1][-1]) - int(before) - len(rows) - _DESCENT * len(stretches))
         return ClaimLook(rows, ranks_taken, last, in_vain, moment, recent, _snapshot(*seen))
 
     def queues_with_work(self, besides: Sequence[str] = (), among: Sequence[str] | None = None) -> list[str]:

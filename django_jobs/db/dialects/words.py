@@ -168,7 +168,7 @@ class ClaimLook(NamedTuple):
     rows: list[tuple[Any, ...]]
     ranks: set[int]  # of the jobs taken
     last: Place | None  # of the jobs taken
-    read_in_vain: int  # entries of the index that led to no job
+    read_in_vain: int  # of the index: entries that led to no job, and pages without any
     moment: str  # a moment before it began: who commits within that long is not late
     recent: str  # RECENT_SECONDS before it began
     snapshot: Snapshot
