@@ -67,6 +67,10 @@ class ExactTextField(models.TextField):  # type: ignore[type-arg]
         return parameters
 
 
+_SECOND, _DIGITS = "????-??-?? ??:??:??", "[0-9][0-9][0-9]"
+_FORMS = (f"{_SECOND}.{_DIGITS}", f"{_SECOND}.{_DIGITS}{_DIGITS}", _SECOND)  # of a time on SQLite
+
+
 class MomentField(models.DateTimeField):  # type: ignore[type-arg]
     """Hold a time that Python can read, from 1970 to 9998, as our rules allow it.
 
@@ -91,8 +95,10 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
         check = f"{name} >= '1970-01-01 00:00:00{zone}' AND {name} < '9999-01-01 00:00:00{zone}'"
         if connection.vendor == "sqlite":
             # To the second: SQLite rounds to milliseconds, and so a moment before midnight up to the next day. And with a
-            # modifier: without one the 31st of February is a date.
+            # modifier: without one the 31st of February is a date. Behind that what SQLite and Django write, and no zone.
             check += f" AND date(substr({name}, 1, 19), '+0 days') IS substr({name}, 1, 10)"
+            forms = " OR ".join(f"{name} GLOB '{form}'" for form in _FORMS)
+            check += f" AND ({forms})"
             check = " OR ".join([*(f"{name} = {connection.ops.quote_name(twin)}" for twin in self.twins), check])
         elif connection.vendor == "mysql":  # where 2024-00-00 is a date, which drivers read as none
             check += f" AND MONTH({name}) > 0 AND DAYOFMONTH({name}) > 0"
