@@ -15,6 +15,7 @@ from django.core.mail import EmailMessage
 from django.db import connections
 
 from django_jobs.conf import AlertSettings, this_site
+from django_jobs.db.connections import jobs_alias, jobs_databases
 from django_jobs.text import describe_exception
 
 from .find import Finding
@@ -23,7 +24,7 @@ logger = logging.getLogger("django_jobs")
 ANSWER_SECONDS = 10.0  # for each answer of the other side
 SEND_SECONDS = 30.0  # in all
 LONGEST_SUBJECT = 150
-Send = Callable[[AlertSettings, Sequence[Finding]], None]
+Send = Callable[[AlertSettings, str, Sequence[Finding]], None]
 
 
 class Channel(threading.Thread):
@@ -73,7 +74,12 @@ def send(alerts: AlertSettings, findings: Sequence[Finding]) -> dict[str, str]:
         ways["email"] = _send_email
     if alerts.webhook is not None:
         ways["webhook"] = _send_to_webhook
-    channels = [Channel(kind, lambda way=way: way(alerts, findings)) for kind, way in ways.items()]  # type: ignore[misc]
+    # Here, because a thread of its own knows only the usual one.
+    database = jobs_alias() if len(jobs_databases()) > 1 else ""
+    channels = [
+        Channel(kind, lambda way=way: way(alerts, database, findings))  # type: ignore[misc]
+        for kind, way in ways.items()
+    ]
     for channel in channels:
         channel.start()
     deadline = time.monotonic() + SEND_SECONDS
@@ -84,13 +90,17 @@ def send(alerts: AlertSettings, findings: Sequence[Finding]) -> dict[str, str]:
     return {channel.kind: channel.problem for channel in channels}
 
 
+def _sender(database: str) -> str:
+    return f"{this_site()} jobs on {database}" if database else f"{this_site()} jobs"
+
+
 def _lines(findings: Sequence[Finding]) -> str:
     return "\n".join(finding.text for finding in findings)
 
 
-def _send_email(alerts: AlertSettings, findings: Sequence[Finding]) -> None:
+def _send_email(alerts: AlertSettings, database: str, findings: Sequence[Finding]) -> None:
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    subject = f"{settings.EMAIL_SUBJECT_PREFIX}{this_site()} jobs: {findings[0].text}"[:LONGEST_SUBJECT] + more
+    subject = f"{settings.EMAIL_SUBJECT_PREFIX}{_sender(database)}: {findings[0].text}"[:LONGEST_SUBJECT] + more
     EmailMessage(
         subject=" ".join(subject.split()),
         body=f"{_lines(findings)}\n\nEach cause is told once an hour at most.\n",
@@ -106,9 +116,10 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def _send_to_webhook(alerts: AlertSettings, findings: Sequence[Finding]) -> None:
+def _send_to_webhook(alerts: AlertSettings, database: str, findings: Sequence[Finding]) -> None:
     told = [{"key": finding.key, "text": finding.text} for finding in findings]
-    body = json.dumps({"text": f"{this_site()} jobs:\n{_lines(findings)}", "site": this_site(), "alerts": told})
+    place = {"site": this_site()} | ({"database": database} if database else {})
+    body = json.dumps({"text": f"{_sender(database)}:\n{_lines(findings)}", **place, "alerts": told})
     headers = {"Content-Type": "application/json", "User-Agent": "django_jobs"}
     assert alerts.webhook is not None
     request = Request(alerts.webhook, body.encode(), headers, method="POST")  # noqa: S310  the setting allows http and https

@@ -22,6 +22,7 @@ from django_jobs.alerts import send as sending
 from django_jobs.alerts.find import Finding, find
 from django_jobs.alerts.tell import tell, tell_test
 from django_jobs.conf import AlertSettings, get_settings, parse
+from django_jobs.db.connections import use_database
 from django_jobs.db.transactions import database_now
 from django_jobs.lifecycle.alerts import claim_alert, take_turn, told
 from django_jobs.lifecycle.causes import note_cause
@@ -36,6 +37,7 @@ from tests.support.factories import DeadLetterFactory, JobFactory, WorkerProcess
 from tests.support.hooks import Hook, hook
 from tests.support.in_process import running_process
 from tests.support.processes import manage, spawn
+from tests.support.several import known_as
 from tests.support.threads import run_in_threads
 from tests.support.waiting import wait_until
 
@@ -381,6 +383,16 @@ def test_a_webhook_gets_text_for_chats_and_keys_for_programs(receiver: Hook) -> 
     (body,) = receiver.got
     assert body["text"].startswith(f"{body['site']} jobs:\ndead letters of job type ")
     assert [alert["key"] for alert in body["alerts"]] == ["cause:one"]
+
+
+def test_where_several_databases_hold_jobs_an_alert_names_its_own(receiver: Hook) -> None:
+    both = AlertSettings(email=("ops@example.com",), webhook=receiver.url)
+    several = override_settings(DJANGO_JOBS={"DATABASES": ["default", "tenant"]})
+    with known_as("tenant", "sqlite:///:memory:"), several, use_database("tenant"):
+        sending.send(both, [Finding(key="workers", text="no worker process is alive")])
+    assert mail.outbox[0].subject == "[Django] tests jobs on tenant: no worker process is alive"
+    assert receiver.got[0]["database"] == "tenant"
+    assert receiver.got[0]["text"] == "tests jobs on tenant:\nno worker process is alive"
 
 
 # --- the command and the setting
