@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support import databases, threads
 from tests.support.databases import VENDORS, Database
 from tests.support.factories import AttemptFactory, DeadLetterFactory, JobDependencyFactory, JobFactory
 from tests.support.invariants import check_drained
+from tests.support.points import POINTS
 from tests.support.proc import is_alive
 from tests.support.processes import ROOT, manage, spawn_workers
 from tests.support.servers import PrivateServer
@@ -291,3 +293,10 @@ def test_a_private_server_keeps_its_commits_when_it_is_killed(private_server: Pr
     private_server.restart()
     connection.close()
     assert User.objects.get().username == "ann"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_each_point_where_tests_kill_is_there(point: str) -> None:
+    """The tests that kill there are long: a function that was renamed once kept two of them from doing so for days."""
+    module, function, _, _ = POINTS[point]
+    assert callable(getattr(import_module(module), function))

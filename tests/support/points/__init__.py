@@ -24,8 +24,8 @@ def _always(result: Any) -> bool:
 # Where a point is: a name in a module, before or after it is called, and for which results.
 POINTS: dict[str, tuple[str, str, str, Callable[[Any], bool]]] = {
     "after the claim commits": ("django_jobs.worker.thread", "claim", "after", bool),
-    "before the handler": ("django_jobs.worker.executor", "_call", "before", _always),
-    "after the handler": ("django_jobs.worker.executor", "_call", "after", _always),
+    "before the handler": ("django_jobs.worker.executor", "call", "before", _always),
+    "after the handler": ("django_jobs.worker.executor", "call", "after", _always),
     "before the settle commits": ("django_jobs.lifecycle.settle", "_announce_completed", "after", _always),
     SETTLED: ("django_jobs.worker.settler", "settle_unlocked", "after", _always),
     "before an atomic job commits": ("django_jobs.worker.executor", "complete_in_transaction", "after", bool),
