@@ -252,7 +252,8 @@ def with_nested(batch_id: str) -> list[str]:
     layer = [batch_id]
     while layer:
         found.update(dict.fromkeys(layer))
-        layer = list(Batch.objects.filter(parent__in=layer).values_list("pk", flat=True))
+        nested = Batch.objects.filter(parent__in=layer).values_list("pk", flat=True)
+        layer = [nested_id for nested_id in nested if nested_id not in found]
     return list(found)
 
 

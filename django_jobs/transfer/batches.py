@@ -67,14 +67,16 @@ def written(batch_of: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
 
 def _with_parents(ids: set[str]) -> dict[str, Batch]:
     found: dict[str, Batch] = {}
-    while ids:
-        found.update(Batch.objects.in_bulk(list(ids)))
-        ids = {batch.parent_id for batch in found.values() if batch.parent_id is not None} - found.keys()
+    while layer := Batch.objects.in_bulk(list(ids)) if ids else {}:
+        found.update(layer)
+        ids = {batch.parent_id for batch in layer.values() if batch.parent_id is not None} - found.keys()
     return found
 
 
 def _written(batch: Batch, batches: Mapping[str, Batch]) -> dict[str, Any]:
-    parent = batches[batch.parent_id] if batch.parent_id is not None else None
+    parent = batches.get(batch.parent_id or "")
+    if parent is not None and parent.depth >= batch.depth:  # a hand has closed a circle
+        parent = None
     values = {name: plain(getattr(batch, name)) for name in _BATCH}
     return {**values, "parent": None if parent is None else _written(parent, batches)}
 

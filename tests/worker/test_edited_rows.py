@@ -4,13 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 
 from django_jobs import NewJob, batch
+from django_jobs.lifecycle.batches import with_nested
 from django_jobs.lifecycle.operations import begin
 from django_jobs.lifecycle.rescue import rescue_nameless
 from django_jobs.lifecycle.submit import submit
 from django_jobs.models import Batch, DeadLetter, Job, Operation, OperationKind, Schedule
+from django_jobs.transfer.exporting import export_dicts
 from tests.support.console import ROOT
 from tests.support.edits import DEEP, edit
 from tests.support.factories import JobFactory
@@ -121,3 +123,18 @@ def test_the_page_of_a_schedule_shows_a_jitter_without_end() -> None:
     schedule = Schedule.objects.create(name="a", job_type="t", kind="interval", interval_seconds=60)
     edit(Schedule._meta.get_field("jitter_seconds"), {"postgresql": "'Infinity'"}.get(connection.vendor, "9e999"))
     assert operator().get(f"{ROOT}schedule/{schedule.pk}/change/").status_code == 200
+
+
+@pytest.mark.parametrize("parent", ["nobody", "inner"])
+def test_an_export_ends_whatever_the_parent_of_a_batch_is(parent: str) -> None:
+    """It once looked for a parent that is not there without end."""
+    with batch("outer") as outer, outer.batch("inner") as inner:
+        inner.submit("effects.record", {})
+    by_hand = {"nobody": "nobody", "inner": inner.id}[parent]
+    with transaction.atomic(), connection.constraint_checks_disabled():
+        Batch.objects.filter(pk=outer.id).update(parent_id=by_hand)
+        Batch.objects.filter(pk=inner.id).update(parent_id=outer.id)
+        (exported,) = export_dicts(Job.objects.all())
+        assert set(with_nested(outer.id)) == {outer.id, inner.id}
+        transaction.set_rollback(True)
+    assert exported["extra"]["batch"]["parent"]["parent"] is None
