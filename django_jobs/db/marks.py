@@ -13,8 +13,8 @@ looks from the beginning. What may become ready below the mark is found so:
   the queue look from the beginning.
 - Whatever else there may be, and what nobody could tell of: by looks from the beginning, for a twentieth of the time.
 
-Where nothing can be told (`Marks.is_told`), and where limits let old jobs in, looks from the beginning are a second apart,
-whatever they cost; nowhere are they closer.
+Where nothing can be told (`Marks.is_told`), and where limits let old jobs in, looks from the beginning are a second apart at the
+most, whatever they cost; elsewhere at the least.
 
 A mark is a guess in memory and decides nothing: a wrong one makes a job wait for the next look from the beginning.
 """
@@ -60,7 +60,8 @@ class Pace:
         self.is_behind = False  # whether so much is dead that it is worth to begin at the mark
         self.is_told = False  # whether those who make old jobs ready say so
         self._is_suspect = False
-        self._looked_at = self._look_at = 0.0
+        self._look_at = 0.0
+        self._soon = 0.0  # when to look for what has been told of
 
     @property
     def is_time(self) -> bool:
@@ -81,21 +82,20 @@ class Pace:
         is_much = is_worth_a_mark(read_in_vain, wanted)
         self.is_behind = is_much and (self._is_suspect or seconds > LONG_SECONDS)
         self._is_suspect = is_much
-        self._looked_at = time.monotonic()
         if self.is_behind:
             self.rest_after(seconds)
         else:
             self._look_at = 0.0 if is_much else time.monotonic() + COUNT_SECONDS
 
     def rest_after(self, seconds: float) -> None:
-        """Set the time of the next look after one that took so long."""
-        self._looked_at = time.monotonic()
-        told = min(max(LONGEST_SECONDS, SHARE * seconds), RAREST_SECONDS)
-        self._look_at = self._looked_at + (told if self.is_told else LONGEST_SECONDS)
+        """Set the time of the next look after one that took so long: no sooner than need be where old jobs are told of."""
+        now, share = time.monotonic(), SHARE * seconds
+        self._soon = now + min(share, LONGEST_SECONDS)
+        self._look_at = now + min(max(share, LONGEST_SECONDS), RAREST_SECONDS) if self.is_told else self._soon
 
     def expect_old(self) -> None:
         """Look soon, because something old has become ready."""
-        self._look_at = min(self._look_at, self._looked_at + LONGEST_SECONDS)
+        self._look_at = min(self._look_at, self._soon)
 
     def tell(self, is_told: bool) -> None:
         """Note whether those who make old jobs ready say so from now on; until now they may have said nothing."""

@@ -204,13 +204,23 @@ def test_once_the_snapshot_is_gone_claims_look_from_the_beginning_again(clock: C
     wait_until(look, 60, "the server to end the session, and two looks")
 
 
-def test_looks_from_the_beginning_are_a_second_apart(clock: Clock) -> None:
+def test_looks_from_the_beginning_take_a_twentieth_of_the_time_or_are_a_second_apart(clock: Clock) -> None:
     pace = rule.Pace()
-    for is_told, seconds in ((False, 0.001), (False, 0.5), (True, 0.001), (True, 0.04)):
-        pace.is_told = is_told
+    for seconds, rest in ((0.001, 0.02), (0.01, 0.2), (0.5, 0.85)):
+        pace.judge(10_000, 1, seconds)
+        pace.judge(10_000, 1, seconds)
+        assert pace.seconds_left == pytest.approx(rest - 0.05 if rest > 0.05 else 0.0)
+
+
+def test_where_old_jobs_are_told_of_looks_from_the_beginning_are_no_closer_until_one_is(clock: Clock) -> None:
+    pace = rule.Pace()
+    pace.is_told = True
+    for seconds in (0.001, 0.01):
         pace.judge(10_000, 1, seconds)
         pace.judge(10_000, 1, seconds)
         assert pace.seconds_left == pytest.approx(0.85 - 0.05)
+    pace.expect_old()
+    assert pace.seconds_left < 0.2
 
 
 def test_where_old_jobs_are_told_of_long_looks_from_the_beginning_take_a_twentieth_of_the_time(clock: Clock) -> None:
