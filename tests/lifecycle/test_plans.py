@@ -300,7 +300,8 @@ def test_jobs_that_are_held_back_are_not_in_the_way_of_a_claim() -> None:
 @pytest.mark.slow
 def test_who_waits_for_a_slot_is_found_and_claimed_by_two_statements_along_the_indexes() -> None:
     with limited_many("held", concurrency=5):
-        submit_many([NewJob("limited.many", {}, queue="held") for _ in range(1_000)])
+        # So many that to read all slots is dearer than ten looks into an index, however full their pages are.
+        submit_many([NewJob("limited.many", {}, queue="held") for _ in range(4_000)])
         outcomes = [Outcome.completed(one) for one in claim("held", 7, "p")]
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")
