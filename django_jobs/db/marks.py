@@ -85,7 +85,8 @@ class Pace:
         if self.is_behind:
             self.rest_after(seconds)
         else:
-            self._look_at = 0.0 if is_much else time.monotonic() + COUNT_SECONDS
+            # No sooner for what is told of: without a mark each claim finds it.
+            self._look_at = self._soon = 0.0 if is_much else time.monotonic() + COUNT_SECONDS
 
     def rest_after(self, seconds: float) -> None:
         """Set the time of the next look after one that took so long: no sooner than need be where old jobs are told of."""
@@ -133,7 +134,7 @@ class ClaimMark:
         Args:
             is_limited: whether a limit may let in old jobs, which nobody tells of.
         """
-        if is_limited and self.pace.is_behind:
+        if is_limited:
             self.pace.expect_old()
         is_time = self.pace.is_time
         if not is_time and not self.pace.is_behind:
