@@ -67,7 +67,7 @@ def written(batch_of: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
 
 def _with_parents(ids: set[str]) -> dict[str, Batch]:
     found: dict[str, Batch] = {}
-    while layer := Batch.objects.in_bulk(list(ids)) if ids else {}:
+    while layer := Batch.objects.in_bulk(list(ids)):
         found.update(layer)
         ids = {batch.parent_id for batch in layer.values() if batch.parent_id is not None} - found.keys()
     return found
