@@ -78,6 +78,18 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def nobody_else_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the transactions that go on elsewhere on the server: at the end of one a mark goes back, or there is a look."""
+    look = PostgreSQL.claim_from
+
+    def without(self: PostgreSQL, *arguments: Any) -> ClaimLook:
+        found = look(self, *arguments)
+        return found._replace(snapshot=found.snapshot._replace(running=frozenset()))
+
+    monkeypatch.setattr(PostgreSQL, "claim_from", without)
+
+
+@pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Keep what each counted claim and promotion found."""
     seen: list[Any] = []
@@ -389,6 +401,7 @@ def _is_found_within_a_second(way: Callable[[Marks], str], told: Marks, clock: C
             assert told.of("default").pace.is_behind
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 def test_of_a_job_that_appears_in_no_way_of_ours_nobody_tells(told: Marks, clock: Clock) -> None:
     with old_snapshot():
         behind(told)
@@ -478,6 +491,7 @@ def test_a_process_hears_of_old_jobs_from_others() -> None:
         wait_until(lambda: pace.seconds_left < 1, 60, "the notification")
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 def test_a_higher_priority_comes_first_though_it_lies_below_the_mark(clock: Clock) -> None:
     marks = Marks()
     with old_snapshot():
@@ -490,6 +504,7 @@ def test_a_higher_priority_comes_first_though_it_lies_below_the_mark(clock: Cloc
             assert [one.id for one in claim("default", 1, "p", marks)] == [job.pk]
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 def test_a_process_passes_over_what_others_have_claimed(clock: Clock, looks: list[ClaimLook]) -> None:
     marks, other = Marks(), Marks()
     with old_snapshot():
@@ -502,6 +517,7 @@ def test_a_process_passes_over_what_others_have_claimed(clock: Clock, looks: lis
         assert looks[-1].read_in_vain < FEW
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 @pytest.mark.parametrize("rank", [rank_of(8), rank_of(2), 7])  # 7: no priority's, as `django.tasks` may choose
 def test_a_process_passes_over_what_others_have_claimed_in_ranks_where_it_has_claimed_nothing(
     clock: Clock, looks: list[ClaimLook], rank: int
@@ -519,6 +535,7 @@ def test_a_process_passes_over_what_others_have_claimed_in_ranks_where_it_has_cl
         assert looks[-1].read_in_vain < FEW
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 def test_what_lies_at_the_mark_does_not_wait_for_a_look(clock: Clock) -> None:
     marks = Marks()
     with old_snapshot():
@@ -530,6 +547,7 @@ def test_what_lies_at_the_mark_does_not_wait_for_a_look(clock: Clock) -> None:
         assert [one.id for one in claim("default", 1, "p", marks)] == [late.pk], "the look is put off once"
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 def test_what_a_short_claim_may_have_missed_is_owed_a_look(clock: Clock) -> None:
     marks = Marks()
     with old_snapshot():
