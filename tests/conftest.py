@@ -40,6 +40,7 @@ hypothesis_settings.load_profile("default run")
 STATE = pytest.StashKey["dict[str, str]"]()
 LEFT_OUT = pytest.StashKey["Counter[str]"]()
 LONG = ("fault", "load", "browser", "slow")  # the marks that `addopts` leaves out
+MOST_PROCESSES = 4  # each with databases and sessions of its own
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -118,6 +119,15 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if mark := next((mark for mark in LONG if item.get_closest_marker(mark)), None):
             item.config.stash[LEFT_OUT][mark] += 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share whole folders among processes; a few named tests are sooner done in one, and long runs want the machine."""
+    few = any(not Path(name).is_dir() for name in config.args)
+    alone = any(f"not {mark}" not in config.option.markexpr for mark in ("fault", "load", "browser"))
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    return 0 if few or alone or processes == 1 else processes
 
 
 @pytest.hookimpl(wrapper=True)
