@@ -82,14 +82,19 @@ class Outcome(NamedTuple):
         return None if self.result_text is None else decode(self.result_text)
 
     @classmethod
-    def completed(cls, job: ClaimedJob, result_text: str | None = None, *, needs_settle: bool = True) -> Outcome:
+    def completed(cls, job: ClaimedJob, result_text: str | None = None) -> Outcome:
         """Return the outcome of a handler that returned; its result is JSON text, or None."""
-        return cls(job, JobStatus.COMPLETED, result_text=result_text, needs_settle=needs_settle)
+        return cls(job, JobStatus.COMPLETED, result_text=result_text)
+
+    @classmethod
+    def settled(cls, job: ClaimedJob, attempt: AttemptOutcome | None) -> Outcome:
+        """Return the outcome of a run that another process has settled: all that is told of it is how it ended."""
+        return cls(job, JobStatus.RUNNING, attempt, needs_settle=False)
 
     @classmethod
     def lost(cls, job: ClaimedJob) -> Outcome:
         """Return the outcome of a run whose job was taken away: nobody writes anything about it any more."""
-        return cls(job, JobStatus.RUNNING, AttemptOutcome.LEASE_LOST, needs_settle=False)
+        return cls.settled(job, AttemptOutcome.LEASE_LOST)
 
     @classmethod
     def failed(cls, job: ClaimedJob, error: BaseException, options: JobOptions, seconds: float = 0.0) -> Outcome:

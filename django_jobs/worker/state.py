@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from django_jobs.lifecycle import leases
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.settle import FAILURES, Outcome
+from django_jobs.models.attempt import AttemptOutcome
 
 from .backoff import OutageBackoff
 from .connections import ProcessConnections
@@ -67,6 +68,7 @@ class WorkerState:
         self.exit_code = EXIT_DRAINED
         self.completed = 0
         self.failed = 0
+        self._others = 0  # runs that ended neither way: snoozed, released, cancelled, lost
         self.is_lost = False
         self.is_broken = False
         self.asked_at: float | None = None  # since when the maintenance waits for an answer
@@ -80,7 +82,7 @@ class WorkerState:
     @property
     def jobs_done(self) -> int:
         """How many runs of this process have ended, well or badly."""
-        return self.completed + self.failed
+        return self.completed + self.failed + self._others
 
     # Stopping.
 
@@ -146,15 +148,16 @@ class WorkerState:
     def count(self, outcome: Outcome) -> None:
         """Count a run, and recycle the process after the last one that it may run.
 
-        A run that leaves nothing to settle here counts as completed: its job completed in the handler's own transaction, or
-        was settled by its child. So does one that went to wait: it got as far as it could.
+        One that went to wait counts as completed: it got as far as it could.
         """
         with self._lock:
             self._found_nothing = False
-            if outcome.is_completed or not outcome.needs_settle or outcome.waits:
+            if outcome.is_completed or outcome.attempt == AttemptOutcome.WAITING:
                 self.completed += 1
-            else:
+            elif outcome.attempt in FAILURES:
                 self.failed += 1
+            else:
+                self._others += 1
         if self._limit is not None and self._limit.is_reached_by_one_more():
             self.recycle()
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
@@ -47,6 +48,15 @@ def test_it_logs_a_line_at_its_start_and_at_its_end(caplog: pytest.LogCaptureFix
         assert part in started
     assert stopped.endswith("stopped: 1 jobs completed, 0 attempts failed, exit code 0")
     assert started.split()[2] == stopped.split()[2], "the name of the process"
+
+
+@pytest.mark.slow
+def test_its_last_line_counts_what_failed_in_a_child(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    for to in (tmp_path, tmp_path / "nowhere"):
+        submit("effects.go_to", {"to": str(to)}, max_retries=0)
+    with caplog.at_level("INFO", "django_jobs"):
+        call_command("runworkers", drain=True, threads=1, skip_checks=True)
+    assert caplog.messages[-1].endswith("stopped: 1 jobs completed, 1 attempts failed, exit code 0")
 
 
 def test_it_works_in_a_thread_that_is_not_the_main_one() -> None:

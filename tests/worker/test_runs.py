@@ -137,7 +137,10 @@ def test_a_handler_steers_itself(bench: Bench) -> None:
 
     bench.handle("t.steer", steer, takes_context=True)
     jobs = [bench.submit("t.steer", {"how": how}) for how in ("retry", "snooze", "fail", "cancel")]
-    assert bench.run(*jobs) == ["completed", "completed", "dead", "cancelled"]
+    process = bench.start()
+    assert [job.wait(60).status for job in jobs] == ["completed", "completed", "dead", "cancelled"]
+    process.stop(grace=10)
+    assert (process.state.completed, process.state.failed, process.state.jobs_done) == (2, 2, 6)
     assert [(job.retry_count, job.result) for job in jobs[:2]] == [(1, 2), (0, 1)]
     assert DeadLetter.objects.get().reason == "failed by handler"
     assert sorted(Attempt.objects.values_list("outcome", flat=True)) == ["cancelled", "failed", "failed", "snoozed"]

@@ -12,6 +12,7 @@ from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.active_limits import limit_of_queue_object
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import Outcome
+from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.worker.bulk import execute_all
 from django_jobs.worker.executor import failure
 from django_jobs.worker.run import Run
@@ -51,8 +52,9 @@ class Isolation:
             order["queue_limit"] = (job.queue, limit.told)
         child.order(order)
         answer = child.answer(lambda: self._wants_end(run, deadline))
-        if answer == "settled":
-            return Outcome.completed(run.job, needs_settle=False)
+        word, _, attempt = answer.partition(" ")
+        if word == "settled":
+            return Outcome.settled(run.job, AttemptOutcome(attempt) if attempt else None)
         if answer == "unknown":
             run.deadline = deadline
             return execute_all(run, handler, handlers, self._state.id)[0]

@@ -26,6 +26,7 @@ from django_jobs.lifecycle.active_limits import declare_queue
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
 from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.limit import Limit
+from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.worker.backoff import OutageBackoff
 from django_jobs.worker.bulk import execute_all
 from django_jobs.worker.cleanup import HandlerCleanup
@@ -98,7 +99,7 @@ def _run(
 
     job = _insist(claim)
     if job is None:
-        return "settled"
+        return _settled(AttemptOutcome.LEASE_LOST)
     handler = registry.find(job.job_type)
     if handler is None:
         return "unknown"
@@ -112,7 +113,11 @@ def _run(
     if outcome.needs_settle:
         ways = itertools.chain([settle], itertools.repeat(settle_again))
         _insist(lambda: next(ways)([outcome], process_id))
-    return "settled"
+    return _settled(outcome.attempt)
+
+
+def _settled(attempt: AttemptOutcome | None) -> str:
+    return "settled" if attempt is None else f"settled {attempt}"
 
 
 def _insist(move: Callable[[], T]) -> T:
