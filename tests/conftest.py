@@ -59,6 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "databases(*names): run this database test on these databases only")
     config.stash[STATE] = {}
     config.stash[LEFT_OUT] = Counter()
+    if config.getoption("--database") or os.environ.get("JOBS_TEST_REQUIRE") == "1":
+        for vendor in _chosen(config):
+            if reason := why_unreachable(vendor):
+                raise pytest.UsageError(f"{vendor} is required and cannot be used: {reason}")
 
 
 def _chosen(config: pytest.Config) -> list[str]:
@@ -86,15 +90,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop the variants for databases that a test's mark, the options or the machine rule out."""
     items[:] = [item for item in items if _vendor(item) in (None, *_allowed(item))]
-    wanted = Counter(vendor for item in items if (vendor := _vendor(item)))
-    if not wanted:
+    if not any(map(_vendor, items)):
         return
     state, chosen = config.stash[STATE], _chosen(config)
-    must = bool(config.getoption("--database")) or os.environ.get("JOBS_TEST_REQUIRE") == "1"
     for vendor in VENDORS:
         reason = why_unreachable(vendor) if vendor in chosen else "not chosen"
-        if reason and must and vendor in chosen and wanted[vendor]:
-            raise pytest.UsageError(f"{vendor} is required and cannot be used: {reason}")
         state[vendor] = f"not run ({reason})" if reason else "nothing to run"
         if reason:
             dropped = [item for item in items if _vendor(item) == vendor]
