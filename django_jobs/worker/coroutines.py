@@ -51,7 +51,13 @@ class Entry:
     has_timeout: bool
     task: asyncio.Task[None] | None = None
     has_ended: bool = False
-    was_cancelled: bool = False
+    may_be_cancelled: bool = True
+
+    def cancel(self) -> None:
+        """Cancel the coroutine, once: nothing may break into what the handler does at its end, or into what follows that."""
+        if self.may_be_cancelled and self.task is not None:
+            self.may_be_cancelled = False
+            self.task.cancel()
 
 
 class Coroutines(Loop):
@@ -126,9 +132,8 @@ class Coroutines(Loop):
             chosen = {self._runs[job_id] for job_id in requested if job_id in self._runs}
         for entry in chosen:
             is_whole = entry.run.ask_to_stop(requested)
-            if is_whole and not entry.was_cancelled and entry.task is not None and self._loop is not None:
-                entry.was_cancelled = True  # once: the next look must not break into what the handler does at its end
-                self._loop.call_soon_threadsafe(entry.task.cancel)
+            if is_whole and entry.may_be_cancelled and self._loop is not None:
+                self._loop.call_soon_threadsafe(entry.cancel)
 
     @property
     def has_timeouts(self) -> bool:
@@ -227,11 +232,12 @@ class Coroutines(Loop):
             entries, self._starting = self._starting, []
             self._is_launching = bool(entries)
             for entry in entries:
-                entry.task = self._loop.create_task(self._execute(entry.run, entry.handler, entry.handlers))
+                entry.task = self._loop.create_task(self._execute(entry))
         if entries:
             self._loop.call_later(LAUNCH_SECONDS, self._launch)
 
-    async def _execute(self, run: Run, handler: Handler, handlers: Registry) -> None:
+    async def _execute(self, entry: Entry) -> None:
+        run, handler, handlers = entry.run, entry.handler, entry.handlers
         turned_away: list[Outcome] = []  # of jobs that were taken off a list
         outcomes: list[Outcome] | None = None
         try:
@@ -249,6 +255,7 @@ class Coroutines(Loop):
                     outcomes = [outcome]
                     return
             result = await self._call(run, handler)
+            entry.may_be_cancelled = False
             if run.steps is not None:
                 await _flush(run.steps)
                 run.steps.end()
@@ -258,6 +265,7 @@ class Coroutines(Loop):
                 else [as_completed(run.job, handler, result)]
             )
         except BaseException as error:
+            entry.may_be_cancelled = False
             cause = readable(error)
             if run.steps is not None:
                 await _flush(run.steps)

@@ -315,3 +315,40 @@ def test_the_thread_of_database_work_closes_its_connection_and_ends_with_its_loo
     wrapper, thread = used
     wait_until(lambda: wrapper.connection is None, 60, "the connection to be closed")
     wait_until(lambda: not thread.is_alive(), 60, "the thread to end")
+
+
+def test_a_cancel_that_comes_when_the_handler_has_ended_breaks_into_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_flushing, may_go_on = threading.Event(), asyncio.Event()
+    asked: list[dict[str, int]] = []
+
+    async def flush(steps: Any) -> None:
+        is_flushing.set()
+        await may_go_on.wait()
+
+    async def handler(context: Any, payload: dict[str, Any]) -> None:
+        await context.astep("first", dict)
+        if payload["fails"]:
+            raise ValueError("no")
+
+    monkeypatch.setattr(coroutines, "_flush", flush)
+    bench.handle("t.ends", handler, takes_context=True, max_retries=0)
+    jobs = [bench.submit("t.ends", {"fails": fails}) for fails in (True, False)]
+    process = bench.start()
+    cancel = process.coroutines.cancel
+
+    def and_note(requested: dict[str, int]) -> None:
+        cancel(requested)
+        asked.append(requested)
+
+    monkeypatch.setattr(process.coroutines, "cancel", and_note)
+    assert is_flushing.wait(60)
+    for job in jobs:
+        wait_until(lambda job=job: Job.objects.get(pk=job.pk).status == "running", 60)
+        job.cancel()
+    wait_until(lambda: any(requested.keys() >= {job.id for job in jobs} for requested in asked), 60)
+    assert process.coroutines._loop is not None
+    process.coroutines._loop.call_soon_threadsafe(may_go_on.set)
+    assert [job.wait(60).status for job in jobs] == ["dead", "completed"]
+    assert Attempt.objects.count() == 1
