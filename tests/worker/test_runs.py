@@ -229,7 +229,7 @@ def test_an_atomic_handler_that_lost_its_job_leaves_nothing(bench: Bench) -> Non
     bench.submit("t.mark", job_id="mark", delay=3600)
     job = bench.submit("t.loses")
     process = bench.start()
-    wait_until(lambda: process.state.completed == 1, what="the run to end")
+    wait_until(lambda: process.state.jobs_done == 1, what="the run to end")
     process.stop(grace=5)
     job.refresh_from_db()
     assert job.status != "completed"
