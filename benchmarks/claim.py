@@ -24,7 +24,8 @@ def measure(peer: Peer, backlog: int, batch: int, claims: int) -> dict[str, Any]
     stores.settle(peer.store)
     from django_jobs.lifecycle import leases
     from django_jobs.lifecycle.claim import claim
-    from django_jobs.lifecycle.settle import Outcome, settle
+    from django_jobs.lifecycle.outcome import Outcome
+    from django_jobs.lifecycle.settle import settle
 
     leases.register(PROCESS, queues=[], threads=1)
     seconds = []

@@ -93,7 +93,8 @@ def _ours(number: int, batch: int, counts: list[int], ready: threading.Barrier) 
     from django_jobs.db.marks import Marks
     from django_jobs.lifecycle import leases
     from django_jobs.lifecycle.claim import claim
-    from django_jobs.lifecycle.settle import Outcome, settle
+    from django_jobs.lifecycle.outcome import Outcome
+    from django_jobs.lifecycle.settle import settle
 
     process, marks = f"{os.getpid()}:{number}", Marks()
     leases.register(process, queues=[], threads=1)

@@ -86,7 +86,8 @@ def measure(jobs: int, rounds: int, batches: int) -> bool:
 def run_all() -> None:
     """Claim and settle until nothing is ready."""
     from django_jobs.lifecycle.claim import claim
-    from django_jobs.lifecycle.settle import Outcome, settle_unlocked
+    from django_jobs.lifecycle.outcome import Outcome
+    from django_jobs.lifecycle.settle import settle_unlocked
 
     while jobs := claim("default", AT_ONCE, "bench"):
         settle_unlocked([Outcome.completed(job) for job in jobs], "bench")

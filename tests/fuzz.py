@@ -32,9 +32,10 @@ with atheris.instrument_imports(include=["django_jobs"]):
     from django_jobs.db import notify
     from django_jobs.exceptions import InvalidJob, JobsError
     from django_jobs.lifecycle.claim import claim
+    from django_jobs.lifecycle.outcome import Outcome
     from django_jobs.lifecycle.promote import promote
     from django_jobs.lifecycle.rescue import rescue_process
-    from django_jobs.lifecycle.settle import Outcome, settle
+    from django_jobs.lifecycle.settle import settle
     from django_jobs.models import Job
     from django_jobs.payloads import decode, encode_result, read_json
     from django_jobs.scheduling import cron

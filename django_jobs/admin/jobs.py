@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from django_jobs.db.transactions import database_now
 from django_jobs.handlers import encrypts_type
+from django_jobs.lifecycle.outcome import FAILURES
 from django_jobs.lifecycle.prune import may_go
-from django_jobs.lifecycle.settle import FAILURES
 from django_jobs.masking import masked, pretty
 from django_jobs.models import Batch, Job, JobStatus, JobStep, ScheduleTick, StepKind
 from django_jobs.models.fields import DbNow

@@ -22,7 +22,8 @@ from .batches import settle_members
 from .cancel import cancel_as_requested
 from .claim import ClaimedJob
 from .leases import leave
-from .settle import LOCK_WAIT_SECONDS, Outcome, write_attempts
+from .outcome import Outcome
+from .settle import LOCK_WAIT_SECONDS, write_attempts
 
 SHUT_DOWN = "the worker process shut down before the job was done"
 UNHELD = "the answer to the job's claim, or what came of its run, was lost on the way to or from the database"

@@ -18,7 +18,8 @@ from django_jobs.models.fields import DbNow
 from . import slots
 from .claim import ClaimedJob
 from .farewell import how_it_fell_silent, say_farewell
-from .settle import Outcome, settle_ended
+from .outcome import Outcome
+from .settle import settle_ended
 
 logger = logging.getLogger("django_jobs")
 STEP = 500

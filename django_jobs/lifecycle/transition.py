@@ -9,10 +9,11 @@ from django_jobs.retry import backoff_delay
 
 from .cancel import cancel
 from .claim import ClaimedJob, claim_job
+from .outcome import Outcome
 from .promote import run_now
 from .release import release
 from .replay import replay
-from .settle import Outcome, settle
+from .settle import settle
 
 
 def move_to(job_id: str, status: str, *, process_id: str, options: JobOptions) -> ClaimedJob | None:

@@ -12,7 +12,7 @@ from django_jobs.models import Attempt, AttemptOutcome, Schedule, WorkerProcess
 from django_jobs.models.fields import DbNow
 
 from .claim import ClaimedJob
-from .settle import Outcome
+from .outcome import Outcome
 
 logger = logging.getLogger("django_jobs")
 

@@ -14,7 +14,8 @@ from django_jobs.handlers import encrypts_type
 from django_jobs.lifecycle import leases, submit
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim_job
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus
 from django_jobs.payloads import encode_result
 from django_jobs.text import shown

@@ -30,8 +30,9 @@ from django_jobs.lifecycle import progress
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.claim import ClaimedJob, claim_job, held_claim
 from django_jobs.lifecycle.events import deliver
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import PROMOTE_BATCH, promote
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.lifecycle.slots import sweep
 from django_jobs.lifecycle.turns import in_turn, serve, turns_of
 from django_jobs.models import Job, Queue

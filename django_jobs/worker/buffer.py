@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.outcome import Outcome
 
 from .run import BulkRun, Run
 

@@ -11,7 +11,8 @@ from django_jobs.encryption import MARK
 from django_jobs.exceptions import BulkFailure, Cancelled, EncryptionError, Fail, JobsError, LeaseLost
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import BadPayload, ClaimedJob
-from django_jobs.lifecycle.settle import Outcome, still_held
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import still_held
 from django_jobs.models import Job
 
 from .cleanup import release_locals

@@ -21,7 +21,8 @@ from django_jobs.db.sessions import HandlerSessions
 from django_jobs.exceptions import LeaseLost, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.claim import ClaimedJob
-from django_jobs.lifecycle.settle import Outcome, still_held
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import still_held
 from django_jobs.propagation import traced, traced_list
 
 from . import capture

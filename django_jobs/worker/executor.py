@@ -22,7 +22,8 @@ from django_jobs.exceptions import Cancelled, Fail, InvalidJob, JobsError, Lease
 from django_jobs.handlers import Handler, Registry, encrypts, payload_problems
 from django_jobs.lifecycle import logs
 from django_jobs.lifecycle.claim import BadPayload, ClaimedJob
-from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, record_undone
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import complete_in_transaction, record_undone
 from django_jobs.lifecycle.starts import record_start
 from django_jobs.models import DeadLetterReason, Job
 from django_jobs.payloads import encode_result

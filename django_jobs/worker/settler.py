@@ -10,8 +10,9 @@ from typing import Protocol
 from django.db import Error
 
 from django_jobs.db.connections import discard_connection
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.release import release_unlocked
-from django_jobs.lifecycle.settle import Handover, Outcome, not_settled, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, not_settled, settle, settle_unlocked
 from django_jobs.models import JobStatus
 
 from .buffer import JobBuffer

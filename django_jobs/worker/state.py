@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from django_jobs.lifecycle import leases
-from django_jobs.lifecycle.settle import FAILURES, Outcome
+from django_jobs.lifecycle.outcome import FAILURES, Outcome
 from django_jobs.models.attempt import AttemptOutcome
 
 from .backoff import OutageBackoff

@@ -31,7 +31,8 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import Handler, Registry, make_handler, registry, unknown_job_type
 from django_jobs.lifecycle import leases, unknown_type
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.settle import Handover, Outcome
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import Handover
 from django_jobs.numbers import is_integer, is_seconds
 from django_jobs.text import shown
 from django_jobs.waiting import handler_threads

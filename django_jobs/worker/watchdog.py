@@ -11,7 +11,7 @@ from django_jobs.db.connections import jobs_connection
 from django_jobs.exceptions import TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle import progress
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.outcome import Outcome
 
 from .buffer import JobBuffer, Slot
 from .bulk import judge_all

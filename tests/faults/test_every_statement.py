@@ -19,12 +19,13 @@ from django_jobs.lifecycle.acknowledge import acknowledge
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.cascade import continue_cascade
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.release import release_process, release_started
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_again, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_again, settle_unlocked
 from django_jobs.models import (
     Attempt,
     AttemptOutcome,

@@ -16,7 +16,8 @@ from django_jobs.db.dialects import dialect, mariadb, postgresql, sqlite
 from django_jobs.db.notify import listen_in_process
 from django_jobs.lifecycle import batches, leases, prune, release, replay, rescue
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.settle import Outcome, complete_in_transaction, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import complete_in_transaction, settle
 from django_jobs.models import (
     AttemptOutcome,
     Batch,

@@ -13,8 +13,9 @@ from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, scopes, slots
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.models import Job, WorkerProcess
 from tests.support.guards import EVERYWHERE, SERVERS, each_guard
 

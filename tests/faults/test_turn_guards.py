@@ -15,7 +15,8 @@ from django_jobs.db.dialects import dialect
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, scopes, slots, starts, turns
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.limit import Rate
 from django_jobs.models import FairTurn, Job, LimitStart, LimitTurn, WorkerProcess
 from django_jobs.testing import advance_time

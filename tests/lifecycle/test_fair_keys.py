@@ -14,8 +14,9 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import slots, starts, turns
 from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.queues import pause, resume
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import FairTurn, Job
 from django_jobs.queue import JobQueue
 from django_jobs.testing import advance_time, run_due

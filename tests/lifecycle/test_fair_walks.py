@@ -15,8 +15,9 @@ from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases, turns
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.release import release
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Job, JobStatus
 from tests.support.walks import walk
 

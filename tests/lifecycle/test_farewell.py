@@ -12,10 +12,11 @@ from django_jobs.conf import RELEASE_VARIABLES, this_release
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.farewell import forget_gone, note_lease_lost
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.prune import prune
 from django_jobs.lifecycle.release import release_process
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Attempt, DeadLetter, GoneProcess, WorkerProcess
 from tests.support.factories import WorkerProcessFactory
 

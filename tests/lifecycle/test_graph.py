@@ -9,8 +9,9 @@ from django_jobs.exceptions import CycleError, InvalidJob, JobNotFound
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cascade import cascade_all, continue_cascade
 from django_jobs.lifecycle.claim import ClaimedJob, claim, claim_freed
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.queues import pause, resume
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus, WorkerProcess
 from tests.support.processes import manage
 

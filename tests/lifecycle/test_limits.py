@@ -17,11 +17,12 @@ from django_jobs.lifecycle import active_limits, leases, limits, slots, steps
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim, claim_job
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.queues import pause, resume
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from django_jobs.models import Limit as LimitRow
 from django_jobs.worker.process import Process

@@ -15,11 +15,12 @@ from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.limits import set_limit
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.lifecycle.slots import sweep
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from tests.support.waiting import dump_rows

@@ -26,10 +26,11 @@ from django_jobs.ids import new_id
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import DeadLetterReason, Job, JobStatus, WorkerProcess
 from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.numbers import rank_of

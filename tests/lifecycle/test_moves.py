@@ -13,10 +13,11 @@ from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases, queues
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.release import release, release_started
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle, settle_again
+from django_jobs.lifecycle.settle import settle, settle_again
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobStatus, WorkerProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -18,8 +18,9 @@ from django_jobs.handlers import registry
 from django_jobs.ids import new_id
 from django_jobs.lifecycle import active_limits, leases, turns
 from django_jobs.lifecycle.claim import claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.models import Job, LimitSlot
 from django_jobs.models.fields import DbNow
 from tests.support.factories import JobFactory

@@ -14,10 +14,11 @@ from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, slots, starts
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Job
 from django_jobs.testing import advance_time
 from tests.support.waiting import dump_rows

@@ -15,11 +15,12 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, limits, slots, starts
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import run_now
 from django_jobs.lifecycle.prune import prune
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.limit import Rate, parse_rate
 from django_jobs.models import Attempt, Job, LimitSlot, LimitStart, LimitTurn
 from django_jobs.models import Limit as LimitRow

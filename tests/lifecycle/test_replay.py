@@ -12,7 +12,8 @@ from django_jobs.lifecycle import dependents, leases, replay
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import (
     AttemptOutcome,
     DeadLetter,

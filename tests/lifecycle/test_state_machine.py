@@ -15,11 +15,12 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release_started
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.walks import walk
 

@@ -6,7 +6,8 @@ import django_jobs
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

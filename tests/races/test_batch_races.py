@@ -15,8 +15,9 @@ from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import batches, leases
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.replay import replay
-from django_jobs.lifecycle.settle import Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, Batch, BatchMember, Job, JobStatus, OpenMember
 from tests.support.invariants import check_invariants
 from tests.support.threads import run_in_threads

@@ -11,9 +11,10 @@ from django_jobs import NewJob, submit_many
 from django_jobs.exceptions import InvalidJob
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, WorkerProcess
 from django_jobs.models.job import TERMINAL
 from tests.support.databases import Database

@@ -12,7 +12,8 @@ from django_jobs.lifecycle import children, leases
 from django_jobs.lifecycle.children import Answer
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.events import BATCH_ENDED, deliver
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Batch, Event, Job, JobStep, WorkerProcess
 from django_jobs.models.fields import DbNow
 from tests.support.threads import run_in_threads

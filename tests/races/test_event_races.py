@@ -15,7 +15,8 @@ from django_jobs.db.dialects.words import StepRow
 from django_jobs.lifecycle import events, leases, steps
 from django_jobs.lifecycle.claim import ClaimedJob, claim
 from django_jobs.lifecycle.events import Answer, deliver, take
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Event, Job, JobStep
 from tests.support.databases import Database
 from tests.support.threads import run_in_threads

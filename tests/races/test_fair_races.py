@@ -9,8 +9,9 @@ from django_jobs import Limit, NewJob, job, submit, submit_many
 from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, limits, slots, starts
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Job, LimitStart
 from tests.support.invariants import check_invariants
 from tests.support.threads import run_in_threads

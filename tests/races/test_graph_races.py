@@ -15,7 +15,8 @@ from django_jobs import NewJob
 from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cascade import cascade_all
 from django_jobs.lifecycle.claim import claim
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.effects.models import Effect
 from tests.support.invariants import check_drained, check_invariants

@@ -13,11 +13,12 @@ from django_jobs.handlers import registry
 from django_jobs.lifecycle import active_limits, leases, limits, slots, starts
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Handover, Outcome, settle, settle_unlocked
+from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, WorkerProcess
 from django_jobs.models.fields import DbNow
 from tests.support.invariants import check_invariants

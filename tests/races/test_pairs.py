@@ -10,9 +10,10 @@ from django_jobs.lifecycle import leases
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.cascade import continue_cascade
 from django_jobs.lifecycle.claim import ClaimedJob, claim
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.replay import replay
 from django_jobs.lifecycle.rescue import rescue_process
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Attempt, AttemptOutcome, DeadLetter, DeadLetterReason, Job, JobDependency, JobStatus
 from tests.support.factories import JobFactory
 from tests.support.invariants import check_invariants

@@ -6,7 +6,7 @@ import pytest
 
 from django_jobs.handlers import registry
 from django_jobs.lifecycle.claim import ClaimedJob
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.models import AttemptOutcome, JobStatus
 from django_jobs.worker import buffer as buffers
 from django_jobs.worker.buffer import MAX_BATCH, JobBuffer, Role, Slot

@@ -15,7 +15,8 @@ from django_jobs.db.connections import jobs_connection
 from django_jobs.exceptions import Snooze, TimedOut
 from django_jobs.lifecycle import logs
 from django_jobs.lifecycle.claim import claim_job
-from django_jobs.lifecycle.settle import Outcome, settle
+from django_jobs.lifecycle.outcome import Outcome
+from django_jobs.lifecycle.settle import settle
 from django_jobs.models import Attempt, Job, JobLog
 from django_jobs.run_log import MOST_BYTES
 from tests.support.databases import Database

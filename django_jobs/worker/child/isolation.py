@@ -11,7 +11,7 @@ from django_jobs.exceptions import Cancelled, TimedOut
 from django_jobs.handlers import Handler, Registry
 from django_jobs.lifecycle.active_limits import limit_of_queue_object
 from django_jobs.lifecycle.claim import ClaimedJob, held_claim
-from django_jobs.lifecycle.settle import Outcome
+from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.models.attempt import AttemptOutcome
 from django_jobs.worker.bulk import execute_all
 from django_jobs.worker.executor import failure
