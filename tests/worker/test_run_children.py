@@ -400,7 +400,8 @@ def test_so_it_is_in_a_worker_process(bench: Bench) -> None:
     job = django_jobs.submit("flow.parent", queue="parents")
     bench.start(queues=["parents"])
     assert job.wait(60).status == "cancelled"
-    wait_until(lambda: statuses() == {"cancelled": 4}, 60, "the children to be cancelled")
+    # The request may be seen before the children are begun.
+    wait_until(lambda: statuses() in ({"cancelled": 4}, {"cancelled": 1}), 60, "the children to be cancelled")
 
 
 @pytest.mark.parametrize("in_the_first_run", [True, False])
