@@ -146,7 +146,7 @@ def test_the_databases_of_dead_runs_are_dropped_and_those_of_living_ones_are_not
     leftover = databases.new_url(database.vendor, Path(), base).replace(str(os.getpid()), str(ended.pid))
     databases.create_database(leftover)
     assert leftover.rpartition("/")[2] in databases.drop_leftovers(base)
-    assert databases.drop_leftovers(base) == []
+    assert leftover.rpartition("/")[2] not in databases.drop_leftovers(base)  # others may have left theirs since
     assert User.objects.count() == 0
 
 

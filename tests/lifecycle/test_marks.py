@@ -70,8 +70,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rule, "NEGLIGIBLE", 40)
     monkeypatch.setattr(rule, "NEGLIGIBLE_PER_JOB", 1)
-    with connection.cursor() as cursor:  # of what earlier tests left dead: an analyze that goes on keeps it for a while
-        cursor.execute("VACUUM django_jobs_job")
+    vacuum()  # of what earlier tests left dead
     for name in "pqr":
         leases.register(name, queues=[], threads=1)
     # Once for all examples of a test, and nobody beats.
@@ -105,6 +104,11 @@ def _kept(method: Callable[..., Any], seen: list[Any]) -> Callable[..., Any]:
         return seen[-1]
 
     return call
+
+
+def vacuum() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM django_jobs_job")
 
 
 def pending(number: int, **columns: Any) -> None:
@@ -163,8 +167,7 @@ def test_claims_pass_over_the_pages_that_wait_for_a_vacuum(monkeypatch: pytest.M
     monkeypatch.setattr(rule, "SHARE", 0)
 
     def is_clean() -> bool:
-        with connection.cursor() as cursor:
-            cursor.execute("VACUUM django_jobs_job")
+        vacuum()
         work_off(marks)
         return not marks.of("default").pace.is_behind
 
@@ -193,9 +196,10 @@ def test_without_an_old_snapshot_each_claim_looks_from_the_beginning(
     looks: list[ClaimLook], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rule, "LONG_SECONDS", 60.0)  # a look that takes long is followed by no second one at once
-    marks = Marks()
 
     def three_rounds() -> bool:
+        vacuum()
+        marks = Marks()
         for _ in range(3):
             pending(DEAD)
             work_off(marks)
@@ -698,6 +702,7 @@ def test_a_slow_search_is_followed_by_a_claim_from_each_queue_that_may_be_dead_a
     for queue in ("busy", "idle"):
         handlers.register(make_handler(lambda payload: None, f"test.{queue}", {"queue": queue}))
     pending(1, queue="busy")
+    monkeypatch.setattr(poller, "SLOW_SEARCH_SECONDS", 60.0)
     selector = QueueSelector(None, handlers, Pollers())
     assert [selector.next_queue(), selector.queue_after("busy")] == ["busy", None]
     monkeypatch.setattr(poller, "SLOW_SEARCH_SECONDS", -1.0)
