@@ -480,8 +480,8 @@ def test_which_transactions_have_ended() -> None:
 def test_a_promotion_that_comes_late_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     JobFactory(status="scheduled", queue="late", scheduled_at=timezone.now() - timedelta(minutes=1))
+    stop = old_in_process(heard.append)
     with running_process() as process:
-        stop = old_in_process(heard.append)
         wait_until(lambda: not Job.objects.filter(status="scheduled").exists(), 60, "the promotion")
         wait_until(lambda: heard == ["late"], 60, "the word of it")
         stop()
