@@ -12,7 +12,10 @@ RETRY_ERRNOS = frozenset({1020, LOCK_WAIT_TIMEOUT, 1213})
 # What a server says while it goes down, comes up or refuses writes: the loops are to wait then, not to give up.
 AWAY_SQLSTATES = ("08", "57P", "25006", "53")
 # 1044, 1045 and 1049: no such user or database yet, which PostgreSQL's driver does not tell from a server that is away.
-AWAY_ERRNOS = frozenset({1040, 1044, 1045, 1049, 1053, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031})
+# 1021 and 1114: the disk is full, which for a table that cannot grow reads "the table is full".
+AWAY_ERRNOS = frozenset(
+    {1021, 1040, 1044, 1045, 1049, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
+)
 # SQLite's own: no memory, read-only, an I/O error, full, cannot open, a locking protocol error.
 AWAY_SQLITE = frozenset({7, 8, 10, 13, 14, 15})
 
