@@ -11,6 +11,9 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from django.db.models import QuerySet
+
+from django_jobs.db import lines
 from django_jobs.db.dialects import dialect
 from django_jobs.db.lines import NO_KEY, InLine, Line
 from django_jobs.db.notify import notify_work
@@ -67,6 +70,13 @@ class Waiter(NamedTuple):
     is_overtaken: bool | None = None  # by a ready job that was not let in; None: nobody has looked
 
 
+class LetIn(NamedTuple):
+    """The jobs of a queue that were let in to a scope and are ready: how many, and a place in claim order that none is behind."""
+
+    number: int = 0
+    last: tuple[int, Any, str] = (0, None, "")
+
+
 class Taker(NamedTuple):
     """A worker thread that settles, has no other job to run, and takes who is next in the same transaction.
 
@@ -87,7 +97,7 @@ class Room:
         self.starts = MOST_AT_ONCE if rate is None else rate.number
         self.about_to_start = 0
         self.window = starts.Window()
-        self.let_in: dict[str, int] = {}  # by queue
+        self.let_in: dict[str, LetIn] = {}  # by queue
 
     @property
     def left(self) -> int:
@@ -123,9 +133,10 @@ def rooms_of(limits: ActiveLimits, scopes: Iterable[str]) -> dict[str, Room]:
     while True:
         rooms = {scope: Room(number, limits.rate(scope)) for scope, number in known.items()}
         for chunk in in_chunks([*rooms], SCOPES_PER_STATEMENT):
-            for scope, queue, running, let_in, starting in dialect().slots_taken(chunk):
+            for scope, queue, running, starting, let_in, *last in dialect().slots_taken(chunk):
                 rooms[scope].take(running, starting)
-                rooms[scope].let_in[queue] = let_in
+                if let_in:
+                    rooms[scope].let_in[queue] = LetIn(let_in, (last[0], last[1], last[2]))
         rates = {scope: room.rate for scope, room in rooms.items() if room.rate is not None}
         if not rates:
             return rooms
@@ -142,7 +153,7 @@ def _about_to_start(scopes: Sequence[str]) -> dict[str, int]:
     """Return how many jobs have yet to start in those of the scopes that have some."""
     found: Counter[str] = Counter()
     for chunk in in_chunks(scopes, SCOPES_PER_STATEMENT):
-        for scope, _, _, _, starting in dialect().slots_taken(chunk):
+        for scope, _, _, starting, *_ in dialect().slots_taken(chunk):
             found[scope] += starting
     return {scope: number for scope, number in found.items() if number}
 
@@ -246,16 +257,16 @@ class Scopes:
                 continue
             keyed = {*self._queues_of_waiters(scope, keyed=True)}
             for queue in {*self._queues_of_waiters(scope, keyed=False), *keyed}:
-                number = min(room.left, STEP) - room.let_in.get(queue, 0)
+                most, let_in = min(room.left, STEP), room.let_in.get(queue, LetIn())
                 ageing = registry.queue_settings(queue).ageing
-                if number > 0 and (queue in keyed or ageing is not None):
-                    found[scope, queue] = [
-                        Waiter(job.rank, job.since, job.id)
-                        for job in turns.first_in_turn(Line(queue, scope), number, ageing)
-                    ]
-                elif number > 0:
-                    wanted.append((scope, queue, number))
-        found |= _first_that_wait(wanted)
+                if queue in keyed or ageing is not None:
+                    found[scope, queue] = _next_in_turn(Line(queue, scope), most, let_in, ageing)
+                else:  # with one more, which shows whether there are any that come before one of those that were let in
+                    wanted.append((scope, queue, max(most - let_in.number, 0) + bool(let_in.number)))
+        for (scope, queue), jobs in _first_that_wait(wanted).items():
+            room = self.rooms_of[scope]
+            most, let_in = min(room.left, STEP), room.let_in.get(queue, LetIn())
+            found[scope, queue] = _next_beside(Line(queue, scope), most, let_in, jobs)
         left = {scope: room.slots if room.rate is None else 0 for scope, room in self.rooms_of.items()}
         claimed = go_on(found, taker, self._limits, left)
         self._set_turns()
@@ -337,23 +348,71 @@ def _claim_for(
 def next_in_one_queue(limits: ActiveLimits, scopes: Sequence[str]) -> dict[tuple[str, str], list[Waiter]] | None:
     """Lock scopes and return who is next by scope and queue, found in one look; None where that does not do.
 
-    It does where no rate, no fair key and no ageing counts, and where all jobs of a scope are in one queue.
+    It does where no rate, no fair key and no ageing counts, where all jobs of a scope are in one queue, and where nobody who
+    waits comes before one who was let in.
     """
     if any(limits.rate(scope) is not None for scope in scopes):
         return None
     dialect().lock_scopes(scopes)
     rows = dialect().next_in_one_queue([(scope, limits.concurrency(scope) or 0) for scope in scopes], STEP)
     if rows is None or any(
-        is_more or registry.queue_settings(queue).ageing is not None for _, queue, is_more, *_ in rows
+        is_more or is_before or registry.queue_settings(queue).ageing is not None
+        for _, queue, is_more, _, is_before, *_ in rows
     ):
         return None
     found: dict[tuple[str, str], list[Waiter]] = {}
-    for number, queue, _, *job in rows:
+    free: dict[tuple[str, str], int] = {}
+    for number, queue, _, left, _, *job in rows:
         if job[2] is not None:
+            free[scopes[number], queue] = left
             found.setdefault((scopes[number], queue), []).append(Waiter(*job))
-    for jobs in found.values():
-        jobs.sort(key=lambda job: job[:3])
-    return found
+    return {where: sorted(jobs, key=lambda job: job[:3])[: free[where]] for where, jobs in found.items()}
+
+
+def _next_beside(line: Line, most: int, let_in: LetIn, jobs: list[Waiter]) -> list[Waiter]:
+    """Return who is next: of the first `jobs` that wait, those that are among the first `most` of all, with those let in."""
+    free = max(most - let_in.number, 0)
+    if len(jobs) > free and let_in.number and _is_before(jobs[free], let_in):
+        return _first_of_all(line, most, None)
+    return jobs[:free]
+
+
+def _next_in_turn(line: Line, most: int, let_in: LetIn, ageing: float | None) -> list[Waiter]:
+    """Return who is next where turns or ageing decide about that. Within a rank, whom a claim reaches first matters little."""
+    if let_in.number and (ageing is not None or any(rank < let_in.last[0] for rank in lines.ranks(line))):
+        return _first_of_all(line, most, ageing)
+    free = most - let_in.number
+    return [_as_waiter(job) for job in turns.first_in_turn(line, free, ageing)] if free > 0 else []
+
+
+def _first_of_all(line: Line, most: int, ageing: float | None) -> list[Waiter]:
+    """Return those that wait of the first `most` jobs of a line, of which some were let in already.
+
+    Who has come later and comes first waits behind nobody who was let in before, and has not been claimed since.
+    """
+    waiting, let_in = turns.first_in_turn(line, most, ageing), _let_in_of(line).values_list(*_PLACE)[:MOST_AHEAD]
+    everyone = turns.in_turn([*waiting, *(InLine(*row) for row in let_in)], turns.turns_of(line), ageing)
+    are_waiting = {job.id for job in waiting}
+    return [_as_waiter(job) for job in everyone[:most] if job.id in are_waiting]
+
+
+_PLACE = ("rank", "available_at", "job_id", "fair_key")
+
+
+def _let_in_of(line: Line) -> QuerySet[LimitSlot]:
+    return LimitSlot.objects.filter(
+        scope=line.scope, waits=False, queue=line.queue, job__status=JobStatus.PENDING
+    ).order_by("rank", "available_at", "job_id")
+
+
+def _as_waiter(job: InLine) -> Waiter:
+    return Waiter(job.rank, job.since, job.id)
+
+
+def _is_before(job: Waiter, let_in: LetIn) -> bool:
+    rank, since, job_id = let_in.last
+    to_datetime = dialect().to_datetime
+    return (job.rank, to_datetime(job.since), job.id) < (rank, to_datetime(since), job_id)
 
 
 class _Queues(NamedTuple):
@@ -373,10 +432,7 @@ class _InTurn:
         self._free = free
         self._served = turns.turns_of(line)
         # Those that wait, and those that were let in and are not among the claimed ones.
-        let_in = LimitSlot.objects.filter(
-            scope=line.scope, waits=False, queue=line.queue, job__status=JobStatus.PENDING
-        )
-        rows = let_in.exclude(job__in=claimed).values_list("rank", "available_at", "job_id", "fair_key")
+        rows = _let_in_of(line).exclude(job__in=claimed).values_list(*_PLACE)
         self._others = [*turns.first_in_turn(line, free, ageing), *(InLine(*row) for row in rows[:MOST_AHEAD])]
         self._taken: list[InLine] = []
 

@@ -99,6 +99,26 @@ def test_no_more_run_than_the_limit_says_and_a_settle_gives_the_slot_to_the_firs
     assert Job.objects.get(pk="j2").worker_id is None
 
 
+@pytest.mark.parametrize("options", [{}, {"fair_key": "a"}, {"fair_key": "b"}])
+def test_one_that_was_let_in_keeps_nobody_waiting_who_comes_before_it(options: dict[str, Any]) -> None:
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="running", priority=5)
+    (first,) = claim("default", 10, "p")
+    submit(name, {}, job_id="let-in", priority=5, **options)
+    assert claim("default", 10, "p") == []
+    done(first)
+    assert Job.objects.ready().get().pk == "let-in"
+    key = "a" if options else None
+    submit_many([NewJob(name, {}, job_id=f"urgent-{number}", priority=9, fair_key=key) for number in range(3)])
+    for number in range(3):
+        # Ready, and not only once a claim comes to the one that was let in: other jobs may keep the workers from that.
+        assert f"urgent-{number}" in Job.objects.ready().values_list("pk", flat=True)
+        (urgent,) = claim("default", 1, "p")
+        assert urgent.id == f"urgent-{number}"
+        done(urgent)
+    assert ids(claim("default", 10, "p")) == ["let-in"]
+
+
 def test_each_value_of_the_key_has_slots_of_its_own() -> None:
     name = limited(concurrency=1, key="account")
     for number in range(6):

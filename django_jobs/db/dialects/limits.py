@@ -21,7 +21,10 @@ _LIMIT_KEYS = (
 )
 _SLOTS_TAKEN = (
     "SELECT slot.scope, slot.queue, COUNT(CASE WHEN job.status = 'running' THEN 1 END),"
-    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END), COUNT(CASE WHEN job.status = 'running' AND slot.starts THEN 1 END)"
+    " COUNT(CASE WHEN job.status = 'running' AND slot.starts THEN 1 END),"
+    " COUNT(CASE WHEN job.status = 'pending' THEN 1 END), MAX(CASE WHEN job.status = 'pending' THEN slot.rank END),"
+    " MAX(CASE WHEN job.status = 'pending' THEN slot.available_at END),"
+    " MAX(CASE WHEN job.status = 'pending' THEN slot.job_id END)"
     f" FROM {SLOT} AS slot JOIN {JOB} AS job ON job.id = slot.job_id WHERE slot.waits = FALSE AND slot.scope IN"
 )
 QUEUES_OF_WAITERS = (
@@ -90,8 +93,9 @@ class LimitStatements(Speaker):
         rows = self.read(f"SELECT job_id, scope, waits, starts FROM {SLOT} WHERE job_id IN ({marks(ids)})", ids)
         return [(job_id, scope, bool(waits), bool(starts)) for job_id, scope, waits, starts in rows]
 
-    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int, int]]:
-        """Return (scope, queue, jobs that run, jobs that were let in and are ready, jobs that run and have yet to start).
+    def slots_taken(self, scopes: Sequence[str]) -> list[tuple[str, str, int, int, int, int | None, Any, str | None]]:
+        """Return (scope, queue, jobs that run, those of them that have yet to start, jobs that were let in and are ready, and of
+        these the highest rank, available_at and id).
 
         Scopes without such jobs are left out.
         """
@@ -152,9 +156,10 @@ class LimitStatements(Speaker):
     def next_in_one_queue(self, scopes: Sequence[tuple[str, int]], most: int) -> list[tuple[Any, ...]] | None:
         """Return who is next in scopes, each given with how many may run at once; None where that takes several looks.
 
-        A row is (number of the scope, queue, whether there is another queue, or a fair key, rank, available_at, id, job_type,
-        limit_key, queue_limit_key, whether a ready job comes before that was not let in). Scopes where nobody waits have none,
-        and of those where nobody is next the columns of the job are None.
+        A row is (number of the scope, queue, whether there is another queue, or a fair key, how many there is room for, whether
+        the job comes before one that was let in, rank, available_at, id, job_type, limit_key, queue_limit_key, whether a ready
+        job comes before that was not let in). Scopes where nobody waits have none, and of those where nobody is next the columns
+        of the job are None. Where jobs were let in, there may be one more than there is room for.
 
         Args:
             most: how many of each scope are returned at most.
