@@ -16,6 +16,7 @@ from django.utils import timezone
 from django_jobs import compat
 from django_jobs.compat import BaseTaskBackend, task_enqueued
 from django_jobs.names import queue_problem
+from django_jobs.rules import MAX_DELAY
 from django_jobs.task_backend import receivers
 from django_jobs.task_backend.checks import check_backend
 from django_jobs.task_backend.options import TaskRefused
@@ -43,8 +44,10 @@ class TakesOurOptions(BaseTaskBackend):
         run_after: Any = task.run_after
         if not isinstance(run_after, timedelta):
             return super().validate_task(task)
-        if run_after < timedelta(0):
-            raise TaskRefused(f"run_after={run_after!r}: it must not be negative")
+        if not timedelta(0) <= run_after <= MAX_DELAY:
+            raise TaskRefused(
+                f"run_after={run_after!r}: give a timedelta from 0 to {MAX_DELAY.days} days, or an aware datetime"
+            )
         seen: Any = SimpleNamespace(
             func=task.func,
             priority=task.priority,

@@ -176,7 +176,9 @@ def test_using_changes_what_it_is_told_and_keeps_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    "run_after", [datetime(2030, 1, 1), timedelta(seconds=-1)], ids=["a naive time", "a negative wait"]
+    "run_after",
+    [datetime(2030, 1, 1), timedelta(seconds=-1), timedelta.max],
+    ids=["a naive time", "a negative wait", "longer than there are dates"],
 )
 def test_using_refuses_a_wrong_run_after(run_after: Any) -> None:
     with pytest.raises(InvalidTask, match="run_after"):
