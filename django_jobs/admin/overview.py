@@ -20,6 +20,7 @@ from django_jobs.models import (
     DeadLetter,
     Job,
     JobStatus,
+    LimitSlot,
     Operation,
     OperationState,
     Overview,
@@ -103,10 +104,12 @@ class OverviewAdmin(ActPages):
         overdue = _("%(count)s overdue") % {"count": count_text(state["overdue"])} if state["overdue"] else ""
         number = state["dead_letters"] - state["loud"]
         muted = _("%(count)s muted") % {"count": count_text(number)} if number else ""
+        held_back = card(_("held back by limits"), count_text(state["held_back"]), self.list_url("limit"))
         return [
             card(_("open dead letters"), count_text(state["dead_letters"]), self.url("deadletter_causes"), muted,
                  alarm=bool(state["loud"])),
             card(_("ready"), state["ready_text"], f"{jobs}?status=pending"),
+            *([held_back] if state["held_back"] else []),
             card(_("running"), state["running"], f"{jobs}?status=running"),
             card(_("scheduled"), count_text(state["scheduled"]), f"{jobs}?status=scheduled", overdue),
             card(_("worker processes alive"), state["alive"], self.list_url("workerprocess"),
@@ -140,6 +143,7 @@ def _state(queues: dict[str, stats.QueueStats], processes: list[WorkerProcess], 
     return {
         "ready": sum(ready),
         "ready_text": _sum_text(ready),
+        "held_back": capped_count(LimitSlot.objects.filter(waits=True)),
         "running": sum(queue.running for queue in queues.values()),
         "scheduled": capped_count(scheduled),
         "overdue": capped_count(scheduled.filter(available_at__lt=now - LATE)),  # nobody promoted them

@@ -56,6 +56,17 @@ def test_the_overview_counts_what_waits_runs_and_died() -> None:
     state = context["state"]
     assert (state["ready"], state["running"], state["scheduled"], state["dead_letters"]) == (3, 1, 1, 1)
     assert (state["alive"], state["threads"]) == (1, 4)
+    assert "held back by limits" not in {card["label"] for card in context["cards"]}
+
+
+def test_the_overview_counts_what_limits_hold_back_where_some_do() -> None:
+    for _ in range(3):
+        JobFactory(pending_limits=1).slots.create(
+            scope="queue:mail", waits=True, starts=False, queue="mail", rank=0, available_at=database_now()
+        )
+    cards = {card["label"]: card for card in operator().get(OVERVIEW).context["cards"]}
+    assert cards["ready"]["value"] == "0"
+    assert (cards["held back by limits"]["value"], cards["held back by limits"]["url"]) == ("3", f"{HOME}limit/")
 
 
 def test_the_overview_says_what_needs_an_operator() -> None:

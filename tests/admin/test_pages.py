@@ -53,7 +53,7 @@ HOSTILE = {
 }
 # What a page asks of the database at most, the session, the user and the choice of a database among it.
 QUERIES = {
-    "overview/": 26, "job/": 9, "deadletter/": 4, "queue/": 12, "schedule/": 3, "workerprocess/": 3, "goneprocess/": 3,
+    "overview/": 27, "job/": 9, "deadletter/": 4, "queue/": 12, "schedule/": 3, "workerprocess/": 3, "goneprocess/": 3,
     "deadletter/causes/": 8, "deadletter/causes/?age=all": 8, "deadletter/?state=all": 6, "job/_types/": 5,
     "overview/acts/": 10, "batch/": 3, "alert/": 4, "operation/": 3, "job/_types/…/": 8, "deadletter/causes/…/": 9,
     "job/…/change/": 19, "deadletter/…/change/": 6, "schedule/…/change/": 5, "batch/…/change/": 7,
