@@ -225,24 +225,18 @@ def reopen(ids: Sequence[str]) -> None:
 
 
 def _open(batch_ids: Collection[str]) -> None:
-    batches = _with_parents(batch_ids)
-    for _, batch_id in sorted((-depth, batch_id) for batch_id, depth in batches.items()):
+    for batch in sorted(with_parents(batch_ids).values(), key=lambda batch: (-batch.depth, batch.pk)):
         running = {"status": BatchStatus.RUNNING, "finished_at": None, "cancel_requested_at": None}
-        Batch.objects.filter(pk=batch_id).update(**running)
+        Batch.objects.filter(pk=batch.pk).update(**running)
 
 
-def _with_parents(batch_ids: Collection[str]) -> dict[str, int]:
-    """Return the depth of batches and of all around them."""
-    found: dict[str, int] = {}
-    layer = set(batch_ids)
-    while layer:
-        rows = Batch.objects.filter(pk__in=layer).values_list("pk", "depth", "parent_id")
-        layer = set()
-        for batch_id, depth, parent_id in rows:
-            found[batch_id] = depth
-            if parent_id is not None:
-                layer.add(parent_id)
-        layer -= found.keys()
+def with_parents(batch_ids: Iterable[str]) -> dict[str, Batch]:
+    """Return batches and all around them, by id."""
+    found: dict[str, Batch] = {}
+    ids = set(batch_ids)
+    while layer := Batch.objects.in_bulk(list(ids)):
+        found.update(layer)
+        ids = {batch.parent_id for batch in layer.values() if batch.parent_id is not None} - found.keys()
     return found
 
 

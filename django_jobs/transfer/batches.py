@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django_jobs.exceptions import InvalidJob
-from django_jobs.lifecycle.batches import Place, restore_batches
+from django_jobs.lifecycle.batches import Place, restore_batches, with_parents
 from django_jobs.lifecycle.callbacks import CALLBACKS, check_callback
 from django_jobs.models import Batch, BatchMember, BatchStatus
 from django_jobs.names import id_problem
@@ -57,20 +57,12 @@ def written(batch_of: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     if not ids:
         return {}
     places = dict(BatchMember.objects.filter(pk__in=list(ids)).values_list("job_id", "place"))
-    batches = _with_parents(set(ids.values()))
+    batches = with_parents(ids.values())
     return {
         job_id: {"place": places.get(job_id), **_written(batches[batch_id], batches)}
         for job_id, batch_id in ids.items()
         if batch_id in batches
     }
-
-
-def _with_parents(ids: set[str]) -> dict[str, Batch]:
-    found: dict[str, Batch] = {}
-    while layer := Batch.objects.in_bulk(list(ids)):
-        found.update(layer)
-        ids = {batch.parent_id for batch in layer.values() if batch.parent_id is not None} - found.keys()
-    return found
 
 
 def _written(batch: Batch, batches: Mapping[str, Batch]) -> dict[str, Any]:
