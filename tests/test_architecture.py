@@ -217,8 +217,22 @@ def prints(module: str, text: str) -> Iterator[str]:
             yield f"line {node.lineno}: print()"
 
 
+def read_once(module: str, text: str) -> Iterator[str]:
+    """Complain about what may run again and takes an iterable: of a generator, the second run would find nothing left."""
+    for node in nodes_of(text):
+        if isinstance(node, ast.FunctionDef) and {*map(ast.unparse, node.decorator_list)} & {
+            "transactional",
+            "retried",
+        }:
+            for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+                kind = ast.unparse(argument.annotation) if argument.annotation is not None else ""
+                if "Iterable[" in kind or "Iterator[" in kind:
+                    yield f"line {node.lineno}: {node.name} may run again and takes {argument.arg}: {kind}"
+
+
 CHECKERS = [
     upward_imports, words_with_a_database, status_writes, raw_sql, row_locks, alias_parameters, missing_docstrings, prints,
+    read_once,
 ]  # fmt: skip
 Checker = Callable[[str, str], Iterator[str]]
 
@@ -306,6 +320,8 @@ BAD = [
     (alias_parameters, "models.job", "async def f(*, using): pass"),
     (missing_docstrings, "queue", "import os\n'''late'''"),
     (prints, "worker.thread", "def f():\n    print('here')"),
+    (read_once, "lifecycle.cancel", "@transactional\ndef f(ids: Iterable[str]): pass"),
+    (read_once, "lifecycle.cancel", "@retried\ndef f(a, *, ids: Iterator[str] | None): pass"),
 ]
 
 
@@ -332,6 +348,11 @@ GOOD = [
     (row_locks, "scheduling.ticks", "Schedule.objects.select_for_update()"),
     (alias_parameters, "backends", "def __init__(self, alias, params): pass"),
     (alias_parameters, "db.connections", "def use_database(alias): pass"),
+    (
+        read_once,
+        "lifecycle.cancel",
+        "def f(ids: Iterable[str]): pass\n@transactional\ndef g(ids: Collection[str]): pass",
+    ),
 ]
 
 

@@ -34,7 +34,7 @@ def tell(alerts: AlertSettings) -> Told:
         return Told()
     result = Told(findings=claimed, problems=send(alerts, claimed))
     if result.arrived:
-        told(finding.key for finding in claimed)
+        told([finding.key for finding in claimed])
     return result
 
 

@@ -6,7 +6,7 @@ look of any process tells it. One that is killed between sending and `told` has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from django.db.models import F, Q
@@ -54,10 +54,10 @@ def _claim(key: str, condition: Q, lasts: timedelta, text: str) -> bool:
 
 
 @retried
-def told(keys: Iterable[str]) -> None:
+def told(keys: Collection[str]) -> None:
     """Record that what this process has claimed was sent: what was known at the claim."""
     # In this order: MariaDB sets one column after the other.
-    Alert.objects.filter(key__in=list(keys)).update(told_at=Coalesce(F("claimed_at"), DbNow()), claimed_at=None)
+    Alert.objects.filter(key__in=keys).update(told_at=Coalesce(F("claimed_at"), DbNow()), claimed_at=None)
 
 
 @retried

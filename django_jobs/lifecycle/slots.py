@@ -223,7 +223,7 @@ def give_on(ids: Collection[str], taker: Taker | None = None) -> list[tuple[Any,
 
 
 @transactional
-def _let_in(scopes: Iterable[str]) -> None:
+def _let_in(scopes: Collection[str]) -> None:
     Scopes(active_limits(), scopes).let_in()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -153,7 +153,7 @@ def is_untouched(row: Schedule) -> bool:
 
 
 @transactional
-def restore_schedules(states: Iterable[ScheduleState]) -> None:
+def restore_schedules(states: Collection[ScheduleState]) -> None:
     """Write schedules as they were elsewhere; a declared one that has not ticked here takes the state on.
 
     A row keeps the site that declared it here. Raises InvalidJob when another row has the name.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.core import mail
 from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
 from django.db.models import F
 from django.test import override_settings
 
@@ -177,6 +178,24 @@ def test_eight_at_once_tell_once(receiver: Hook) -> None:
     DeadLetter.objects.update(died_at=DbNow())
     run_in_threads(lambda: tell(at(receiver)), 8)
     assert sorted(receiver.keys) == sorted(2 * ["cause:f0", "cause:f1", "cause:f2"])
+
+
+def test_what_was_told_is_on_record_where_the_database_takes_the_record_at_the_second_try() -> None:
+    DeadLetterFactory(fingerprint="one")
+    refused: list[str] = []
+
+    def refuse_once(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and "COALESCE" in sql and not refused:
+            refused.append(sql)
+            raise OperationalError(1213, "Deadlock found when trying to get lock; try restarting transaction")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(refuse_once):
+        assert [finding.key for finding in tell(BY_MAIL).findings] == ["cause:one"]
+    assert len(refused) == 1
+    alert = Alert.objects.get(key="cause:one")
+    assert alert.told_at is not None
+    assert alert.claimed_at is None
 
 
 @pytest.mark.slow
