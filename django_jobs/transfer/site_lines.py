@@ -208,7 +208,7 @@ class SiteImport:
     def write(self) -> None:
         """Write what is not here, inside the transaction in which the jobs were written."""
         self.queues_changed = restore_pauses(self._queues)
-        restore_schedules(state for name, state in self._schedules.items() if name not in self._known)
+        restore_schedules([state for name, state in self._schedules.items() if name not in self._known])
 
 
 def _said(line: dict[str, Any]) -> str:
