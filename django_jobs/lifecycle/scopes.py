@@ -104,6 +104,10 @@ class Room:
         """How many jobs may be claimed, to start now or in a moment."""
         return min(self.slots, self.starts_soon)
 
+    def in_queue(self, queue: str) -> tuple[int, LetIn]:
+        """Return how many jobs of a queue may be ready, and those that were let in."""
+        return min(self.left, STEP), self.let_in.get(queue, LetIn())
+
     @property
     def starts_soon(self) -> int:
         """How many starts its rate has room for, now or in a moment."""
@@ -257,16 +261,14 @@ class Scopes:
                 continue
             keyed = {*self._queues_of_waiters(scope, keyed=True)}
             for queue in {*self._queues_of_waiters(scope, keyed=False), *keyed}:
-                most, let_in = min(room.left, STEP), room.let_in.get(queue, LetIn())
+                most, let_in = room.in_queue(queue)
                 ageing = registry.queue_settings(queue).ageing
                 if queue in keyed or ageing is not None:
                     found[scope, queue] = _next_in_turn(Line(queue, scope), most, let_in, ageing)
                 else:  # with one more, which shows whether there are any that come before one of those that were let in
                     wanted.append((scope, queue, max(most - let_in.number, 0) + bool(let_in.number)))
         for (scope, queue), jobs in _first_that_wait(wanted).items():
-            room = self.rooms_of[scope]
-            most, let_in = min(room.left, STEP), room.let_in.get(queue, LetIn())
-            found[scope, queue] = _next_beside(Line(queue, scope), most, let_in, jobs)
+            found[scope, queue] = _next_beside(Line(queue, scope), *self.rooms_of[scope].in_queue(queue), jobs)
         left = {scope: room.slots if room.rate is None else 0 for scope, room in self.rooms_of.items()}
         claimed = go_on(found, taker, self._limits, left)
         self._set_turns()
