@@ -30,6 +30,7 @@ MOST_COMPARED = 200  # with more free slots than this, who is first does not mat
 MOST_AHEAD = 1_000
 STEP = 500
 SCOPES_PER_STATEMENT = 50
+IN_LINE = ("rank", "available_at", "job_id", "fair_key")  # the columns of an InLine
 T = TypeVar("T")
 
 
@@ -392,13 +393,10 @@ def _first_of_all(line: Line, most: int, ageing: float | None) -> list[Waiter]:
 
     Who has come later and comes first waits behind nobody who was let in before, and has not been claimed since.
     """
-    waiting, let_in = turns.first_in_turn(line, most, ageing), _let_in_of(line).values_list(*_PLACE)[:MOST_AHEAD]
+    waiting, let_in = turns.first_in_turn(line, most, ageing), _let_in_of(line).values_list(*IN_LINE)[:MOST_AHEAD]
     everyone = turns.in_turn([*waiting, *(InLine(*row) for row in let_in)], turns.turns_of(line), ageing)
     are_waiting = {job.id for job in waiting}
     return [_as_waiter(job) for job in everyone[:most] if job.id in are_waiting]
-
-
-_PLACE = ("rank", "available_at", "job_id", "fair_key")
 
 
 def _let_in_of(line: Line) -> QuerySet[LimitSlot]:
@@ -434,7 +432,7 @@ class _InTurn:
         self._free = free
         self._served = turns.turns_of(line)
         # Those that wait, and those that were let in and are not among the claimed ones.
-        rows = _let_in_of(line).exclude(job__in=claimed).values_list(*_PLACE)
+        rows = _let_in_of(line).exclude(job__in=claimed).values_list(*IN_LINE)
         self._others = [*turns.first_in_turn(line, free, ageing), *(InLine(*row) for row in rows[:MOST_AHEAD])]
         self._taken: list[InLine] = []
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.fault
 
 LEASE = 12
 OWN_QUEUE = "own"  # served by the host whose cable fails alone: it is no race with the other
-SETTINGS = {"LEASE_SECONDS": LEASE, "BASE_DELAY": 0.05, "MAX_DELAY": 0.3, "QUEUES": {OWN_QUEUE: {}}}
+SETTINGS = {"LEASE_SECONDS": LEASE, "BASE_DELAY": 0.05, "MAX_DELAY": 0.3}
 
 
 class Site:
@@ -82,8 +82,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any)
         cut, near = stack.enter_context(host()), stack.enter_context(host())
         url = stack.enter_context(_database_for_hosts(request.param, tmp_path, django_db_blocker))
         workers = [
-            stack.enter_context(_workers_on(each, url, queues=queues))
-            for each, queues in ((cut, f"default,{OWN_QUEUE}"), (near, "default"))
+            stack.enter_context(_workers_on(cut, url)),
+            stack.enter_context(_workers_on(near, url, "--queues", "default")),
         ]
         for one in workers:
             one.wait_ready(2, timeout=60)
@@ -114,12 +114,12 @@ def _let_hosts_in() -> None:
 
 
 @contextmanager
-def _workers_on(where: Host, url: str, name: str = "", queues: str = "default") -> Iterator[Workers]:
-    """Run workers on a host; `name` is what they call this machine, where it is not its address."""
+def _workers_on(where: Host, url: str, *more: str, name: str = "") -> Iterator[Workers]:
+    """Run workers on a host, with `more` arguments; `name` is what they call this machine, where it is not its address."""
     parts = urlsplit(url)
     account = (parts.username or "") + "@"
     env = {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"{account}{name or where.gateway}:{parts.port}"))}
-    arguments = ("runworkers", "--processes", "2", "--threads", "2", "--queues", queues)
+    arguments = ("runworkers", "--processes", "2", "--threads", "2", *more)
     with spawn(*arguments, program=where.program, env=env, settings=SETTINGS) as workers:
         yield workers
 
@@ -160,7 +160,7 @@ def test_a_network_that_loses_a_tenth_of_its_packets(site: Site, share: float) -
     before = site.processes()
     with site.cut.losing("both", share):
         began = time.monotonic()
-        submitted = _submit(200, OWN_QUEUE)
+        submitted = _submit(200, queue=OWN_QUEUE, max_retries=100)
         wait_until(lambda: not Job.objects.filter(pk__in=submitted).live().exists(), 240, "jobs of this host alone")
         seconds = time.monotonic() - began
         assert site.processes() == before
@@ -182,9 +182,9 @@ def _new_job_takes() -> float:
     return time.monotonic() - began
 
 
-def _submit(number: int, queue: str = "default") -> list[str]:
+def _submit(number: int, **options: Any) -> list[str]:
     types = ("effects.record_atomic", "effects.sleep", "effects.sleep_async", "effects.record")
-    jobs = [NewJob(types[each % 4], {"seconds": 0.02}, queue=queue, max_retries=100) for each in range(number)]
+    jobs = [NewJob(types[each % 4], {"seconds": 0.02}, **options) for each in range(number)]
     return [job.pk for job in submit_many(jobs)]
 
 

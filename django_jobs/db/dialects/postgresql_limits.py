@@ -18,10 +18,11 @@ WHERE {IS_OVERTAKEN.format(jobs=f"{JOB} AS job", queue="given.queue", scope="giv
 # Who is next in scopes that have nothing but the jobs of one queue, without fair keys; and who of them a ready job overtakes.
 # In the order of the index the last entry tells whether there is another queue, or a key. One plan for what takes four otherwise:
 # to plan them takes longer than to run them. What is taken is read in order and up to the limit, which is no bitmap scan: that
-# would read the slots of all jobs that have ended since the last vacuum, again and again. The status is asked for each of them: a
-# job that was ended by a process without this limit keeps its slot, which is none any more. The inner limit of who is next is a
-# number, for the planner takes any other for a tenth of all who wait: with 60,000 of them the server compiled for 0.3 s. Where
-# jobs have been let in, one more is read than there is room for: it shows whether one that waits comes before one of those.
+# would read the slots of all jobs that have ended since the last vacuum, again and again. The status is asked for each of them,
+# and OFFSET 0 keeps the planner from joining all jobs instead: a job that was ended by a process without this limit keeps its
+# slot, which is none any more. The inner limit of who is next is a number, for the planner takes any other for a tenth of all who
+# wait: with 60,000 of them the server compiled for 0.3 s. Where jobs have been let in, one more is read than there is room for:
+# it shows whether one that waits comes before one of those.
 _NEXT_IN_ONE_QUEUE = f"""
 SELECT given.number - 1, last.queue, last.keyed OR first.queue <> last.queue OR taken.elsewhere, given.most - taken.number,
     (next.rank, next.available_at, next.id) < (taken.last_rank, taken.last_available_at, taken.last_id),
