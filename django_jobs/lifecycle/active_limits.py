@@ -47,8 +47,12 @@ class ActiveLimits(NamedTuple):
 
     def scopes(self, job_type: str, queue: str, limit_key: str | None, queue_limit_key: str | None) -> tuple[str, ...]:
         """Return the scopes in which a job needs a slot: that of its queue and that of its type, as far as they hold it."""
-        limits = ((self.queues.get(queue), queue_limit_key), (self.types.get(job_type), limit_key))
-        scopes = (limit.scope(value) for limit, value in limits if limit is not None)
+        of_queue, of_type = self.queues.get(queue), self.types.get(job_type)
+        # A submit may give the value for a type whose limit has no key; one for a queue is left over from a key that it had.
+        scopes = (
+            of_queue and of_queue.scope(queue_limit_key if of_queue.keyed else None),
+            of_type and of_type.scope(limit_key),
+        )
         return tuple(scope for scope in scopes if scope is not None)
 
     def rated(self, job_type: str, queue: str, limit_key: str | None, queue_limit_key: str | None) -> tuple[str, ...]:
@@ -127,6 +131,9 @@ class _Known:
             limits[queue] = limit
             self._version = -1
 
+    def of_queue(self, queue: str) -> Limit | None:
+        return self.declared()[1].get(queue)
+
     def of_queue_object(self, queue: str) -> Limit | None:
         return self._of_queues.get(jobs_alias(), {}).get(queue) if self._of_queues else None
 
@@ -169,6 +176,11 @@ def watch(queue: str) -> None:
 def declare_queue(queue: str, limit: Limit) -> None:
     """Let a limit hold for a queue of the current database in this process, as one of the settings does."""
     _known.declare_queue(queue, limit)
+
+
+def limit_of_queue(queue: str) -> Limit | None:
+    """Return the limit that this process declares for a queue of the current database."""
+    return _known.of_queue(queue)
 
 
 def limit_of_queue_object(queue: str) -> Limit | None:
