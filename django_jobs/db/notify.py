@@ -46,6 +46,7 @@ _work_listeners: dict[str, list[Callable[[str], None]]] = {}
 _old_listeners: dict[str, list[Callable[[str], None]]] = {}
 _cascade_listeners: dict[str, list[Callable[[], None]]] = {}
 _turn_listeners: dict[str, list[Callable[[float], None]]] = {}
+_room_listeners: dict[str, list[Callable[[str], None]]] = {}
 
 
 def has_notifications() -> bool:
@@ -95,6 +96,19 @@ def notify_turn(seconds: float) -> None:
     """Have the worker process, if this is one, let in whose turn has come in so many seconds; after the commit."""
     for listener in list(_turn_listeners.get(jobs_alias(), ())):
         after_commit(lambda listener=listener: listener(seconds))  # type: ignore[misc]
+
+
+def room_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
+    """Call `listener(scope)` after each move of this process that left room in a scope here; return what ends that."""
+    listeners = _room_listeners.setdefault(jobs_alias(), [])
+    listeners.append(listener)
+    return lambda: listeners.remove(listener)
+
+
+def notify_room(scope: str) -> None:
+    """Have the worker process, if this is one, look again who waits for slots of a scope, after the commit: they are locked."""
+    for listener in list(_room_listeners.get(jobs_alias(), ())):
+        after_commit(lambda listener=listener: listener(scope))  # type: ignore[misc]
 
 
 def notify_work(queue: str, *, is_old: bool = False) -> None:

@@ -24,6 +24,8 @@ from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_watched, w
 
 MOST_ROUNDS = 20  # of claims that find nothing but jobs to be held back; a worker looks again soon
 ROUND = 500  # jobs that each of them but the first looks at
+# Another claim that is open admits its jobs within two rounds. What comes first and is locked for longer is locked by the site.
+ROUNDS_IN_ORDER = 2
 
 
 class BadPayload(Fail):
@@ -143,12 +145,17 @@ def _claim_without_turns(
             return _claim_aged(queue, limit, process_id, marks, ageing)
         return _claim(queue, limit, process_id, marks)
     if ageing is None and not is_watched(queue):
-        return _claim_unwatched(queue, limit, process_id, limits, marks)
+        jobs = _claim_unwatched(queue, limit, process_id, limits, marks)
+        if jobs or not is_watched(queue):
+            return jobs
     for number in range(MOST_ROUNDS):
         looked_at = max(limit, ROUND) if number else limit
-        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks, ageing)
+        overtakes = number >= ROUNDS_IN_ORDER
+        found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks, ageing, overtakes)
         if jobs or not found:
             return jobs
+        if turns.look(queue):  # those that were let in, in place of the ones held back, have keys
+            return _claim_in_turn(queue, limit, process_id, ageing)
     return []
 
 
@@ -156,7 +163,8 @@ def _claim_in_turn(queue: str, limit: int, process_id: str, ageing: float | None
     """Claim from a queue where some jobs have a fair key; those without one are taken as those of one more key."""
     for number in range(MOST_ROUNDS):
         looked_at = max(limit, ROUND) if number else limit
-        goes_on, jobs = _claim_round_in_turn(queue, limit, looked_at, process_id, ageing)
+        overtakes = number >= ROUNDS_IN_ORDER
+        goes_on, jobs = _claim_round_in_turn(queue, limit, looked_at, process_id, ageing, overtakes)
         if jobs or not goes_on:
             return jobs
     return []
@@ -164,7 +172,7 @@ def _claim_in_turn(queue: str, limit: int, process_id: str, ageing: float | None
 
 @transactional
 def _claim_round_in_turn(
-    queue: str, limit: int, looked_at: int, process_id: str, ageing: float | None
+    queue: str, limit: int, looked_at: int, process_id: str, ageing: float | None, overtakes: bool
 ) -> tuple[bool, list[ClaimedJob]]:
     """Return whether another round may find more, and up to `limit` jobs that may run, out of the first ones in turn."""
     limits = active_limits()
@@ -179,7 +187,7 @@ def _claim_round_in_turn(
         job._replace(fair_key=waiting[place[job.id]].key)
         for job in sorted(ClaimedJob.of_rows(rows), key=lambda job: place[job.id])
     ]
-    admitted = jobs if limits is NO_LIMITS else _admitted(jobs, process_id, limits)
+    admitted = jobs if limits is NO_LIMITS else _admitted(jobs, process_id, limits, overtakes=overtakes)
     kept, left = admitted[:limit], admitted[limit:]
     slots.put_back([job.id for job in left])
     # Whom a limit has held back has had its turn; whom we put back has not.
@@ -230,10 +238,11 @@ def _claim_within_limits(
     limits: ActiveLimits,
     marks: Marks | None,
     ageing: float | None,
+    overtakes: bool,
 ) -> tuple[bool, list[ClaimedJob]]:
     """Return whether there was a ready job, and up to `limit` jobs that may run, out of the first ready ones."""
     jobs = _taken(queue, looked_at, process_id, marks, ageing)
-    admitted = _admitted(jobs, process_id, limits)
+    admitted = _admitted(jobs, process_id, limits, overtakes=overtakes)
     if left := admitted[limit:]:
         slots.put_back([job.id for job in left])
         if marks is not None:
@@ -255,13 +264,15 @@ def _claim_unwatched(
     return transactional(_admitted)(jobs, process_id, limits)
 
 
-def _admitted(jobs: Sequence[ClaimedJob], process_id: str, limits: ActiveLimits) -> list[ClaimedJob]:
+def _admitted(
+    jobs: Sequence[ClaimedJob], process_id: str, limits: ActiveLimits, *, overtakes: bool = False
+) -> list[ClaimedJob]:
     """Return those of the claimed jobs that may run; the others are held back."""
     limited = [job for job in jobs if limits.hold(job.job_type, job.queue)]
     if not limited:
         return list(jobs)
     left_out = {job.id for job in limited}
-    admitted = slots.admit(limited, limits, process_id)
+    admitted = slots.admit(limited, limits, process_id, overtakes=overtakes)
     return [
         job._replace(is_limited=True, **admitted[job.id]._asdict()) if job.id in admitted else job
         for job in jobs

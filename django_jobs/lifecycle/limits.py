@@ -31,8 +31,7 @@ def write_declared() -> None:
     removed = LimitRow.objects.filter(site=this_site()).exclude(pk__in=code)
     removed.filter(set_at__isnull=True).delete()
     removed.update(declared=False)
-    forget_numbers()
-    count_running()
+    after_commit(_count_by_new_numbers)
 
 
 def _columns(limit: Limit) -> dict[str, object]:
@@ -82,8 +81,13 @@ def reset_limit(name: str) -> None:
 
 def _go_by_new_numbers() -> None:
     """Do so here at once; other processes do within FRESH_SECONDS."""
-    forget_numbers()
+    _count_by_new_numbers()
     sweep()
+
+
+def _count_by_new_numbers() -> None:
+    forget_numbers()
+    count_running()
 
 
 def _lock_row(name: str) -> LimitRow:

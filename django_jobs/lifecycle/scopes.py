@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django_jobs.db import lines
 from django_jobs.db.dialects import dialect
 from django_jobs.db.lines import NO_KEY, InLine, Line
-from django_jobs.db.notify import notify_work
+from django_jobs.db.notify import notify_room, notify_work
 from django_jobs.db.transactions import database_now
 from django_jobs.handlers import registry
 from django_jobs.limit import MOST_AT_ONCE, Rate
@@ -29,6 +29,7 @@ from .moved import in_chunks
 MOST_COMPARED = 200  # with more free slots than this, who is first does not matter
 MOST_AHEAD = 1_000
 STEP = 500
+FEW_LOCKED = 20
 SCOPES_PER_STATEMENT = 50
 IN_LINE = ("rank", "available_at", "job_id", "fair_key")  # the columns of an InLine
 T = TypeVar("T")
@@ -168,7 +169,7 @@ class Scopes:
 
     def __init__(self, limits: ActiveLimits, scopes: Iterable[str]) -> None:
         known = [scope for scope in sorted(set(scopes)) if limits.concurrency(scope) is not None]
-        # The first and the last queue where somebody waits, without a fair key and with one.
+        # The first and the last queue where somebody waits, without a fair key and with one, or has just been held back.
         self._waiters: dict[str, list[_Queues]] = {}
         self._ahead: dict[str, list[tuple[Any, ...]]] = {}
         self._in_turn: dict[str, _InTurn] = {}  # where those of the claimed jobs' queue are served in turn
@@ -179,7 +180,6 @@ class Scopes:
         if ahead := [scope for scope, room in self.rooms_of.items() if room.window.is_ahead]:
             starts.mend(ahead)
             self.rooms_of = rooms_of(limits, known)
-        self._awaited: set[str] = set()  # scopes in which one has just been held back
         self.have_turns = False
         self.not_before: dict[str, datetime] = {}  # by job id
         for chunk in in_chunks(known, SCOPES_PER_STATEMENT):
@@ -195,6 +195,15 @@ class Scopes:
         for slot in slots:
             if not slot.waits and slot.scope in self.rooms_of:
                 self.rooms_of[slot.scope].take(-1, -int(slot.starts))
+
+    def leave_out_locked(self) -> None:
+        """Count nobody as let in whom somebody else has locked: another goes before one that a transaction of the site keeps."""
+        for scope in self._waiters:
+            room = self.rooms_of[scope]
+            for queue, let_in in room.let_in.items() if room.left > 0 else ():
+                ids = [*_let_in_of(Line(queue, scope)).values_list("job_id", flat=True)[:STEP]]
+                locked = len(ids) - len(dialect().lock_free_jobs(ids)) if ids else 0
+                room.let_in[queue] = let_in._replace(number=let_in.number - locked)
 
     def see_who_comes_first(self, claimed: Sequence[Claimed]) -> None:
         """See which jobs come before the claimed ones of a queue: they wait for a slot, or another claim has taken them."""
@@ -226,7 +235,7 @@ class Scopes:
         """Take a slot in each scope, or in none: then return the one that is full, or where others come first."""
         for scope in scopes:
             if not self._has_room(scope, job):
-                self._awaited.add(scope)
+                self._waiters.setdefault(scope, []).append(_Queues(job.queue, job.queue, job.fair_key != NO_KEY))
                 return scope
         for scope in scopes:
             room = self.rooms_of[scope]
@@ -283,7 +292,7 @@ class Scopes:
         now = database_now()
         due: dict[str, datetime | None] = dict.fromkeys(rated)
         for scope, room in rated.items():
-            if room.rate is not None and room.starts_soon <= 0 and (scope in self._waiters or scope in self._awaited):
+            if room.rate is not None and room.starts_soon <= 0 and scope in self._waiters:
                 due[scope] = starts.turn_of(scope, room.rate, room.window, room.about_to_start, now)
         starts.write_turns(due, now)
         self.have_turns = any(due.values())
@@ -310,11 +319,43 @@ def go_on(
     """
     claimed = [] if taker is None else _claim_for(taker, found, limits, left)
     taken = {row[0] for row in claimed}
-    if ids := sorted({job.id for jobs in found.values() for job in jobs if job.id not in taken}):
-        dialect().let_in(ids)
-    for queue in {queue for (_, queue), jobs in found.items() if any(job.id not in taken for job in jobs)}:
+    left_over = {where: [job.id for job in jobs if job.id not in taken] for where, jobs in found.items()}
+    for queue in _let_in({where: ids for where, ids in left_over.items() if ids}):
         notify_work(queue)
     return claimed
+
+
+def _let_in(wanted: Mapping[tuple[str, str], Sequence[str]]) -> set[str]:
+    """Let jobs in, given by scope and queue, and others of their line in place of those that somebody else has locked.
+
+    A transaction of the site may have done that, for as long as it likes: nobody waits for it. Returns the queues in which jobs
+    were let in.
+    """
+    if not wanted:
+        return set()
+    let_in = dialect().let_in(sorted({job_id for ids in wanted.values() for job_id in ids}))
+    queues: set[str] = set()
+    for (scope, queue), ids in wanted.items():
+        locked = sum(job_id not in let_in for job_id in ids)
+        others = _let_in_behind(Line(queue, scope), locked) if locked else 0
+        if others < locked:
+            notify_room(scope)
+        if len(ids) - locked + others:
+            queues.add(queue)
+    return queues
+
+
+def _let_in_behind(line: Line, number: int) -> int:
+    """Let in the first `number` jobs of a line that nobody has locked; return how many there were."""
+    ageing = registry.queue_settings(line.queue).ageing
+    chosen: list[str] = []
+    for most in (number + FEW_LOCKED, STEP):
+        ids = [job.id for job in turns.first_in_turn(line, most, ageing)]
+        free = dialect().lock_free_jobs(ids) if ids else set()
+        chosen = [job_id for job_id in ids if job_id in free][:number]
+        if len(chosen) == number or len(ids) < most:
+            break
+    return len(dialect().let_in(sorted(chosen))) if chosen else 0
 
 
 def _claim_for(

@@ -12,29 +12,30 @@ has come: `take_turns`.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from django.db.models import F, OuterRef, Subquery
+from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
 from django_jobs.db.dialects import dialect
 from django_jobs.db.dialects.limits import SLOT_COLUMNS
 from django_jobs.db.dialects.words import SLOT
-from django_jobs.db.lines import NO_KEY
+from django_jobs.db.lines import NO_KEY, InLine
 from django_jobs.db.notify import notify_work
 from django_jobs.db.transactions import after_commit, database_now, transactional
 from django_jobs.limit import MOST_AT_ONCE, name_of_scope
 from django_jobs.models import Job, JobStatus, LimitSlot, LimitTurn
 
-from . import starts
+from . import starts, turns
 from .active_limits import NO_LIMITS, ActiveLimits, active_limits, is_removed
 from .moved import in_chunks
 from .scopes import SCOPES_PER_STATEMENT, STEP, Claimed, Scopes, Slot, Taker, go_on, next_in_one_queue, rooms_of
 
 SCOPES_PER_SWEEP = 1_000
+_NOW = datetime.min  # since when jobs of one batch have waited that are ready at once
+_SCOPED = ("job_type", "queue", "limit_key", "queue_limit_key")  # the arguments of ActiveLimits.scopes
 
 
 class Admitted(NamedTuple):
@@ -83,6 +84,7 @@ def admit(
     _write_slots(ours, there, slots, fair_keys)
     if held:
         dialect().undo_claim(held, pending_limits=1)
+        scopes.leave_out_locked()
     scopes.serve_turns()
     scopes.let_in()
     if scopes.have_turns and held:
@@ -182,21 +184,16 @@ def held_at_submit(jobs: Iterable[tuple[str, str, int, Sequence[str], str | None
     either.
     """
     limits = active_limits()
-    by_scope: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-    turn_of_key: Counter[tuple[str, str, int, str | None]] = Counter()
+    by_scope: dict[tuple[str, str], list[InLine]] = {}
     for job_id, queue, rank, scopes, key in jobs:
         if len(scopes) == 1:
-            turn = 0
-            if key is not None:
-                turn_of_key[scopes[0], queue, rank, key] += 1
-                turn = turn_of_key[scopes[0], queue, rank, key]
-            by_scope.setdefault((scopes[0], queue), []).append((rank, turn, job_id))
+            by_scope.setdefault((scopes[0], queue), []).append(InLine(rank, _NOW, job_id, key or NO_KEY))
     held: dict[str, Held] = {}
     for (scope, _), some in by_scope.items():
         rate, most = limits.rate(scope), limits.most_at_once(scope)
-        for place, (_, _, job_id) in enumerate(sorted(some)[most:], most):
+        for place, job in enumerate(turns.in_turn(some, {}, None)[most:], most):
             seconds = 0 if rate is None else place // rate.number * rate.seconds
-            held[job_id] = Held(scope, seconds, rate is not None)
+            held[job.id] = Held(scope, seconds, rate is not None)
     return held
 
 
@@ -223,8 +220,11 @@ def give_on(ids: Collection[str], taker: Taker | None = None) -> list[tuple[Any,
 
 
 @transactional
-def _let_in(scopes: Collection[str]) -> None:
-    Scopes(active_limits(), scopes).let_in()
+def let_in(names: Collection[str]) -> None:
+    """Let in who is next in these scopes."""
+    scopes = Scopes(active_limits(), names)
+    scopes.leave_out_locked()
+    scopes.let_in()
 
 
 def leave(jobs: Iterable[Job]) -> None:
@@ -241,7 +241,7 @@ def leave(jobs: Iterable[Job]) -> None:
         for job in ready:
             scopes.update(limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key))
         if scopes:
-            after_commit(lambda: _let_in(scopes))
+            after_commit(lambda: let_in(scopes))
 
 
 # --- turns
@@ -255,7 +255,7 @@ def take_turns() -> float | None:
     scopes = starts.take_due_turns()
     if not scopes:  # other processes are at it; what is overdue for long is of limits that only they know
         return starts.EARLY_SECONDS if seconds > -starts.OVERDUE_SECONDS else starts.AGAIN_SECONDS
-    _let_in(scopes)
+    let_in(scopes)
     return starts.seconds_until_turn()
 
 
@@ -291,7 +291,7 @@ def _sweep(scopes: Sequence[str]) -> None:
             known.append(scope)
     starts.forget_turns(starts.without_rate(scopes, limits))
     if known:
-        _let_in(known)
+        let_in(known)
 
 
 @transactional
@@ -299,35 +299,43 @@ def _free(scope: str) -> int:
     """Make some jobs ready that wait in a scope whose limit was removed or lifted; return how many there were."""
     waiting = Job.objects.filter(slots__scope=scope, slots__waits=True, pending_limits=1)
     queues = dict(waiting.values_list("pk", "queue")[:STEP])
-    freed = dialect().let_in(sorted(queues)) if queues else 0
+    freed = len(dialect().let_in(sorted(queues))) if queues else 0
     for queue in set(queues.values()):
         notify_work(queue)
     return freed
 
 
 def count_running() -> None:
-    """Give slots to jobs that processes without these limits have claimed and run now; a sweep lets others in after them.
+    """Give slots to jobs that run without: processes without these limits have claimed them, or by numbers of before.
 
-    A limit with a key does not hold them: nobody asked for their key.
+    A sweep lets others in after them.
     """
     limits = active_limits()
-    running = Job.objects.filter(status=JobStatus.RUNNING)
-    for column, of in (("job_type", limits.types), ("queue", limits.queues)):
-        for owner, limit in of.items():
-            if not limit.keyed and limit.concurrency is not None:
-                uncounted = running.filter(**{column: owner}).exclude(slots__scope=limit.name)
-                LimitSlot.objects.bulk_create(
-                    (
-                        LimitSlot(
-                            job=job,
-                            scope=limit.name,
-                            waits=False,
-                            starts=False,
-                            queue=job.queue,
-                            rank=job.rank,
-                            available_at=job.available_at,
-                        )
-                        for job in uncounted.only("queue", "rank", "available_at")
-                    ),
-                    ignore_conflicts=True,
-                )
+    if limits is NO_LIMITS:
+        return
+    held = Q(job_type__in=limits.types) | Q(queue__in=limits.queues)
+    running = Job.objects.filter(held, status=JobStatus.RUNNING).values_list("pk", *_SCOPED)
+    for chunk in in_chunks([*running], STEP):
+        there = _slots_of([job_id for job_id, *_ in chunk])
+        uncounted = [
+            job_id
+            for job_id, *of_job in chunk
+            if {*limits.scopes(*of_job)} - {slot.scope for slot in there.get(job_id, ())}
+        ]
+        if uncounted:
+            _count(uncounted)
+
+
+@transactional
+def _count(ids: Sequence[str]) -> None:
+    """Give slots to those of the jobs that run and have none; those that somebody has locked are counted the next time."""
+    limits = active_limits()
+    free = Job.objects.filter(pk__in=ids, status=JobStatus.RUNNING).select_for_update(skip_locked=True)
+    jobs = [*free.only(*_SCOPED, "rank", "available_at", "fair_key")]
+    there = _slots_of([job.pk for job in jobs])
+    insert_slots(
+        (job.pk, scope, False, False, job.queue, job.rank, job.available_at, job.fair_key)
+        for job in jobs
+        for scope in limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key)
+        if scope not in {slot.scope for slot in there.get(job.pk, ())}
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from django_jobs.conf import get_settings
 from django_jobs.db.connections import discard_connection, work_on
 from django_jobs.db.errors import is_away
-from django_jobs.db.notify import cascade_in_process, notify_work, turns_in_process
+from django_jobs.db.notify import cascade_in_process, notify_work, room_in_process, turns_in_process
 from django_jobs.due import look_ahead
 from django_jobs.lifecycle.active_limits import active_limits, forget_numbers
 from django_jobs.lifecycle.cancel import cancel_left_children
@@ -22,7 +22,7 @@ from django_jobs.lifecycle.promote import promote
 from django_jobs.lifecycle.prune import prune_batch
 from django_jobs.lifecycle.replay import revive_all
 from django_jobs.lifecycle.rescue import rescue_nameless, rescue_process
-from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, sweep, take_turns
+from django_jobs.lifecycle.slots import SCOPES_PER_SWEEP, count_running, let_in, sweep, take_turns
 from django_jobs.lifecycle.starts import prune_starts
 from django_jobs.lifecycle.turns import prune_turns
 from django_jobs.models import WorkerProcess
@@ -43,6 +43,7 @@ CHORE_SECONDS = 2.0  # a chore may take longer than a look ahead before its serv
 TICK_SECONDS = 60.0  # `promote` sees each second whether a tick or a step is due, or an event to be delivered
 CONTENDED_SECONDS = 0.01
 LIMITS_SECONDS = 4.0  # a changed limit holds within five
+LOCKED_SECONDS = 0.25  # until one looks again whether the site has unlocked who is next for a slot
 TURN_SECONDS = 0.5  # how often to look for turns that a process has set which died since
 PRUNE_SECONDS = 60.0
 PRUNE_BATCHES = 4
@@ -62,6 +63,7 @@ class Maintenance(Loop):
         self._max_rss = max_rss
         self._synced = False
         self._swept_to = ""
+        self._with_room: set[str] = set()  # scopes where all who are next were locked
         self._cascades_requested = self._cascades_done = 0
         lease = get_settings().LEASE_SECONDS
         self._chores: dict[Callable[[], float], float] = {
@@ -71,6 +73,7 @@ class Maintenance(Loop):
             self.rescue: lease / BEATS_PER_LEASE,
             self.cascade: lease / BEATS_PER_LEASE,
             self.look_at_limits: 0.0,
+            self.let_in_again: LIMITS_SECONDS,
             self.take_turns: 0.0,
             self.operate: TICK_SECONDS,
             self.prune: PRUNE_SECONDS / 2,
@@ -87,6 +90,11 @@ class Maintenance(Loop):
     def expect_turn(self, seconds: float) -> None:
         """Take turns in `seconds` at the latest, because one was set for then."""
         self._advance(self.take_turns, time.monotonic() + seconds)
+
+    def expect_room(self, scope: str) -> None:
+        """Let in who waits in a scope in a moment, because a transaction of the site has locked those who are next."""
+        self._with_room.add(scope)
+        self._advance(self.let_in_again, time.monotonic() + LOCKED_SECONDS)
 
     def expect_cascade(self) -> None:
         """Cascade at once: a job that ended badly left dependents to be failed."""
@@ -115,7 +123,11 @@ class Maintenance(Loop):
     def run(self) -> None:
         """Run the chores when they are due, until stopped."""
         work_on(self._state.database)
-        listeners = (cascade_in_process(self.expect_cascade), turns_in_process(self.expect_turn))
+        listeners = (
+            cascade_in_process(self.expect_cascade),
+            turns_in_process(self.expect_turn),
+            room_in_process(self.expect_room),
+        )
         try:
             super().run()
         finally:
@@ -211,9 +223,16 @@ class Maintenance(Loop):
         return get_settings().LEASE_SECONDS
 
     def look_at_limits(self) -> float:
-        """Let in whom no limit holds back any more."""
+        """Count what was claimed by numbers of before; let in whom no limit holds back any more."""
         forget_numbers()
+        count_running()
         self._swept_to = sweep(self._swept_to, SCOPES_PER_SWEEP)
+        return LIMITS_SECONDS
+
+    def let_in_again(self) -> float:
+        """Let in who waits in scopes where that was not possible a moment ago."""
+        if scopes := {self._with_room.pop() for _ in range(len(self._with_room))}:
+            let_in(scopes)
         return LIMITS_SECONDS
 
     def take_turns(self) -> float:

@@ -1,4 +1,4 @@
-"""A row that the site has locked in a long transaction of its own."""
+"""Rows that the site has locked in a long transaction of its own."""
 
 import threading
 
@@ -8,15 +8,16 @@ from django_jobs.models import Job
 
 
 class Locked:
-    """Hold the lock of a job's row in a thread of its own, until the block ends."""
+    """Hold the locks of jobs' rows in a thread of its own, until the block ends."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, *job_ids: str) -> None:
         self._held, self._release = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._hold, args=(job_id,), daemon=True)
+        self._thread = threading.Thread(target=self._hold, args=job_ids, daemon=True)
 
-    def _hold(self, job_id: str) -> None:
+    def _hold(self, *job_ids: str) -> None:
         with transaction.atomic():
-            Job.objects.select_for_update().get(pk=job_id)
+            locked = Job.objects.select_for_update().filter(pk__in=job_ids).order_by("pk")
+            assert [one.pk for one in locked] == sorted(job_ids)
             self._held.set()
             self._release.wait(60)
         connections.close_all()

@@ -16,8 +16,10 @@ LIMIT_LOCKS = 512
 TURN_LOCKS = 64  # numbered behind those of limits, and taken before them
 SLOT_COLUMNS = ("job_id", "scope", "waits", "starts", "queue", "rank", "available_at", "keyed", "fair_key")
 
+# By the primary key: of a few rows MariaDB looks at all, and locks them, the stranger's as well.
 _LIMIT_KEYS = (
-    f"SELECT id, limit_key, queue_limit_key, fair_key FROM {JOB} WHERE status = 'running' AND worker_id = %s AND id IN"
+    f"SELECT id, limit_key, queue_limit_key, fair_key FROM {JOB} {{by_primary_key}}"
+    " WHERE status = 'running' AND worker_id = %s AND id IN ({ids}) {lock}"
 )
 _SLOTS_TAKEN = (
     "SELECT slot.scope, slot.queue, COUNT(CASE WHEN job.status = 'running' THEN 1 END),"
@@ -74,7 +76,8 @@ class LimitStatements(Speaker):
 
     def limit_keys(self, ids: Sequence[str], process_id: str) -> list[tuple[str, str | None, str | None, str | None]]:
         """Lock those of the jobs that a process runs, and return (id, limit_key, queue_limit_key, fair_key) of each."""
-        return self.read(f"{_LIMIT_KEYS} ({marks(ids)}) {self.write_lock}", (process_id, *ids))
+        given = {"by_primary_key": self.by_primary_key, "ids": marks(ids), "lock": self.write_lock}
+        return self.read(_LIMIT_KEYS.format(**given), (process_id, *ids))
 
     def lock_scopes(self, scopes: Iterable[str]) -> None:
         """Lock scopes until the transaction ends, in one order for all: who has one decides who gets its slots."""
@@ -195,18 +198,17 @@ class LimitStatements(Speaker):
             " UNION ALL ".join(parts), [value for values in before.values() for value in (queue, *values, limit)]
         )
 
-    def let_in(self, ids: Sequence[str]) -> int:
-        """Make jobs ready that wait for a slot, as far as nobody else has locked them; return how many."""
-        free = sorted(self.lock_free_jobs(ids))
-        number = 0
+    def let_in(self, ids: Sequence[str]) -> set[str]:
+        """Make jobs ready that wait for a slot, as far as nobody else has locked them; return their ids."""
+        lock = f"ORDER BY id {self.write_lock} SKIP LOCKED" if self.write_lock else ""
+        waiting = f"FROM {JOB} {self.by_primary_key} WHERE id IN ({marks(ids)}) AND pending_limits = 1"
+        free = [job_id for (job_id,) in self.read(f"SELECT id {waiting} {lock}", ids)]
         if free:
             with self.connection.cursor() as cursor:
-                # What was read before the lock may be old by now.
-                waiting = f"WHERE id IN ({marks(free)}) AND pending_limits = 1"
-                cursor.execute(f"UPDATE {JOB} SET pending_limits = 0, updated_at = {self.now} {waiting}", free)
-                number = int(cursor.rowcount)
-                cursor.execute(f"UPDATE {SLOT} SET waits = FALSE WHERE job_id IN ({marks(free)})", free)
-        return number
+                those = f"IN ({marks(free)})"
+                cursor.execute(f"UPDATE {JOB} SET pending_limits = 0, updated_at = {self.now} WHERE id {those}", free)
+                cursor.execute(f"UPDATE {SLOT} SET waits = FALSE WHERE job_id {those}", free)
+        return set(free)
 
     def take_slots(self, claimed: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Let the slots be taken for which claimed jobs, given as CLAIMED_COLUMNS and returned, have waited."""

@@ -74,15 +74,14 @@ class PostgreSQLLimits(LimitStatements):
     def overtaken(self, places: Sequence[tuple[str, str, int, Any, str]]) -> set[int]:
         return {number for (number,) in self.read(_OVERTAKEN, [array(column) for column in zip(*places, strict=True)])}
 
-    def let_in(self, ids: Sequence[str]) -> int:
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                f"WITH free AS (UPDATE {JOB} SET pending_limits = 0, updated_at = {self.now} WHERE id = ANY(ARRAY("
-                f"SELECT id FROM {JOB} WHERE id = ANY(%s::text[]) AND pending_limits = 1 FOR UPDATE SKIP LOCKED)) RETURNING id)"
-                f" UPDATE {SLOT} SET waits = FALSE WHERE job_id = ANY(ARRAY(SELECT id FROM free))",
-                (array(ids),),
-            )
-            return int(cursor.rowcount)
+    def let_in(self, ids: Sequence[str]) -> set[str]:
+        rows = self.read(
+            f"WITH free AS (UPDATE {JOB} SET pending_limits = 0, updated_at = {self.now} WHERE id = ANY(ARRAY("
+            f"SELECT id FROM {JOB} WHERE id = ANY(%s::text[]) AND pending_limits = 1 FOR UPDATE SKIP LOCKED)) RETURNING id)"
+            f" UPDATE {SLOT} SET waits = FALSE WHERE job_id = ANY(ARRAY(SELECT id FROM free)) RETURNING job_id",
+            (array(ids),),
+        )
+        return {job_id for (job_id,) in rows}
 
     def delete_slots(self, ids: Sequence[str]) -> set[tuple[str, bool]]:
         rows = self.read(f"DELETE FROM {SLOT} WHERE job_id = ANY(%s::text[]) RETURNING scope, starts", (array(ids),))
