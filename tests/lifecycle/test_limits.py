@@ -13,7 +13,7 @@ from django_jobs.db.dialects.words import Place, StepRow
 from django_jobs.db.marks import ClaimMark
 from django_jobs.exceptions import InvalidJob
 from django_jobs.handlers import registry
-from django_jobs.lifecycle import active_limits, leases, limits, slots, steps
+from django_jobs.lifecycle import active_limits, leases, limits, slots, steps, turns
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim, claim_job
@@ -25,6 +25,7 @@ from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
 from django_jobs.models import Limit as LimitRow
+from django_jobs.numbers import rank_of
 from django_jobs.worker.process import Process
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -322,6 +323,57 @@ def test_a_job_that_moves_to_another_queue_asks_there_and_leaves_its_turn() -> N
     assert {row.queue for row in Job.objects.held_back()} == {"other"}
 
 
+def test_a_job_that_comes_to_a_queue_is_counted_as_those_that_were_submitted_there(settings: Any) -> None:
+    total, keyed = {"limit": {"concurrency": 1}}, {"limit": {"concurrency": 1, "key": "scan_id"}}
+    settings.DJANGO_JOBS = {"QUEUES": {"total": total, "keyed": keyed}}
+    for number in range(2):
+        for queue in ("free", "keyed", "total"):
+            submit("catalogue.report", {"scan_id": 7}, job_id=f"{queue}{number}", queue=queue)
+    change(["free0", "keyed0"], queue="total")
+    assert ids(claim("total", 10, "p")) == ["free0"]
+    assert claim("total", 10, "p") == [], "in a queue of one at once, whatever key they had"
+    change(["free1", "total1"], queue="keyed")
+    assert dict(Job.objects.filter(queue="keyed").values_list("pk", "queue_limit_key")) == dict.fromkeys(
+        ["free1", "keyed1", "total1"], "7"
+    )
+    assert ids(claim("keyed", 10, "p")) == ["free1"]
+    assert claim("keyed", 10, "p") == []
+    change(["keyed1"], queue="free")
+    assert Job.objects.get(pk="keyed1").queue_limit_key is None
+    assert ids(claim("free", 10, "p")) == ["keyed1"]
+
+
+def test_a_job_without_the_key_of_a_queue_cannot_come_there(settings: Any) -> None:
+    settings.DJANGO_JOBS = {"QUEUES": {"keyed": {"limit": {"concurrency": 1, "key": "account"}}}}
+    job("limited.any")(lambda payload: None)
+    submit("limited.any", {"account": "a"}, job_id="a")
+    submit("limited.any", {}, job_id="b")
+    submit("limited.any", {"account": None}, job_id="c")
+    submit("limited.any", {}, job_id="d")
+    Job.objects.filter(pk="d").update(payload="written by hand")
+    moved = change(["a", "b", "c", "d", "e"], queue="keyed", priority=9)
+    assert sorted(moved.done) == ["a", "c"]
+    assert str(moved.left["b"]) == (
+        "job 'b' cannot come to the queue 'keyed': limit: the payload has no key 'account', by which jobs are counted."
+        " Give null for a job that is not limited."
+    )
+    assert "job 'd' cannot come to the queue 'keyed'" in str(moved.left["d"])
+    assert [*Job.objects.order_by("pk").values_list("pk", "queue", "queue_limit_key", "rank")] == [
+        ("a", "keyed", "a", rank_of(9)),
+        ("b", "default", None, rank_of(5)),
+        ("c", "keyed", None, rank_of(9)),
+        ("d", "default", None, rank_of(5)),
+    ]
+
+
+def test_a_job_that_stays_in_its_queue_keeps_its_key(settings: Any) -> None:
+    settings.DJANGO_JOBS = {"QUEUES": {"keyed": {"limit": {"concurrency": 1, "key": "scan_id"}}}}
+    submit("catalogue.report", {"scan_id": 1}, job_id="a", queue="keyed")
+    Job.objects.update(payload={"scan_id": 2})
+    change(["a"], queue="keyed")
+    assert Job.objects.get(pk="a").queue_limit_key == "1", "it is asked once, when the job comes to the queue"
+
+
 def test_slots_are_given_to_whichever_queue_asks_and_none_is_reserved_in_a_paused_one() -> None:
     from django_jobs.lifecycle.queues import pause, resume
 
@@ -397,6 +449,48 @@ def test_an_operator_raises_and_lowers_a_limit_until_it_is_reset() -> None:
     assert ids(claim("default", 10, "p")) == ["j3", "j4", "j5"]
     with pytest.raises(InvalidJob, match=r"there is no limit 'type:limited.jbo'. Did you mean 'type:limited.job'"):
         limits.set_limit("type:limited.jbo", concurrency=1)
+
+
+@pytest.mark.parametrize("key", [None, "account"])
+def test_what_was_claimed_while_a_limit_was_lifted_counts_when_it_holds_again(key: str | None) -> None:
+    name = limited(concurrency=2, key=key)
+    for number in range(6):
+        submit(name, {"account": 1}, job_id=f"j{number}")
+    limits.set_limit("type:limited.job", concurrency=None)
+    first = claim("default", 3, "p")
+    assert (len(first), slots_taken()) == (3, [])
+    limits.reset_limit("type:limited.job")
+    assert slots_taken() == ["type:limited.job 1" if key else "type:limited.job"] * 3
+    assert claim("default", 10, "p") == []
+    done(first[0])
+    assert claim("default", 10, "p") == []
+    done(first[1])
+    assert ids(claim("default", 10, "p")) == ["j3"]
+
+
+def test_what_another_process_claims_by_old_numbers_is_counted_by_the_maintenance() -> None:
+    name = limited(concurrency=1)
+    for number in range(3):
+        submit(name, {}, job_id=f"j{number}")
+    limits.set_limit("type:limited.job", concurrency=None)
+    LimitRow.objects.update(set_at=None)  # by another process, of which this one hears later
+    assert ids(claim("default", 2, "p")) == ["j0", "j1"]
+    Process(threads=1).maintenance.look_at_limits()
+    assert slots_taken() == ["type:limited.job"] * 2
+    assert claim("default", 10, "p") == []
+
+
+def test_a_count_of_what_runs_counts_each_job_where_it_belongs() -> None:
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="a", limit_key="7")
+    submit(name, {}, job_id="b")
+    submit("catalogue.report", {"scan_id": 1}, job_id="c")
+    (first,) = claim("default", 1, "p")
+    limits.write_declared()
+    assert (first.id, slots_taken()) == ("a", ["type:limited.job 7"])
+    assert sorted(ids(claim("default", 10, "p"))) == ["b", "c"], "the one with a key of its own is not in the total"
+    limits.write_declared()
+    assert sorted(slots_taken()) == ["type:limited.job", "type:limited.job 7"]
 
 
 def test_a_sweep_lets_in_whom_a_deleted_row_or_a_removed_limit_has_left_behind() -> None:
@@ -599,3 +693,39 @@ def test_a_claim_that_puts_jobs_back_begins_before_them_the_next_time() -> None:
     mark._places = {-5: Place(-5, "2026-02-01", "b"), 0: Place(0, "2026-03-01", "")}
     mark.step_back([(-5, "2026-01-01", "a"), (-5, "2026-01-02", "c"), (3, "2026-01-01", "d")])
     assert mark._places == {-5: Place(-5, "2026-01-01", "a"), 0: Place(0, "2026-03-01", "")}
+
+
+def test_the_first_claim_of_a_queue_where_no_limit_was_expected_takes_what_may_run() -> None:
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="running")
+    assert ids(claim("default", 1, "p")) == ["running"]
+    submit(name, {}, job_id="held", queue="elsewhere", priority=9)
+    submit("catalogue.report", {"scan_id": 1}, job_id="free", queue="elsewhere")
+    assert ids(claim("elsewhere", 1, "p")) == ["free"]
+    assert Job.objects.get(pk="held").pending_limits == 1
+
+
+def test_a_claim_takes_the_job_with_a_fair_key_that_it_has_let_in() -> None:
+    name = limited(concurrency=1)
+    submit(name, {}, job_id="running")
+    claim("default", 1, "p")
+    submit(name, {}, job_id="keyed", fair_key="a", priority=9)
+    assert claim("default", 1, "p") == []
+    Job.objects.get(pk="running").delete()  # and nobody has looked since
+    submit(name, {}, job_id="plain")
+    turns.forget_queues()  # so that the claim itself looks for keys, before there is one
+    assert ids(claim("default", 10, "p")) == ["keyed"]
+
+
+def test_of_a_batch_with_fair_keys_those_are_ready_whose_turn_comes_first() -> None:
+    name = limited(concurrency=3)
+    keys = [None, None, "b", "a", "a", "b", None]
+    new = [NewJob(name, {}, job_id=f"j{number}", fair_key=key) for number, key in enumerate(keys)]
+    held = {one.pk for one in submit_many(new) if one.pending_limits}
+    assert held == {"j1", "j4", "j5", "j6"}, "one of each key, and one of those without"
+    order = []
+    while taken := claim("default", 1, "p"):
+        order += ids(taken)
+        done(*taken)
+    assert order[:3] == ["j3", "j2", "j0"]
+    assert ({*order[3:6]}, order[6:]) == ({"j1", "j4", "j5"}, ["j6"])
