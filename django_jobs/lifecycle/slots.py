@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
 from django_jobs.db.dialects import dialect
@@ -35,7 +35,6 @@ from .scopes import SCOPES_PER_STATEMENT, STEP, Claimed, Scopes, Slot, Taker, go
 
 SCOPES_PER_SWEEP = 1_000
 _NOW = datetime.min  # since when jobs of one batch have waited that are ready at once
-_SCOPED = ("job_type", "queue", "limit_key", "queue_limit_key")  # the arguments of ActiveLimits.scopes
 
 
 class Admitted(NamedTuple):
@@ -313,9 +312,7 @@ def count_running() -> None:
     limits = active_limits()
     if limits is NO_LIMITS:
         return
-    held = Q(job_type__in=limits.types) | Q(queue__in=limits.queues)
-    running = Job.objects.filter(held, status=JobStatus.RUNNING).values_list("pk", *_SCOPED)
-    for chunk in in_chunks([*running], STEP):
+    for chunk in in_chunks(dialect().running_of([*limits.types], [*limits.queues]), STEP):
         there = _slots_of([job_id for job_id, *_ in chunk])
         uncounted = [
             job_id
@@ -331,7 +328,7 @@ def _count(ids: Sequence[str]) -> None:
     """Give slots to those of the jobs that run and have none; those that somebody has locked are counted the next time."""
     limits = active_limits()
     free = Job.objects.filter(pk__in=ids, status=JobStatus.RUNNING).select_for_update(skip_locked=True)
-    jobs = [*free.only(*_SCOPED, "rank", "available_at", "fair_key")]
+    jobs = [*free.defer("payload", "result", "metadata")]
     there = _slots_of([job.pk for job in jobs])
     insert_slots(
         (job.pk, scope, False, False, job.queue, job.rank, job.available_at, job.fair_key)

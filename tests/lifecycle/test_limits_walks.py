@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -14,7 +15,7 @@ from django_jobs.lifecycle import active_limits, leases
 from django_jobs.lifecycle.cancel import cancel
 from django_jobs.lifecycle.change import change
 from django_jobs.lifecycle.claim import ClaimedJob, claim
-from django_jobs.lifecycle.limits import set_limit
+from django_jobs.lifecycle.limits import set_limit, write_declared
 from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote, run_now
 from django_jobs.lifecycle.release import release
@@ -23,23 +24,25 @@ from django_jobs.lifecycle.rescue import rescue_process
 from django_jobs.lifecycle.settle import Handover, settle, settle_unlocked
 from django_jobs.lifecycle.slots import sweep
 from django_jobs.models import AttemptOutcome, DeadLetterReason, Job, JobStatus, LimitSlot
+from tests.support.locked import Locked
 from tests.support.waiting import dump_rows
 from tests.support.walks import walk
 
 KEYED, TOTAL = "limited.keyed", "limited.total"
-QUEUES = ("default", "other")
-OF_QUEUE = 3
+QUEUES = ("default", "other", "by-key")
+OF_QUEUE, OF_KEY = 3, 2
 
 
 class Moves(RuleBasedStateMachine):
-    """Two limited types in two queues, one of which has a limit besides. Claims are kept after they were lost."""
+    """Two limited types in three queues, two of which have a limit besides. Claims are kept after they were lost."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = {KEYED: 1, TOTAL: 2}
+        self.most: dict[str, int | None] = {KEYED: 1, TOTAL: 2}  # None: an operator has lifted the limit
         self.claims: list[ClaimedJob] = []
         self.processes = 0
         self.number = 0
+        self.locked = ""  # by a transaction of the site
         self._register()
 
     def _register(self) -> None:
@@ -54,8 +57,12 @@ class Moves(RuleBasedStateMachine):
 
     def _scopes(self, one: Job) -> dict[str, int]:
         """Return the scopes of a job, each with how many may run in it."""
-        name = f"type:{one.job_type}" + (f" {one.limit_key}" if one.limit_key else "")
-        return {name: self.most[one.job_type]} | ({"queue:default": OF_QUEUE} if one.queue == "default" else {})
+        scopes = {"queue:default": OF_QUEUE} if one.queue == "default" else {}
+        if one.queue == "by-key" and one.payload["key"]:
+            scopes[f"queue:by-key {one.payload['key']}"] = OF_KEY
+        if (most := self.most[one.job_type]) is not None:
+            scopes[f"type:{one.job_type}" + (f" {one.limit_key}" if one.limit_key else "")] = most
+        return scopes
 
     def _running(self) -> Counter[str]:
         return Counter(scope for one in Job.objects.filter(status="running") for scope in self._scopes(one))
@@ -66,7 +73,7 @@ class Moves(RuleBasedStateMachine):
         for one in Job.objects.filter(pk__in=besides):
             running.subtract(self._scopes(one).keys())
         waiting = Job.objects.filter(status="pending", pending_dependencies=0) | Job.objects.filter(pk__in=besides)
-        for one in waiting.filter(queue=queue).order_by("rank", "available_at", "id"):
+        for one in waiting.filter(queue=queue).exclude(pk=self.locked).order_by("rank", "available_at", "id"):
             scopes = self._scopes(one)
             if all(running[scope] < most for scope, most in scopes.items()):
                 running.update(scopes.keys())
@@ -78,8 +85,10 @@ class Moves(RuleBasedStateMachine):
     def _new(self, data: st.DataObject) -> NewJob:
         self.number += 1
         job_type = data.draw(st.sampled_from([KEYED, KEYED, TOTAL]))
-        payload = {"key": data.draw(st.sampled_from(["a", "b"]))} if job_type == KEYED else {}
+        payload = {"key": data.draw(st.sampled_from(["a", "b"])) if job_type == KEYED else None}
         options = {"queue": data.draw(st.sampled_from(QUEUES)), "priority": data.draw(st.sampled_from([5, 5, 9]))}
+        if job_type == TOTAL:
+            options["limit_key"] = data.draw(st.sampled_from([None, None, "own"]))
         return NewJob(job_type, payload, job_id=f"job-{self.number:03}", **options)
 
     @rule(data=st.data())
@@ -99,6 +108,30 @@ class Moves(RuleBasedStateMachine):
         assert ids == expected[: len(ids)], dump_rows()
         assert bool(ids) == bool(expected), f"{expected} may run\n{dump_rows()}"
         self.claims += taken
+
+    @precondition(lambda self: self.claims and connection.vendor != "sqlite")
+    @rule(data=st.data(), number=st.integers(1, 4))
+    def settle_and_claim_beside_a_locked_job(self, data: st.DataObject, number: int) -> None:
+        waiting = list(Job.objects.filter(status="pending").order_by("pk").values_list("pk", flat=True))
+        if not waiting:
+            return
+        self.locked = data.draw(st.sampled_from(waiting))
+        queue = data.draw(st.sampled_from(QUEUES))
+        with Locked(self.locked):
+            if free := [one for one in self.claims if one.id != self.locked]:
+                settle_unlocked([Outcome.completed(data.draw(st.sampled_from(free)))], self.process)
+            sweep()  # as workers do every few seconds
+            while taken := claim(queue, number, self.process):
+                self.claims += taken
+                self._check_limits({one.id for one in taken})
+            assert self._may_run(queue) == [], dump_rows()
+        self.locked = ""
+        sweep()
+
+    def _check_limits(self, claimed: Iterable[str]) -> None:
+        running = self._running()
+        for one in Job.objects.filter(pk__in=claimed):
+            assert all(running[scope] <= number for scope, number in self._scopes(one).items()), dump_rows()
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), kind=st.sampled_from(["completed", "completed", "failed", "dead", "snoozed", "cancelled"]))
@@ -120,14 +153,16 @@ class Moves(RuleBasedStateMachine):
         handover = Handover(lambda queue: queue in queues, most)
         settle_unlocked([Outcome.completed(data.draw(st.sampled_from(self.claims)))], self.process, handover)
         taken = [one.id for one in handover.jobs]
+        let_in = set(
+            Job.objects.filter(status="pending", slots__waits=False).values_list("pk", flat=True)
+        )  # for claims
         for queue in QUEUES:
             ids = [one.id for one in handover.jobs if one.queue == queue]
-            assert ids == self._may_run(queue, taken)[: len(ids)], dump_rows()
+            expected = [one for one in self._may_run(queue, taken) if one not in let_in]
+            assert ids == expected[: len(ids)], dump_rows()
             assert queue in queues or not ids
         assert len(taken) <= most
-        running = self._running()
-        for one in Job.objects.filter(pk__in=taken):
-            assert all(running[scope] <= number for scope, number in self._scopes(one).items()), dump_rows()
+        self._check_limits(taken)
         self.claims += handover.jobs
 
     @precondition(lambda self: self.claims)
@@ -173,10 +208,14 @@ class Moves(RuleBasedStateMachine):
             if row.status in ("pending", "scheduled") and one not in row.depends_on:
                 row.add_dependency(one, on_failure="run")
 
-    @rule(job_type=st.sampled_from([KEYED, TOTAL]), most=st.integers(1, 3))
-    def change_a_limit(self, job_type: str, most: int) -> None:
+    @rule(job_type=st.sampled_from([KEYED, TOTAL]), most=st.sampled_from([None, 1, 2, 3]))
+    def change_a_limit(self, job_type: str, most: int | None) -> None:
         set_limit(f"type:{job_type}", concurrency=most)
         self.most[job_type] = most
+
+    @rule()
+    def start_a_process(self) -> None:
+        write_declared()
 
     # What must hold after each.
 
@@ -188,7 +227,8 @@ class Moves(RuleBasedStateMachine):
         for one in Job.objects.all():
             found = slots.get(one.pk, set())
             if one.status == "running":
-                assert found == {(scope, False) for scope in self._scopes(one)}, f"{one.pk}\n{dump_rows()}"
+                lifted = {(scope, False) for scope, _ in found if self.most.get(scope.split()[0][5:], 0) is None}
+                assert found - lifted == {(scope, False) for scope in self._scopes(one)}, f"{one.pk}\n{dump_rows()}"
             elif one.pending_limits:
                 assert len(found) == 1, f"{one.pk}: {found}\n{dump_rows()}"
                 assert all(waits and scope in self._scopes(one) for scope, waits in found), f"{one.pk}: {found}"
@@ -209,10 +249,11 @@ class Walk(Moves):
 
 
 @pytest.fixture(autouse=True)
-def declared() -> Iterator[None]:
+def declared(settings: Any) -> Iterator[None]:
+    by_key = {"limit": {"concurrency": OF_KEY, "key": "key"}}
+    settings.DJANGO_JOBS = {"QUEUES": {"default": {"limit": {"concurrency": OF_QUEUE}}, "by-key": by_key}}
     job(KEYED, limit=Limit(concurrency=1, key="key"), base_delay=0)(lambda payload: None)
     job(TOTAL, limit=Limit(concurrency=2), base_delay=0)(lambda payload: None)
-    active_limits.declare_queue("default", Limit(concurrency=OF_QUEUE))
     yield
     registry.forget(KEYED)
     registry.forget(TOTAL)

@@ -16,7 +16,7 @@ from django_jobs.db.dialects.words import KEYED, Place, Stretch
 from django_jobs.due import queues_with_work
 from django_jobs.handlers import registry
 from django_jobs.ids import new_id
-from django_jobs.lifecycle import active_limits, leases, turns
+from django_jobs.lifecycle import active_limits, leases, slots, turns
 from django_jobs.lifecycle.claim import claim
 from django_jobs.lifecycle.outcome import Outcome
 from django_jobs.lifecycle.promote import promote
@@ -418,6 +418,19 @@ def test_pending_jobs_are_listed_and_counted_by_indexes_however_few_there_are() 
         assert "django_jobs_job_" in plan, plan
         for whole in ("Seq Scan on django_jobs_job", "SCAN django_jobs_job", "django_jobs_job_pkey"):
             assert whole not in plan, plan
+
+
+@pytest.mark.slow
+def test_what_runs_without_a_slot_is_found_among_the_jobs_that_run_by_one_statement() -> None:
+    assert len(claim("q1", 7, "p")) == 7
+    with limited_many("q1", 2), recorded() as statements:
+        slots.count_running()
+        assert len(statements) == 2, "of limits, and of the jobs of their types that run"
+        Job.objects.filter(status="running").update(job_type="limited.many")
+        slots.count_running()
+    assert LimitSlot.objects.filter(scope="type:limited.many", waits=False).count() == 7
+    plan = first_plan(statements)
+    assert "django_jobs_job_held" in plan or "django_jobs_job_due" in plan, plan
 
 
 @pytest.mark.databases("postgresql")

@@ -79,6 +79,15 @@ class LimitStatements(Speaker):
         given = {"by_primary_key": self.by_primary_key, "ids": marks(ids), "lock": self.write_lock}
         return self.read(_LIMIT_KEYS.format(**given), (process_id, *ids))
 
+    def running_of(self, types: Sequence[str], queues: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return (id, job_type, queue, limit_key, queue_limit_key) of the jobs of these types or queues that run."""
+        parts = [f"{column} IN ({marks(some)})" for column, some in (("job_type", types), ("queue", queues)) if some]
+        # The status as a word in the statement: with a parameter, SQLite would not know the index of those that run.
+        where = f"WHERE status = 'running' AND ({' OR '.join(parts)})"
+        return self.read(
+            f"SELECT id, job_type, queue, limit_key, queue_limit_key FROM {JOB} {where}", (*types, *queues)
+        )
+
     def lock_scopes(self, scopes: Iterable[str]) -> None:
         """Lock scopes until the transaction ends, in one order for all: who has one decides who gets its slots."""
         self.lock_numbers(lock_numbers(scopes))
