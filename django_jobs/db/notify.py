@@ -11,7 +11,8 @@ import selectors
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -40,6 +41,7 @@ AWAITED_SECONDS = 1.0  # how long a session may take to get it: who looks whethe
 # Who looks for all holds this advisory lock for each of its queues, or that of all queues.
 POLLED = 0x646B
 ALL_QUEUES = 0
+F = TypeVar("F", bound=Callable[..., None])
 _last: dict[tuple[str, str, str], float] = {}
 # By the alias of their database.
 _work_listeners: dict[str, list[Callable[[str], None]]] = {}
@@ -58,57 +60,55 @@ def _can_notify(connection: BaseDatabaseWrapper) -> bool:
     return connection.vendor == "postgresql" and get_settings().NOTIFY
 
 
+def _listen(listeners: dict[str, list[F]], listener: F) -> Callable[[], None]:
+    of_database = listeners.setdefault(jobs_alias(), [])
+    of_database.append(listener)
+    return lambda: of_database.remove(listener) if listener in of_database else None
+
+
+def _tell_after_commit(listeners: dict[str, list[F]], *values: object) -> None:
+    for listener in list(listeners.get(jobs_alias(), ())):
+        after_commit(partial(listener, *values))
+
+
 def listen_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
     """Call `listener(queue)` after each submit of this process to this database; return what ends that."""
-    listeners = _work_listeners.setdefault(jobs_alias(), [])
-    listeners.append(listener)
-    return lambda: listeners.remove(listener) if listener in listeners else None
+    return _listen(_work_listeners, listener)
 
 
 def old_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
     """Call `listener(queue)` after each move of this process that made an old job ready; return what ends that."""
-    listeners = _old_listeners.setdefault(jobs_alias(), [])
-    listeners.append(listener)
-    return lambda: listeners.remove(listener) if listener in listeners else None
+    return _listen(_old_listeners, listener)
 
 
 def cascade_in_process(listener: Callable[[], None]) -> Callable[[], None]:
     """Call `listener()` after each move of this process that left dependents to be failed here; return what ends that."""
-    listeners = _cascade_listeners.setdefault(jobs_alias(), [])
-    listeners.append(listener)
-    return lambda: listeners.remove(listener)
+    return _listen(_cascade_listeners, listener)
 
 
 def notify_cascade() -> None:
     """Have the worker process, if this is one, fail the dependents that are left once the transaction has committed."""
-    for listener in list(_cascade_listeners.get(jobs_alias(), ())):
-        after_commit(listener)
+    _tell_after_commit(_cascade_listeners)
 
 
 def turns_in_process(listener: Callable[[float], None]) -> Callable[[], None]:
     """Call `listener(seconds)` after each move of this process that set a turn here, so far off; return what ends that."""
-    listeners = _turn_listeners.setdefault(jobs_alias(), [])
-    listeners.append(listener)
-    return lambda: listeners.remove(listener)
+    return _listen(_turn_listeners, listener)
 
 
 def notify_turn(seconds: float) -> None:
     """Have the worker process, if this is one, let in whose turn has come in so many seconds; after the commit."""
-    for listener in list(_turn_listeners.get(jobs_alias(), ())):
-        after_commit(lambda listener=listener: listener(seconds))  # type: ignore[misc]
+    _tell_after_commit(_turn_listeners, seconds)
 
 
 def room_in_process(listener: Callable[[str], None]) -> Callable[[], None]:
     """Call `listener(scope)` after each move of this process that left room in a scope here; return what ends that."""
-    listeners = _room_listeners.setdefault(jobs_alias(), [])
-    listeners.append(listener)
-    return lambda: listeners.remove(listener)
+    return _listen(_room_listeners, listener)
 
 
 def notify_room(scope: str) -> None:
     """Have the worker process, if this is one, look again who waits for slots of a scope, after the commit: they are locked."""
-    for listener in list(_room_listeners.get(jobs_alias(), ())):
-        after_commit(lambda listener=listener: listener(scope))  # type: ignore[misc]
+    _tell_after_commit(_room_listeners, scope)
 
 
 def notify_work(queue: str, *, is_old: bool = False) -> None:
