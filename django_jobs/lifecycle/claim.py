@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -148,9 +148,7 @@ def _claim_without_turns(
         jobs = _claim_unwatched(queue, limit, process_id, limits, marks)
         if jobs or not is_watched(queue):
             return jobs
-    for number in range(MOST_ROUNDS):
-        looked_at = max(limit, ROUND) if number else limit
-        overtakes = number >= ROUNDS_IN_ORDER
+    for looked_at, overtakes in _rounds(limit):
         found, jobs = _claim_within_limits(queue, limit, looked_at, process_id, limits, marks, ageing, overtakes)
         if jobs or not found:
             return jobs
@@ -159,11 +157,15 @@ def _claim_without_turns(
     return []
 
 
+def _rounds(limit: int) -> Iterator[tuple[int, bool]]:
+    """Yield for each round of a claim at how many jobs it looks, and whether it overtakes those that come first."""
+    for number in range(MOST_ROUNDS):
+        yield max(limit, ROUND) if number else limit, number >= ROUNDS_IN_ORDER
+
+
 def _claim_in_turn(queue: str, limit: int, process_id: str, ageing: float | None) -> list[ClaimedJob]:
     """Claim from a queue where some jobs have a fair key; those without one are taken as those of one more key."""
-    for number in range(MOST_ROUNDS):
-        looked_at = max(limit, ROUND) if number else limit
-        overtakes = number >= ROUNDS_IN_ORDER
+    for looked_at, overtakes in _rounds(limit):
         goes_on, jobs = _claim_round_in_turn(queue, limit, looked_at, process_id, ageing, overtakes)
         if jobs or not goes_on:
             return jobs
