@@ -46,9 +46,11 @@ def _change(ids: Sequence[str], changes: dict[str, Any]) -> Moved:
     keys, refused = _keys_in(changes.get("queue"), waiting)
     done = [job.pk for job in waiting if job.pk not in refused]
     slots.leave(jobs[pk] for pk in done)  # a job that is held back asks anew, in its new order or queue
-    Job.objects.filter(pk__in=done).update(**changes, pending_limits=0, updated_at=DbNow())
-    for key, of_key in keys.items():
-        Job.objects.filter(pk__in=of_key).update(queue_limit_key=key)
+    columns = {**changes, "pending_limits": 0, "updated_at": DbNow()}
+    for key, coming in keys.items():
+        Job.objects.filter(pk__in=coming).update(**columns, queue_limit_key=key)
+    staying = set(done).difference(*keys.values())
+    Job.objects.filter(pk__in=staying).update(**columns)
     for queue in {changes.get("queue", jobs[pk].queue) for pk in done}:
         notify_work(queue, is_old=True)
     moved = Moved.of(ids, jobs, done, "; only a waiting job can be changed")
