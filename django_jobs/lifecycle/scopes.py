@@ -29,7 +29,7 @@ from .moved import in_chunks
 MOST_COMPARED = 200  # with more free slots than this, who is first does not matter
 MOST_AHEAD = 1_000
 STEP = 500
-FEW_LOCKED = 20
+FEW_LOCKED = 20  # at how many more is looked first where some of those who are next are locked; then at STEP
 SCOPES_PER_STATEMENT = 50
 IN_LINE = ("rank", "available_at", "job_id", "fair_key")  # the columns of an InLine
 T = TypeVar("T")

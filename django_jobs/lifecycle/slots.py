@@ -34,6 +34,7 @@ from .moved import in_chunks
 from .scopes import SCOPES_PER_STATEMENT, STEP, Claimed, Scopes, Slot, Taker, go_on, next_in_one_queue, rooms_of
 
 SCOPES_PER_SWEEP = 1_000
+_SCOPED = ("job_type", "queue", "limit_key", "queue_limit_key")  # the arguments of ActiveLimits.scopes
 _NOW = datetime.min  # since when jobs of one batch have waited that are ready at once
 
 
@@ -313,26 +314,28 @@ def count_running() -> None:
     if limits is NO_LIMITS:
         return
     for chunk in in_chunks(dialect().running_of([*limits.types], [*limits.queues]), STEP):
-        there = _slots_of([job_id for job_id, *_ in chunk])
-        uncounted = [
-            job_id
-            for job_id, *of_job in chunk
-            if {*limits.scopes(*of_job)} - {slot.scope for slot in there.get(job_id, ())}
-        ]
-        if uncounted:
+        missing = _without_slots({job_id: of_job for job_id, *of_job in chunk})
+        if uncounted := [job_id for job_id, scopes in missing.items() if scopes]:
             _count(uncounted)
 
 
 @transactional
 def _count(ids: Sequence[str]) -> None:
     """Give slots to those of the jobs that run and have none; those that somebody has locked are counted the next time."""
-    limits = active_limits()
     free = Job.objects.filter(pk__in=ids, status=JobStatus.RUNNING).select_for_update(skip_locked=True)
-    jobs = [*free.defer("payload", "result", "metadata")]
-    there = _slots_of([job.pk for job in jobs])
+    jobs = {job.pk: job for job in free.only(*_SCOPED, "rank", "available_at", "fair_key")}
+    missing = _without_slots({pk: [getattr(job, name) for name in _SCOPED] for pk, job in jobs.items()})
     insert_slots(
-        (job.pk, scope, False, False, job.queue, job.rank, job.available_at, job.fair_key)
-        for job in jobs
-        for scope in limits.scopes(job.job_type, job.queue, job.limit_key, job.queue_limit_key)
-        if scope not in {slot.scope for slot in there.get(job.pk, ())}
+        (pk, scope, False, False, job.queue, job.rank, job.available_at, job.fair_key)
+        for pk, job in jobs.items()
+        for scope in missing[pk]
     )
+
+
+def _without_slots(jobs: Mapping[str, Sequence[Any]]) -> dict[str, set[str]]:
+    """Return for each of the jobs, given with its values of _SCOPED, the scopes in which it needs a slot and has none."""
+    limits, there = active_limits(), _slots_of([*jobs])
+    return {
+        job_id: {*limits.scopes(*of_job)} - {slot.scope for slot in there.get(job_id, ())}
+        for job_id, of_job in jobs.items()
+    }

@@ -153,9 +153,8 @@ class Moves(RuleBasedStateMachine):
         handover = Handover(lambda queue: queue in queues, most)
         settle_unlocked([Outcome.completed(data.draw(st.sampled_from(self.claims)))], self.process, handover)
         taken = [one.id for one in handover.jobs]
-        let_in = set(
-            Job.objects.filter(status="pending", slots__waits=False).values_list("pk", flat=True)
-        )  # for claims
+        # They have their slots, and wait for a claim.
+        let_in = set(Job.objects.filter(status="pending", slots__waits=False).values_list("pk", flat=True))
         for queue in QUEUES:
             ids = [one.id for one in handover.jobs if one.queue == queue]
             expected = [one for one in self._may_run(queue, taken) if one not in let_in]
